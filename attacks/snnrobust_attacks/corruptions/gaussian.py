@@ -1,0 +1,38 @@
+"""Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """x + severity n with n standard normal, independent in each entry.
+
+    Severity is the standard deviation in input units (ImageNet-C, Hendrycks & Dietterich 2019, arXiv 1903.12261). The
+    core clips the result to the model's bounds.
+    """
+
+    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+        """Raises an `InputError` unless inputs are real numbers."""
+        if model.domain != "real":
+            raise InputError(
+                f"expected domain 'real' for gaussian noise, got '{model.domain}' of model '{model.name}'; "
+                f"use 'spike-deletion' or 'salt-and-pepper'"
+            )
+
+    def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
+        """Noisy inputs [N, *] for inputs x [N, *] of the samples `index` [N]."""
+        if severity == 0:
+            return x
+        return x + severity * rng.on(x).normal(index, x.shape[1:])

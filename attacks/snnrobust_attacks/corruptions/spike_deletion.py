@@ -1,0 +1,49 @@
+"""Deletion of spikes and events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class SpikeDeletion:
+    """Each spike or event removed by itself; what is left of a count n is Binomial(n, 1 - severity).
+
+    Severity is the probability in [0, 1] that a spike is removed.
+
+    Raises:
+        InputError: For a severity outside [0, 1].
+    """
+
+    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+        """Raises an `InputError` unless inputs are sequences of spikes or event counts."""
+        if model.static or model.domain == "real" or model.bounds[0] < 0:
+            raise InputError(
+                f"expected sequences of spikes or event counts for spike deletion, got "
+                f"{'static' if model.static else 'temporal'} data of domain '{model.domain}' in {model.bounds} of "
+                f"model '{model.name}'; wrap with encoder=None and domain='binary' or 'integer', or use 'salt-and-pepper'"
+            )
+
+    def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
+        """Thinned sequences [N, T, *] for sequences x [N, T, *] of the samples `index` [N]."""
+        if not 0 <= severity <= 1:
+            raise InputError(f"expected a severity in [0, 1] for spike deletion, got {severity}; give a probability")
+        if severity == 0:
+            return x
+        rng = rng.on(x)
+        left = torch.zeros_like(x)
+        for event in range(int(x.max())):  # the first, second ... event of each entry
+            survives = rng.uniform(index, x.shape[1:], draw=event) >= severity
+            left += (x > event) & survives
+        return left

@@ -1,0 +1,1 @@
+"""How a threat model is searched."""

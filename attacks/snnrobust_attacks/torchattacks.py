@@ -1,0 +1,162 @@
+"""Bridge to torchattacks: any of its attacks with a radius, as `load("torchattacks:MIFGSM", epsilon=...)`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.draws import Draws, global_rng
+from snnrobust.errors import InputError, MissingExtraError, PluginError
+from snnrobust.threat import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+    from snnrobust.oracle import Oracle
+
+Scalar = bool | int | float | str
+
+#: Attacks without a `norm` argument that bound the L2 distance; all others bound L-inf.
+_L2 = frozenset({"PGDL2", "PGDRSL2"})
+#: Arguments that the threat model, the evaluation's seed and the model decide.
+_DECIDED = frozenset({"self", "model", "eps", "norm", "seed", "verbose", "n_classes"})
+
+
+@dataclass(frozen=True)
+class Torchattacks:
+    """An attack of torchattacks (Kim 2020, arXiv 2010.01950) on static real inputs.
+
+    Inputs are scaled to [0, 1] before and back after it, and the radius with them. Its random numbers come from the
+    global generators, which are seeded by the samples of a batch and put back afterwards: outcomes of a random attack
+    depend on the batch size. Every query goes to the freshly reset net. Inputs that are no images [N, C, H, W] are
+    handed over as images [N, 1, 1, F]; attacks that resize, blur or patch images then fail or mean little.
+
+    Attributes:
+        attack: Name of a class in torchattacks that takes `eps`.
+        options: Further arguments of it as (name, value) pairs, in its own units: lengths such as `alpha` are shares
+            of the input range. `eps`, `norm`, `seed` and `n_classes` come from the task and the model.
+
+    Raises:
+        MissingExtraError: If torchattacks is not installed.
+        InputError: For an unknown attack or option, or an attack without a radius.
+
+    Example:
+        >>> from snnrobust.task import load
+        >>> load("torchattacks:PGD", epsilon=0.1, steps=5, random_start=False).plugin  # doctest: +SKIP
+        Torchattacks(attack='PGD', options=(('random_start', False), ('steps', 5)))
+    """
+
+    attack: str
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+    def __post_init__(self) -> None:
+        known = sorted(set(_arguments(self.attack)) - _DECIDED)
+        for option, _ in self.options:
+            if option in _DECIDED:
+                raise InputError(
+                    f"expected options of '{self.attack}' among {known}, got '{option}'; "
+                    f"it comes from epsilon=, norm=, the evaluation's seed or the model"
+                )
+            if option not in known:
+                raise InputError(f"expected options of '{self.attack}' among {known}, got '{option}'; rename it")
+
+    @classmethod
+    def from_name(cls, attack: str, **parameters: Scalar) -> Self:
+        """The attack called `attack` with the options `parameters`."""
+        return cls(attack, tuple(sorted(parameters.items())))
+
+    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+        """Raises an `InputError` unless inputs are static and real."""
+        if not model.static or model.domain != "real":
+            raise InputError(
+                f"expected static inputs of domain 'real' for torchattacks, got "
+                f"{'static' if model.static else 'temporal'} inputs of domain '{model.domain}' of model "
+                f"'{model.name}'; use this package's own attacks"
+            )
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        """Adversarial examples [N, *] for inputs x [N, *] with labels y [N].
+
+        Raises:
+            InputError: If the attack knows no such norm, or inputs are not static and real.
+            PluginError: If the attack fails on inputs of this shape.
+        """
+        if not oracle.static or threat.domain != "real":
+            raise InputError(
+                f"expected static inputs of domain 'real' for torchattacks, got "
+                f"{'static' if oracle.static else 'temporal'} inputs of domain '{threat.domain}'; "
+                f"use this package's own attacks"
+            )
+        low, high = threat.bounds
+        unit = (x - low) / (high - low)
+        images = unit if x.ndim == 4 else unit.reshape(len(x), 1, 1, -1)  # [N, C, H, W], which many attacks count on
+        module = nn.Sequential(nn.Flatten(), nn.Unflatten(1, x.shape[1:]), oracle.as_module(index))
+        arguments = {**dict(self.options), **self._decided(oracle, x, threat, rng, index)}
+        try:
+            with torch.enable_grad(), global_rng(rng.number(*index.tolist()), x.device):
+                found = _attacks()[self.attack](module, **arguments)(images, y).detach().reshape(x.shape)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # third-party code fails in any way
+            raise PluginError(
+                f"expected torchattacks' '{self.attack}' to run on inputs of shape {tuple(x.shape)}, "
+                f"got {type(error).__name__}: {error}; use another attack"
+            ) from error
+        # Untouched entries come back bit for bit; lerp is exact at both bounds.
+        back = torch.lerp(x.new_tensor(low), x.new_tensor(high), found)
+        return torch.where(found == unit, x, back)
+
+    def _decided(
+        self, oracle: Oracle, x: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
+    ) -> dict[str, float | int | str]:
+        """The arguments that are not the user's to choose."""
+        arguments, norm = _arguments(self.attack), self._norm(threat.norm)
+        decided: dict[str, float | int | str] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0])}
+        if "norm" in arguments:
+            decided["norm"] = norm
+        if "seed" in arguments:
+            decided["seed"] = rng.number("seed", *index.tolist()) % 2**32  # numpy's generator takes no more
+        if "n_classes" in arguments:
+            decided["n_classes"] = oracle.logits(x[:1], index[:1]).shape[1]
+        return decided
+
+    def _norm(self, norm: Norm) -> str:
+        """The norm in torchattacks' words."""
+        if "norm" in _arguments(self.attack):
+            known = {"linf": "Linf", "l2": "L2"}
+        else:
+            known = {"l2": "L2"} if self.attack in _L2 else {"linf": "Linf"}
+        if norm not in known:
+            raise InputError(
+                f"expected norm in {sorted(known)} for torchattacks' '{self.attack}', got '{norm}'; pass one of these"
+            )
+        return known[norm]
+
+
+def _attacks() -> dict[str, Any]:
+    """The attacks of torchattacks that take a radius, by name."""
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise MissingExtraError("torchattacks", "torchattacks", "attacks of torchattacks") from error
+    every = {name: getattr(torchattacks, name) for name in torchattacks.__all__}
+    return {name: kind for name, kind in every.items() if "eps" in inspect.signature(kind.__init__).parameters}
+
+
+def _arguments(attack: str) -> list[str]:
+    """Names of the arguments of `attack`."""
+    attacks = _attacks()
+    if attack not in attacks:
+        near = difflib.get_close_matches(attack, attacks, n=1) or [
+            name for name in attacks if name.lower() == attack.lower()
+        ]
+        hint = f"did you mean '{near[0]}'?" if near else "choose one of these"
+        raise InputError(
+            f"expected an attack of torchattacks with a radius, one of {sorted(attacks)}, got '{attack}'; {hint}"
+        )
+    return list(inspect.signature(attacks[attack].__init__).parameters)

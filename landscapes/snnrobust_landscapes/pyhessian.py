@@ -1,0 +1,203 @@
+"""Bridge to PyHessian: eigenvalues and trace of the training loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrobust.draws import Draws, global_rng
+from snnrobust.errors import InputError, MissingExtraError, PluginError
+from snnrobust.model import SpikingModel
+from snnrobust.results import Record
+
+if TYPE_CHECKING:
+    from snnrobust.data import Dataset
+    from snnrobust.evaluation_data import EvaluationData
+
+OPERATOR = "formal surrogate Hessian"
+
+
+@dataclass(frozen=True)
+class PyHessian:
+    """Leading eigenvalues and trace as PyHessian finds them (Yao et al. 2020, arXiv 1912.07145).
+
+    The operator is the *formal surrogate Hessian*: what differentiating the surrogate gradient once more returns, for
+    the mean cross entropy of the training data over the parameters that have a gradient. It is symmetric, but not the
+    Hessian of the loss, which is piecewise constant in most weights of an SNN. It depends on the second derivative of
+    the surrogate and misleads where that is sharp: on a small SpikingJelly net it understated the curvature at a finite
+    scale threefold with ATan(alpha=2) and had the wrong sign with ATan(alpha=4). A neuron whose backward pass is a
+    fused kernel may drop terms of it without an error.
+
+    Eigenvalues come from power iteration with deflation, largest magnitude first, either sign. Their interval
+    [value - r, value + r], with r = |H v - value v| for the unit vector v found, holds an eigenvalue for certain; it is
+    wide where the iteration did not converge, as with a pair +-a of equal magnitude, between which power iteration
+    never settles. The trace is the mean of Rademacher probes v^T H v (Hutchinson 1990); its interval is Student's t
+    over the probes. A stochastic model is measured at one draw.
+
+    Attributes:
+        top: Number of eigenvalues.
+        probes: Random vectors for the trace.
+        samples: Training samples, the first so many (all where there are fewer), in one batch.
+        tolerance: Relative change between two power iterations at which an eigenvalue is taken as found.
+        iterations: Most power iterations for an eigenvalue.
+
+    Raises:
+        InputError: For a count or tolerance out of range.
+    """
+
+    top: int = 1
+    probes: int = 100
+    samples: int = 200
+    tolerance: float = 1e-4
+    iterations: int = 200
+
+    def __post_init__(self) -> None:
+        for name, least in (("top", 1), ("probes", 2), ("samples", 1), ("iterations", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"expected {name} to be a whole number >= {least}, got {value!r}; give a count")
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"expected tolerance in (0, 1), got {self.tolerance!r}; give a relative change")
+
+    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+        """Raises if PyHessian or training data is missing, or the net has too few parameters."""
+        _pyhessian()
+        data.training("curvature")
+        count = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
+        if count < self.top:
+            raise InputError(
+                f"expected at least top={self.top} parameters that require a gradient in model '{model.name}', "
+                f"got {count}; measure a net with trainable parameters"
+            )
+
+    def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
+        """Records "eigenvalue:1", "eigenvalue:2" ... and "trace"; the net is left as it was.
+
+        Raises:
+            InputError: If the net has too few parameters or its loss is not finite.
+            PluginError: If the surrogate can't be differentiated twice, or PyHessian returns NaN.
+        """
+        self.check(model, data)
+        train = data.training("curvature")
+        train = train.take(min(self.samples, len(train)))
+        with ExitStack() as stack:
+            stack.enter_context(model.session())
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_dtype(model.dtype))
+            stack.enter_context(global_rng(rng.number("pyhessian"), model.device))
+            stack.enter_context(_no_gradients_kept(list(model.net.parameters())))
+            return list(self._records(model, train))
+
+    def _records(self, model: SpikingModel, train: Dataset) -> Iterator[Record]:
+        x, y = train.x.to(device=model.device, dtype=model.dtype), train.y.to(model.device)
+        batch = _Batch(model, train, _used(model, train, x, y))
+        try:
+            with warnings.catch_warnings():
+                # The cycle between parameter and gradient that this warns of ends with `_no_gradients_kept`.
+                warnings.filterwarnings("ignore", "Using backward\\(\\) with create_graph=True", UserWarning)
+                hessian = _pyhessian()(batch, functional.cross_entropy, data=(x, y), cuda=model.device.type == "cuda")
+            values, vectors = hessian.eigenvalues(maxIter=self.iterations, tol=self.tolerance, top_n=self.top)
+            residuals = [_residual(hessian, value, vector) for value, vector in zip(values, vectors, strict=True)]
+            # Below any change there is: otherwise a negative running mean counts as converged after two probes.
+            probes = np.asarray(hessian.trace(maxIter=self.probes, tol=-np.inf))
+        except RuntimeError as error:
+            raise PluginError(
+                f"expected a surrogate gradient that can be differentiated again in model '{model.name}', "
+                f"got: {error}; use neurons of backend 'torch' with a smooth surrogate"
+            ) from error
+        if not (np.isfinite(values).all() and np.isfinite(residuals).all() and np.isfinite(probes).all()):
+            raise PluginError(
+                f"expected finite curvature of model '{model.name}', got eigenvalues {values} and a trace of "
+                f"{probes.mean()}; check the surrogate's second derivative"
+            )
+        for rank, at in enumerate(np.argsort(-np.abs(values), kind="stable"), start=1):
+            value, residual = values[at], residuals[at]
+            yield Record(f"eigenvalue:{rank}", value, value - residual, value + residual, len(train), threat=OPERATOR)
+        trace = float(probes.mean())
+        half = float(stats.t.ppf(0.975, self.probes - 1) * probes.std(ddof=1) / np.sqrt(self.probes))
+        yield Record("trace", trace, trace - half, trace + half, len(train), threat=OPERATOR)
+
+
+class _Batch(nn.Module):
+    """Logits of one batch, as a module whose parameters are those that the loss depends on."""
+
+    def __init__(self, model: SpikingModel, train: Dataset, used: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.used = nn.ParameterList(used)
+        self._model = model
+        self._train = train
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._model.logits(x, keys=self._train.index, lengths=self._train.lengths)
+
+
+def _used(model: SpikingModel, train: Dataset, x: Tensor, y: Tensor) -> list[nn.Parameter]:
+    """The parameters that the loss depends on; PyHessian fails on any other, whose part of the matrix is zero."""
+    parameters = [p for p in model.net.parameters() if p.requires_grad]
+    loss = functional.cross_entropy(model.logits(x, keys=train.index, lengths=train.lengths), y)
+    if not torch.isfinite(loss):
+        raise InputError(
+            f"expected a finite training loss of model '{model.name}', got {float(loss)}; check weights and data"
+        )
+    if not loss.requires_grad:
+        raise InputError(
+            f"expected a training loss of model '{model.name}' that depends on its parameters, got one without a "
+            f"gradient; give the net a surrogate gradient"
+        )
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
+
+def _residual(hessian: Any, value: float, vector: Sequence[Tensor]) -> float:
+    """|H v - value v| for the vector normalised to |v| = 1."""
+    length = _norm(vector)
+    unit = [v / length for v in vector]
+    product = torch.autograd.grad(hessian.gradsH, hessian.params, grad_outputs=unit, retain_graph=True)
+    return float(_norm([hv - value * v for hv, v in zip(product, unit, strict=True)]))
+
+
+def _norm(vector: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.cat([v.flatten() for v in vector]))
+    return norm
+
+
+@contextmanager
+def _no_gradients_kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Sets `.grad` aside: PyHessian adds to what it finds there, and leaves its own behind."""
+    kept = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, gradient in zip(parameters, kept, strict=True):
+            p.grad = gradient
+
+
+@contextmanager
+def _dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Makes `dtype` the default: PyHessian draws its vectors in that."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _pyhessian() -> Any:
+    """PyHessian's `hessian` class."""
+    try:
+        from pyhessian import hessian
+    except ImportError as error:
+        raise MissingExtraError("pyhessian", "pyhessian", "curvature by PyHessian") from error
+    return hessian

@@ -1,0 +1,62 @@
+"""Robustness evaluation for spiking neural networks, with the evidence beside each number.
+
+Wrap any SNN into a stateless function, attack it, add noise, measure its curvature, and read the report:
+
+    import snnrobust as sr
+
+    model = sr.wrap(net, steps=8)
+    report = sr.evaluate(model, (x, y), [sr.load("pgd", epsilon=[2 / 255, 8 / 255])])
+    report.to_html("report.html")
+"""
+
+from importlib.metadata import version
+
+from snnrobust import data, neurons
+from snnrobust.errors import (
+    InputError,
+    InputTypeError,
+    MissingExtraError,
+    PluginError,
+    SnnRobustError,
+    StoreError,
+    ViolationError,
+)
+from snnrobust.evaluate import evaluate
+from snnrobust.model import Recording, SpikingModel, wrap
+from snnrobust.probe import probe
+from snnrobust.registry import create, plugins
+from snnrobust.report import Report
+from snnrobust.results import Curve, Finding, Record, Surface
+from snnrobust.spike_gradient import SpikeGradient
+from snnrobust.task import Task, load
+from snnrobust.threat import ThreatModel
+
+__version__ = version("snnrobust")
+
+__all__ = [
+    "Curve",
+    "Finding",
+    "InputError",
+    "InputTypeError",
+    "MissingExtraError",
+    "PluginError",
+    "Record",
+    "Recording",
+    "Report",
+    "SnnRobustError",
+    "SpikeGradient",
+    "SpikingModel",
+    "StoreError",
+    "Surface",
+    "Task",
+    "ThreatModel",
+    "ViolationError",
+    "create",
+    "data",
+    "evaluate",
+    "load",
+    "neurons",
+    "plugins",
+    "probe",
+    "wrap",
+]

@@ -1,0 +1,163 @@
+"""The command line. Exit status: 0 done, 1 a verdict below "trusted" with --strict, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from snnrobust.errors import SnnRobustError
+
+app = typer.Typer(
+    help="Robustness evaluation for spiking neural networks, with the evidence beside each number.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False, markup=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Strict = Annotated[bool, typer.Option("--strict", help='Exit with status 1 if the verdict is below "trusted".')]
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under two minutes on two cores.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder [snnrobust-demo or snnrobust-demo-quick].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train five LIF variants on real digits, attack them, and write a page."""
+    from snnrobust import demo as demonstration  # torch takes seconds to import; --help should not
+
+    folder = out or Path("snnrobust-demo-quick" if quick else "snnrobust-demo")
+    report = demonstration.run(folder, quick=quick, say=lambda line: Console(stderr=True, markup=False).print(line))
+    _show(report, folder / "report.html", as_json)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="TOML file with models, data and tasks.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder [the config's name].")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one model each at a time.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate the models of a config. The model factory that it names is code, and is run."""
+    from snnrobust import study
+    from snnrobust.errors import StoreError
+
+    folder = out or Path(config.stem)
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(
+            f"expected a new or empty output folder, got '{folder}'; "
+            f"pass --resume to go on with its run, or another --out"
+        )
+    report = study.run(config, folder, workers=workers)
+    report.to_html(folder / "report.html")
+    _show(report, folder / "report.html", as_json)
+    _judge(report, strict)
+
+
+@app.command(name="list")
+def list_plugins(as_json: Json = False) -> None:
+    """List the installed plugins; nothing of them is imported."""
+    from snnrobust.registry import plugins
+
+    found = plugins()
+    if as_json:
+        _print_json([vars(plugin) for plugin in found])
+        return
+    table = Table("name", "kind", "origin")
+    for plugin in found:
+        table.add_row(plugin.name, plugin.kind, plugin.origin)
+    _out.print(table)
+
+
+@app.command()
+def probe(
+    config: Annotated[Path, typer.Argument(help="TOML file with models, data and tasks.")],
+    as_json: Json = False,
+) -> None:
+    """Check a config and its models without evaluating anything; exit status 2 if a fatal check fails."""
+    from snnrobust import study
+    from snnrobust.config import read
+    from snnrobust.probe import probe as probe_model
+
+    plan = study.plan(read(config))
+    findings = [finding for model in plan.models.values() for finding in probe_model(model, plan.data)]
+    if as_json:
+        _print_json([vars(finding) for finding in findings])
+    else:
+        table = Table("model", "check", "result", "value", "remedy")
+        for each in findings:
+            result = {True: "ok", False: "FAILED", None: "missing"}[each.passed]
+            table.add_row(each.model, each.name, result, f"{each.value:.3g}", "" if each.passed else each.remedy)
+        _out.print(table)
+    if any(finding.passed is False and finding.fatal for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that a run wrote.")],
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Write the page of a finished run anew and print its table."""
+    from snnrobust.report import Report
+
+    loaded = Report.load(folder / "results" if (folder / "results" / "run.json").is_file() else folder)
+    loaded.to_html(folder / "report.html")
+    _show(loaded, folder / "report.html", as_json)
+    _judge(loaded, strict)
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line and status 2, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except SnnRobustError as error:
+        Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(f"snnrobust: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True, markup=False).print("snnrobust: interrupted; what was finished is kept, resume to go on")
+        sys.exit(130)
+
+
+def _show(finished: Any, page: Path, as_json: bool) -> None:
+    from snnrobust.report.tables import terminal_table
+
+    if as_json:
+        _print_json(
+            {
+                "verdict": finished.verdict,
+                "page": str(page),
+                "records": [vars(record) for record in finished.records],
+                "findings": [vars(finding) for finding in finished.findings],
+            }
+        )
+        return
+    _out.print(terminal_table(finished))
+    failed = [f"{finding.model}: {finding.name}" for finding in finished.findings if finding.passed is False]
+    _out.print(f"Verdict: {finished.verdict}" + (f" (failed: {len(failed)} findings, see the page)" if failed else ""))
+    for note in finished.run.get("notes", []):
+        _out.print(f"Note: {note}")
+    _out.print(f"Page: {page}", soft_wrap=True)
+
+
+def _judge(finished: Any, strict: bool) -> None:
+    if strict and finished.verdict != "trusted":
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    from snnrobust.store import to_json
+
+    sys.stdout.write(json.dumps(json.loads(to_json(value))) + "\n")

@@ -1,0 +1,8 @@
+"""Real data by name, or from a file of one's own, as indexed in-memory sets."""
+
+from snnrobust.data.dataset import Dataset, Splits
+from snnrobust.data.named import NAMES, load
+from snnrobust.data.npz import from_npz
+from snnrobust.data.split import stratified_split
+
+__all__ = ["NAMES", "Dataset", "Splits", "from_npz", "load", "stratified_split"]

@@ -1,0 +1,134 @@
+"""The data of an evaluation: checked once, before anything long starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.data import Dataset
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Test data, and the training data that curvature is measured on, where it was given.
+
+    Attributes:
+        test: What is attacked and corrupted.
+        train: Training data, or None.
+        validation: Held-out data for choices, or None.
+        batch_size: Samples that go through the net at once.
+    """
+
+    test: Dataset
+    train: Dataset | None
+    validation: Dataset | None
+    batch_size: int
+
+    def training(self, purpose: str) -> Dataset:
+        """The training data, or an error that says what needs it."""
+        if self.train is None:
+            raise InputError(
+                f"expected training data for {purpose}, got test data alone; pass data={{'test': ..., 'train': ...}}"
+            )
+        return self.train
+
+    def fingerprint(self) -> str:
+        """A digest of all samples and labels."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split in (self.test, self.train, self.validation):
+            if split is not None:
+                for tensor in (split.x, split.y, split.index):
+                    digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def prepare(data: Any, batch_size: int) -> EvaluationData:
+    """Turns (x, y), a Dataset, or {"test": ..., "train": ..., "validation": ...} into `EvaluationData`.
+
+    Raises:
+        InputTypeError: For anything else, or tensors of another type.
+        InputError: For empty data, NaN, labels below 0, or lengths that don't match.
+    """
+    if not isinstance(data, Mapping):
+        data = {"test": data}
+    if unknown := sorted(set(data) - {"test", "train", "validation"}):
+        raise InputError(f"expected splits among 'test', 'train', 'validation', got {unknown}; rename them")
+    if "test" not in data:
+        raise InputError(f"expected a 'test' split, got {sorted(data)}; name the data to attack 'test'")
+    splits = {name: None if split is None else _dataset(split, name) for name, split in data.items()}
+    test = splits["test"]
+    if test is None:
+        raise InputError("expected data in the 'test' split, got None; pass (x, y) or a Dataset")
+    return EvaluationData(test, splits.get("train"), splits.get("validation"), batch_size)
+
+
+def _dataset(split: Any, name: str) -> Dataset:
+    if isinstance(split, Dataset):
+        return split
+    if isinstance(split, tuple | list) and len(split) == 2:
+        x, y = split
+    elif isinstance(split, torch.utils.data.Dataset) and hasattr(split, "__len__"):
+        pairs = [split[i] for i in range(len(split))]
+        x, y = torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+    else:
+        raise InputTypeError(
+            f"expected (x, y) or a Dataset for '{name}', got {type(split).__name__}; pass tensors x [N, *] and y [N]"
+        )
+    if isinstance(x, Tensor) and x.is_floating_point():
+        x = x.float()
+    if isinstance(y, Tensor) and y.dtype in (torch.int32, torch.int16, torch.uint8):
+        y = y.long()
+    try:
+        return Dataset.of(x, y, name=name)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"in '{name}': {error}") from None
+
+
+def check_fit(model: SpikingModel, data: EvaluationData) -> None:
+    """Runs one sample through the model and compares its classes, bounds and domain with the data.
+
+    Raises:
+        InputError: If the net does not take the data's shape, labels exceed its classes, or inputs are out of bounds
+            or not of the stated domain.
+    """
+    low, high = model.bounds
+    for name, split in (("test", data.test), ("train", data.train), ("validation", data.validation)):
+        if split is None:
+            continue
+        least, greatest = float(split.x.min()), float(split.x.max())
+        if least < low or greatest > high:
+            raise InputError(
+                f"expected inputs of '{name}' within the bounds [{low:g}, {high:g}] of model '{model.name}', "
+                f"got [{least:g}, {greatest:g}]; scale the data, or pass bounds= to wrap"
+            )
+        if model.domain != "real" and bool((split.x != split.x.round()).any()):
+            raise InputError(
+                f"expected whole numbers in '{name}' for domain '{model.domain}' of model '{model.name}', "
+                f"got fractions; round the data, or wrap with domain='real'"
+            )
+    sample = data.test.take(1)
+    try:
+        with torch.no_grad():
+            logits = model.logits(sample.x, keys=sample.index, lengths=sample.lengths)
+    except (InputError, InputTypeError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected model '{model.name}' to take inputs of shape {tuple(sample.x.shape)} "
+            f"(layout '{model.layout}'), got an error: {reason}; check layout=, steps=, encoder= and the data's shape"
+        ) from error
+    classes = logits.shape[1]
+    if (greatest_label := int(data.test.y.max())) >= classes:
+        raise InputError(
+            f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label}; "
+            f"check labels and model"
+        )

@@ -1,0 +1,368 @@
+"""`wrap` turns any SNN into a `SpikingModel`: a stateless, batch-first function of its input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust import adapters
+from snnrobust.draws import Draws, global_rng
+from snnrobust.encoding import ENCODERS, READOUTS, EncoderFunction, ReadoutFunction, encode, read_out
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.preserve import preserved
+from snnrobust.threat import Domain
+
+Layout = Literal["N", "TN", "NT", "step"]
+Decide = Literal["argmax", "argmin"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Spikes and membrane potentials of each spiking layer, by the layer's name in the net.
+
+    Attributes:
+        spikes: Each [N, T, *].
+        membranes: Membrane potential at the moment of comparison with the threshold (before reset), each [N, T, *].
+        distances: Membrane potential minus threshold, each [N, T, *].
+    """
+
+    spikes: dict[str, Tensor]
+    membranes: dict[str, Tensor]
+    distances: dict[str, Tensor]
+
+
+class SpikingModel:
+    """An SNN as a function: state is reset before each forward pass and left as it was found.
+
+    Made by `wrap`, which documents the settings.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        layout: Layout,
+        steps: int | None,
+        encoder: str | EncoderFunction | None,
+        bounds: tuple[float, float],
+        domain: Domain,
+        readout: str | ReadoutFunction,
+        decide: Decide,
+        reset: Callable[[], object] | None,
+        normalize: tuple[Sequence[float], Sequence[float]] | None,
+        stochastic: bool,
+    ) -> None:
+        self.net = net
+        self.name = name
+        self.layout = layout
+        self.steps = steps
+        self.encoder = encoder
+        self.bounds = bounds
+        self.domain: Domain = domain
+        self.readout = readout
+        self.decide = decide
+        self.normalize = normalize
+        self.adapter = adapters.find(net)
+        self.stochastic = stochastic or encoder == "poisson"
+        self._foreign_randomness = stochastic
+        self._reset = reset
+        self._depth = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net's first parameter or buffer is; the CPU for a net without either."""
+        return self._anchor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the net's first parameter or buffer."""
+        return self._anchor().dtype
+
+    @property
+    def straight_through(self) -> bool:
+        """Whether input gradients pass the encoder as if it were the identity."""
+        return self.encoder in ("poisson", "latency")
+
+    def renamed(self, name: str) -> SpikingModel:
+        """The same model under another name in reports; the net is shared."""
+        if name == self.name:
+            return self
+        other = copy(self)
+        other.name = name
+        return other
+
+    def settings(self) -> dict[str, Any]:
+        """What was passed to `wrap`, for the record."""
+        return {
+            "name": self.name,
+            "net": type(self.net).__qualname__,
+            "layout": self.layout,
+            "steps": self.steps,
+            "encoder": _named(self.encoder),
+            "bounds": list(self.bounds),
+            "domain": self.domain,
+            "readout": _named(self.readout),
+            "decide": self.decide,
+            "normalize": None if self.normalize is None else [list(part) for part in self.normalize],
+            "stochastic": self.stochastic,
+            "framework": self.adapter.name if self.adapter is not None else None,
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+        }
+
+    def fingerprint(self) -> str:
+        """A digest of settings, structure and weights: equal for equal models, to recognise a run."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self.settings()).encode())
+        digest.update(str(self.net).encode())
+        for key, value in self.net.state_dict().items():
+            digest.update(key.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Eval mode and fresh state for many calls; the net is left exactly as it was, also after an exception."""
+        if self._depth:
+            yield
+            return
+        with preserved(self.net, self.adapter):
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def reset(self) -> None:
+        """Puts the net's state back to its initial value."""
+        if self._reset is not None:
+            self._reset()
+        elif self.adapter is not None:
+            self.adapter.reset(self.net)
+
+    def outputs(
+        self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
+    ) -> Tensor:
+        """The net's outputs over time before the read-out, [N, T, K] (T = 1 for a net that reads out by itself).
+
+        Args:
+            x: Inputs [N, *] (with an encoder or layout "N"), or sequences [N, T, *].
+            keys: Sample ids [N] for stochastic parts; 0..N-1 where left out.
+            draw: Which draw of the stochastic parts, one for all or one per sample [N].
+            lengths: Valid steps of each sequence, [N].
+
+        Raises:
+            InputError: If the net's output is not [N, K] or a sequence of it in the stated layout.
+        """
+        x = x.to(device=self.device, dtype=self.dtype)
+        keys = torch.arange(len(x)) if keys is None else keys
+        with self.session(), self._randomness(keys, draw):
+            self.reset()
+            sequence = self._sequence(x, keys, draw)
+            sequence = self._normalized(sequence, channel=1 if sequence.ndim == x.ndim and self.static else 2)
+            if self.layout in ("TN", "step"):
+                sequence = sequence.transpose(0, 1)  # [T, N, *]
+            out: Tensor = torch.stack([self.net(s) for s in sequence]) if self.layout == "step" else self.net(sequence)
+            if self._shape_of(out, x) == 2:
+                return out.unsqueeze(1)
+            return out.transpose(0, 1) if self.layout in ("TN", "step") else out
+
+    def logits(
+        self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Logits [N, K], oriented so that the largest wins (negated for `decide="argmin"`). See `outputs`."""
+        if lengths is not None:
+            lengths = lengths.to(self.device)
+        logits = read_out(self.readout, self.outputs(x, keys=keys, draw=draw, lengths=lengths), lengths)
+        if logits.ndim != 2 or len(logits) != len(x):
+            raise InputError(f"expected logits [N, K] with N = {len(x)}, got {tuple(logits.shape)}; check the read-out")
+        return -logits if self.decide == "argmin" else logits
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Classes [N] from logits [N, K]; -1, which is never right, where all outputs are silent (zero)."""
+        return logits.argmax(dim=1).masked_fill((logits == 0).all(dim=1), -1)
+
+    def record(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Recording:
+        """Spikes and membrane potentials of each spiking layer for the inputs x.
+
+        Raises:
+            InputError: If the net has no spiking nodes of a known framework.
+        """
+        from snnrobust.recording import record  # recording builds on this module
+
+        return record(self, x, keys=keys, draw=draw)
+
+    def as_module(self) -> nn.Module:
+        """A stateless `nn.Module` from inputs to logits, for third-party tools; shares the net's parameters."""
+        return _Stateless(self)
+
+    @property
+    def static(self) -> bool:
+        """Whether inputs have no time axis of their own."""
+        return self.encoder is not None
+
+    def _anchor(self) -> Tensor:
+        for tensor in (*self.net.parameters(), *self.net.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.zeros(())
+
+    def _randomness(self, keys: Tensor, draw: int | Tensor) -> AbstractContextManager[None]:
+        if not self._foreign_randomness:
+            return nullcontext()
+        # The net draws from torch's global generator, which can't be keyed by sample: keyed by batch and draw.
+        return global_rng(
+            Draws(0, "net").number(draw.tolist() if isinstance(draw, Tensor) else draw, *keys.tolist()), self.device
+        )
+
+    def _sequence(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
+        if self.encoder is None or self.steps is None or self.layout == "N":
+            return x
+        return encode(self.encoder, x, self.steps, self.bounds, keys, draw)
+
+    def _normalized(self, x: Tensor, channel: int) -> Tensor:
+        if self.normalize is None:
+            return x
+        shape = [1] * x.ndim
+        shape[channel] = -1
+        mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
+        return (x - mean) / std
+
+    def _shape_of(self, out: object, x: Tensor) -> int:
+        if not isinstance(out, Tensor):
+            raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
+        batch = out.shape[1] if out.ndim == 3 and self.layout in ("TN", "step") else (out.shape[0] if out.ndim else -1)
+        if out.ndim not in (2, 3) or batch != len(x):
+            raise InputError(
+                f"expected output [N, K] or a sequence of it with N = {len(x)} in layout '{self.layout}', "
+                f"got {tuple(out.shape)}; check layout="
+            )
+        return out.ndim
+
+    def __repr__(self) -> str:
+        return (
+            f"SpikingModel({self.name!r}, layout={self.layout!r}, steps={self.steps}, encoder={_named(self.encoder)})"
+        )
+
+
+class _Stateless(nn.Module):
+    """`SpikingModel.logits` as a module, with the net as a submodule so that its parameters are found."""
+
+    def __init__(self, model: SpikingModel) -> None:
+        super().__init__()
+        self.net = model.net
+        self._model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] for inputs x."""
+        return self._model.logits(x)
+
+
+def wrap(
+    net: nn.Module,
+    *,
+    name: str = "model",
+    layout: Layout = "TN",
+    steps: int | None = None,
+    encoder: str | EncoderFunction | None = "repeat",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    domain: Domain = "real",
+    readout: str | ReadoutFunction = "mean",
+    decide: Decide = "argmax",
+    reset: Callable[[], object] | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    stochastic: bool = False,
+) -> SpikingModel:
+    """Wraps an SNN for evaluation. The net itself is never changed.
+
+    Args:
+        net: Any `nn.Module`. SpikingJelly nets are recognised and reset by themselves.
+        name: Name in reports.
+        layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step.
+            It returns [N, K] or a sequence of it in the same layout.
+        steps: Time steps T of the encoder.
+        encoder: For static data [N, *]: "repeat", "poisson", "latency" or a callable (x, steps) -> [N, T, *].
+            None: the data is temporal, [N, T, *]. In layout "N" the net does its own encoding: leave "repeat" for
+            static data.
+        bounds: Least and greatest value of an input entry.
+        domain: "real", "integer" (event counts) or "binary".
+        readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
+            (outputs [N, T, K], lengths) -> [N, K].
+        decide: "argmax", or "argmin" for read-outs where less is better (spike times).
+        reset: Callable without arguments that resets a net of no known framework.
+        normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
+        stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
+
+    Raises:
+        InputTypeError: If `net` is no `nn.Module`, or a callable is expected.
+        InputError: For an unknown name or an impossible combination of settings.
+
+    Example:
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import neuron
+        >>> net = nn.Sequential(nn.Linear(4, 3), neuron.LIFNode(step_mode="m"))
+        >>> model = wrap(net, steps=5)
+        >>> model.logits(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(net, nn.Module):
+        raise InputTypeError(f"expected net to be a torch.nn.Module, got {type(net).__name__}; pass the network itself")
+    if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputTypeError("expected a plain module, got a parallel wrapper; pass net.module")
+    _check_name("layout", layout, get_args(Layout))
+    _check_name("domain", domain, get_args(Domain))
+    _check_name("decide", decide, get_args(Decide))
+    if encoder is not None and not callable(encoder):
+        _check_name("encoder", encoder, ENCODERS)
+    if not callable(readout):
+        _check_name("readout", readout, READOUTS)
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise InputError(f"expected steps to be a whole number >= 1, got {steps!r}; give the number of time steps")
+    if layout == "N" and encoder not in (None, "repeat"):
+        raise InputError(
+            f"expected no encoder with layout 'N', got {_named(encoder)}; use layout 'NT' or drop encoder="
+        )
+    if layout != "N" and encoder is not None and steps is None:
+        raise InputError("expected steps= with an encoder, got none; give the number of time steps, or encoder=None")
+    low, high = float(bounds[0]), float(bounds[1])
+    if not low < high:
+        raise InputError(f"expected bounds with low < high, got {bounds}; give (least, greatest) input value")
+    if domain != "real" and not (low.is_integer() and high.is_integer()):
+        raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
+    if domain == "binary" and (low, high) != (0.0, 1.0):
+        raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
+    if reset is not None and not callable(reset):
+        raise InputTypeError(
+            f"expected reset to be callable, got {type(reset).__name__}; pass a function of no arguments"
+        )
+    return SpikingModel(
+        net,
+        name=name,
+        layout=layout,
+        steps=steps,
+        encoder=encoder,
+        bounds=(low, high),
+        domain=domain,
+        readout=readout,
+        decide=decide,
+        reset=reset,
+        normalize=normalize,
+        stochastic=stochastic,
+    )
+
+
+def _check_name(what: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"expected {what} in {list(known)}, got {value!r}; name one of these")
+
+
+def _named(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else getattr(value, "__qualname__", repr(value))

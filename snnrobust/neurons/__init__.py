@@ -1,0 +1,21 @@
+"""Spiking neurons that differ in one modelling component at a time: leakage, reset, lateral recurrence.
+
+    >>> from snnrobust.neurons import PRESETS, lif
+    >>> PRESETS["no-reset"].equation
+    'u[t] = k u[t-1] + x[t]'
+    >>> type(lif(k=0.8)).__name__, type(lif(reset="none", k=0.8)).__name__
+    ('LIFNode', 'LoopNode')
+
+Source: Yin et al. 2024, "Understanding the Functional Roles of Modelling Components in Spiking Neural Networks",
+arXiv 2403.16674.
+"""
+
+from __future__ import annotations
+
+from snnrobust.neurons.node import Leak, LoopNode, Reset
+from snnrobust.neurons.overview import Row, table
+from snnrobust.neurons.presets import PRESETS
+from snnrobust.neurons.swap import replace
+from snnrobust.neurons.variants import NodeOptions, Variant, lif
+
+__all__ = ["PRESETS", "Leak", "LoopNode", "NodeOptions", "Reset", "Row", "Variant", "lif", "replace", "table"]

@@ -1,0 +1,193 @@
+"""The page: one self-contained HTML file, with its pictures embedded and beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from snnrobust import audit
+from snnrobust.report import plots, tables
+from snnrobust.report.report import Report
+from snnrobust.results import Finding, Record, Surface
+from snnrobust.store import slug, write
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words that stand for it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with tables and pictures below it; left out of the page where it has neither."""
+
+    anchor: str
+    title: str
+    text: str = ""
+    tables: list[tables.Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def write_page(report: Report, path: Path) -> Path:
+    """Writes the page of a report, and its pictures as PNG files in the folder "STEM_files" beside it.
+
+    Equal reports give equal bytes.
+
+    Args:
+        report: What an evaluation found.
+        path: Where the page goes; folders are made as needed.
+
+    Returns:
+        `path`.
+    """
+    records = report.records
+    sections = [section for make in _SECTIONS for section in make(report, records)]
+    pictures = [picture for section in sections for picture in section.pictures]
+    folder = path.with_name(f"{path.stem}_files")
+    embedded = {id(picture): _embed(picture, folder, k) for k, picture in enumerate(pictures, 1)}
+    page = _template().render(
+        title=_title(report.models),
+        facts=_facts(report, records),
+        verdict=report.verdict,
+        meaning=_meaning(report),
+        notes=report.run.get("notes", []),
+        overview=tables.overview(report, records),
+        findings=_findings(report),
+        sections=sections,
+        embedded=lambda picture: embedded[id(picture)],
+        exhaustive=report.run["mode"] == "exhaustive",
+        settings=_settings(report),
+    )
+    write(path, page.encode())
+    return path
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(plain=_plain, number=tables.number)
+    source = files("snnrobust.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _embed(picture: Picture, folder: Path, position: int) -> dict[str, Any]:
+    """Writes a picture beside the page, and returns what the page needs to hold it itself."""
+    content = plots.png(picture.figure)
+    write(folder / f"{position:02d}-{slug(picture.name)}.png", content)
+    width, height = (round(float(side) * plots.DPI) for side in picture.figure.get_size_inches())
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"source": source, "width": width, "height": height}
+
+
+def _title(models: Sequence[str]) -> str:
+    return f"Robustness of {models[0]}" if len(models) == 1 else f"Robustness of {len(models)} models"
+
+
+def _facts(report: Report, records: Sequence[Record]) -> dict[str, str]:
+    """What the headline says about the run."""
+    counts = {record.count for record in tables.select(records, "accuracy", report.labels("clean"))}
+    facts = {
+        "Models": ", ".join(report.models),
+        "Samples": ", ".join(f"{count:,}" for count in sorted(counts)),
+        "Tasks": ", ".join(report.labels()),
+        "Checks": tables.count_findings(report.findings),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _meaning(report: Report) -> str:
+    """What the verdict means, in a sentence or two."""
+    if not report.findings:
+        return "No evidence was collected (evidence='none'), so nothing is known about how far these numbers can be trusted."
+    failed = [f for f in report.findings if f.passed is False]
+    if report.verdict == "untrustworthy":
+        names = ", ".join(dict.fromkeys(f.name for f in failed if f.fatal))
+        return (
+            f"At least one check whose failure makes the numbers meaningless has failed: {names}. "
+            "Do not quote the numbers of the models concerned before that is settled."
+        )
+    if report.verdict == "trusted":
+        return (
+            "Every required check passed: nothing in the evidence speaks against these numbers. They remain upper bounds "
+            "on robustness, since a stronger attack may break more."
+        )
+    unproven = sum(1 for f in report.findings if f.passed is None and f.required)
+    required = sum(1 for f in failed if f.required)
+    return (
+        f"Of the required checks, {required} failed and {unproven} lack evidence. None of that makes the numbers "
+        "meaningless, but each may flatter the model: read the findings before quoting a number."
+    )
+
+
+def _findings(report: Report) -> list[dict[str, Any]]:
+    """Findings by model: the open ones, failed first, and apart from them those that passed."""
+    groups = []
+    for model in dict.fromkeys(finding.model for finding in report.findings):
+        own = [finding for finding in report.findings if finding.model == model]
+        open_ones = sorted((f for f in own if f.passed is not True), key=lambda f: (f.passed is None, not f.fatal))
+        groups.append(
+            {
+                "model": model or "All models",
+                "verdict": audit.verdict(own),
+                "summary": tables.count_findings(own),
+                "open": open_ones,
+                "passed": [f for f in own if f.passed],
+            }
+        )
+    return groups
+
+
+def _settings(report: Report) -> dict[str, Any]:
+    """The recorded run: models and tasks side by side, the rest as it is."""
+    models, tasks = report.run["models"], {task["label"]: _flat(task) for task in report.run["tasks"]}
+    rows = dict.fromkeys(name for settings in models.values() for name in _flat(settings))
+    flat = {model: _flat(settings) for model, settings in models.items()}
+    columns = [name for name in dict.fromkeys(name for task in tasks.values() for name in task) if name != "label"]
+    return {
+        "models": tables.Table(
+            "Models, as wrapped",
+            ["Setting", *models],
+            [("", [tables.Row(row, [tables.Cell(_plain(flat[m].get(row, "–"))) for m in models]) for row in rows])],
+        ),
+        "tasks": tables.Table(
+            "Tasks",
+            ["Label", *(column.replace(".", ": ") for column in columns)],
+            [("", [tables.Row(t, [tables.Cell(_plain(tasks[t].get(c, "–"))) for c in columns]) for t in tasks])],
+        ),
+        "rest": {name: value for name, value in report.run.items() if name not in ("models", "tasks", "notes")},
+    }
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _plain(value: Any) -> str:
+    """A recorded value as text."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(_plain(each) for each in value) if isinstance(value, list | tuple) else str(value)
+
+
+_SECTIONS: tuple[Callable[[Report, Sequence[Record]], list[Section]], ...] = ()

@@ -1,0 +1,202 @@
+"""Figures of a report: each is one panel, small enough to be read on a telephone and to stand beside others."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from snnrobust.results import Surface
+
+DPI = 200
+WIDTH = 4.2
+COLOURS = ("#0077BB", "#CC3311", "#009988", "#EE7733", "#AA4499", "#33BBEE", "#555555", "#DDAA33")
+MARKERS = "osD^vPX*h"
+DASHES = ("-", "--", "-.", ":")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
+#: Characters of a name that fit into a legend.
+NAME_LENGTH = 34
+#: Ratio of the largest to the smallest value above which a surface gets logarithmic levels.
+LOG_RATIO = 30.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named curve: positions, values and 95 % intervals (NaN where unknown)."""
+
+    name: str
+    x: tuple[float, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def lines(curves: Sequence[Line], title: str, x_label: str, y_label: str) -> Figure:
+    """Shares over a strength or over time, in percent, with their intervals as bars."""
+    names = [curve.name for curve in curves]
+    figure, axes = _panel(title, x_label, f"{y_label} (%)", 3.0 + _legend_height(names))
+    handles = []
+    for k, curve in enumerate(curves):
+        colour, dash = COLOURS[k % len(COLOURS)], DASHES[k % len(DASHES)]
+        value, low, high = (100 * np.asarray(each, dtype=np.float64) for each in (curve.value, curve.low, curve.high))
+        (handle,) = axes.plot(
+            curve.x, value, dash, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=4.5, linewidth=1.4
+        )
+        handles.append(handle)
+        known = np.isfinite(low) & np.isfinite(high)
+        if known.any():
+            x = np.asarray(curve.x)[known]
+            spread = np.maximum(0, [(value - low)[known], (high - value)[known]])
+            axes.errorbar(
+                x, value[known], yerr=spread, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2.5, alpha=0.8
+            )
+    axes.set_ylim(-2, 102)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _legend(figure, handles, names)
+    return figure
+
+
+def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title: str, x_label: str) -> Figure:
+    """A quantity per layer, grouped: `values` [model, layer], NaN where a model has no such layer."""
+    figure, axes = _panel(
+        title, x_label, "Layer", 0.9 + _legend_height(names) + len(layers) * (0.12 + 0.13 * len(names))
+    )
+    position, height = np.arange(len(layers)), 0.82 / len(names)
+    handles = []
+    for k, (_, row) in enumerate(zip(names, values, strict=True)):
+        handles.append(
+            axes.barh(
+                position + (k - (len(names) - 1) / 2) * height,
+                row,
+                height,
+                color=COLOURS[k % len(COLOURS)],
+                hatch=HATCHES[k % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0.5,
+            )
+        )
+    axes.set_yticks(position, [_plain(layer) for layer in layers])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _legend(figure, handles, names)
+    return figure
+
+
+def levels(surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
+    """Contour levels for each quantity, shared by surfaces that stand side by side so that colours compare."""
+    found: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(name for surface in surfaces for name in surface.values):
+        values = np.concatenate([surface.values[name].ravel() for surface in surfaces if name in surface.values])
+        values = values[np.isfinite(values)].astype(np.float64)
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        if name == "accuracy":
+            found[name] = np.linspace(0, 1, 11)
+        elif low > 0 and high / low > LOG_RATIO:
+            found[name] = np.geomspace(low, high, 13)
+        else:
+            found[name] = np.linspace(low, high if high > low else low + 1, 13)
+    return found
+
+
+def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure:
+    """Filled contours of each quantity, one below the other, with the unperturbed model marked by a cross."""
+    figure = Figure(figsize=(WIDTH, 0.3 + 3.1 * len(drawn.values)), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(drawn.values), 1, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, drawn.values.items(), strict=True):
+        _label(axes, f"{title}: {name}", drawn.axes[0], drawn.axes[1])
+        share = name == "accuracy"
+        bounds, shown = (100 * shared[name], 100 * values) if share else (shared[name], values)
+        if not np.isfinite(shown).any():
+            axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", fontsize=9)
+            continue
+        colours = colormaps["viridis" if share else "magma_r"]
+        norm, shown = BoundaryNorm(bounds, colours.N), np.ma.masked_invalid(shown)
+        if min(shown.shape) > 1:
+            image: ScalarMappable = axes.contourf(drawn.x, drawn.y, shown, levels=bounds, norm=norm, cmap=colours)
+            inside = bounds[(bounds > shown.min()) & (bounds < shown.max())]
+            if len(inside):
+                axes.contour(drawn.x, drawn.y, shown, levels=inside, colors="black", linewidths=0.3, alpha=0.5)
+        else:
+            image = axes.pcolormesh(drawn.x, drawn.y, shown, norm=norm, cmap=colours, shading="nearest")
+        if drawn.x.min() <= 0 <= drawn.x.max() and drawn.y.min() <= 0 <= drawn.y.max():
+            axes.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=3)
+            axes.plot(0, 0, "+", color="black", markersize=10, markeredgewidth=1.2)
+        bar = figure.colorbar(image, ax=axes, ticks=bounds[:: 2 if share else 3], format="%.3g")
+        bar.set_label("Accuracy (%)" if share else _plain(name.capitalize()), fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the page beside the picture has it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _label(axes, title, x_label, y_label)
+    return figure, axes
+
+
+def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(_plain(title, 48), fontsize=10, fontweight="bold")
+    axes.set_xlabel(_plain(x_label, 60), fontsize=9)
+    axes.set_ylabel(_plain(y_label, 48), fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _legend(figure: Figure, handles: Sequence[Artist | Container], names: Sequence[str]) -> None:
+    """Names below the panel, where they hide nothing."""
+    figure.legend(
+        # An empty first character keeps matplotlib from taking a leading underscore for "not in the legend".
+        list(handles),
+        [f"\u200b{_plain(name)}" for name in names],
+        loc="outside lower center",
+        ncols=_legend_columns(names),
+        fontsize=8,
+        frameon=False,
+        handlelength=3.2,
+        columnspacing=1.2,
+    )
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    longest = max((min(len(name), NAME_LENGTH) for name in names), default=1)
+    return max(1, min(4, len(names), 58 // (longest + 9)))
+
+
+def _legend_height(names: Sequence[str]) -> float:
+    return 0.1 + 0.17 * math.ceil(len(names) / _legend_columns(names))
+
+
+def _plain(text: str, length: int = NAME_LENGTH) -> str:
+    """Text that is drawn as it is: one line of limited length, without markup."""
+    line = " ".join(text.split())
+    if len(line) > length:
+        line = f"{line[: length // 2]}…{line[len(line) - length // 2 + 1 :]}"
+    return line.replace("$", r"\$")

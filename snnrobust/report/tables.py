@@ -1,0 +1,284 @@
+"""Tables of a report: for the page, and one for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from snnrobust import audit
+from snnrobust.report.report import Report
+from snnrobust.results import Finding, Record
+
+#: Columns of strengths above which the terminal shows the largest strength of each task alone.
+TERMINAL_COLUMNS = 8
+#: Metrics of the cost table, and what they are called there.
+COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
+_CURVATURE = ("eigenvalue", "trace")
+_DRAWN = ("firing_rate", "silent_neurons", "accuracy_at_step")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: its text and, below it, its interval."""
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named row of cells."""
+
+    name: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in named groups under one line of column names, the first of which names the rows."""
+
+    caption: str
+    columns: list[str]
+    groups: list[tuple[str, list[Row]]]
+
+
+def strength(value: float) -> str:
+    """An epsilon or severity as people write it.
+
+    Example:
+        >>> strength(8 / 255), strength(0.2), strength(0.12345)
+        ('8/255', '0.2', '0.1235')
+    """
+    pixel = value * 255
+    if abs(pixel - round(pixel)) < 1e-6 and len(f"{value:.6g}") > 5:
+        return f"{round(pixel)}/255"
+    return f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share in percent with one decimal."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def number(value: float) -> str:
+    """A number with three significant digits, or thousands separators where it is large."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
+def share(value: float, low: float, high: float) -> Cell:
+    """A cell for a share with its interval."""
+    return Cell(percent(value), "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}")
+
+
+def quantity(record: Record) -> Cell:
+    """A cell for a number with its interval."""
+    return Cell(
+        number(record.value), "" if math.isnan(record.low) else f"{number(record.low)} to {number(record.high)}"
+    )
+
+
+def select(records: Sequence[Record], metric: str, labels: Sequence[str], model: str | None = None) -> list[Record]:
+    """Records of one metric (or of "metric:anything") from the given tasks, of one model or of all."""
+    return [
+        record
+        for record in records
+        if record.metric.partition(":")[0] == metric and record.label in labels and model in (None, record.model)
+    ]
+
+
+def count_findings(findings: Sequence[Finding]) -> str:
+    """How many checks failed, lack evidence and passed, in words."""
+    counts = Counter({True: "passed", False: "failed", None: "missing"}[finding.passed] for finding in findings)
+    return ", ".join(f"{counts[name]} {name}" for name in ("failed", "missing", "passed") if counts[name]) or "none"
+
+
+def overview(report: Report, records: Sequence[Record]) -> Table:
+    """A row for each model: verdict, clean accuracy, and the worst case over attacks of each threat model."""
+    shares = {
+        "accuracy": "Clean accuracy",
+        "strict_accuracy": "Strict accuracy",
+        "tie_share": "Ties",
+        "silent_share": "Silent",
+    }
+    worst = {(threat, model): report.worst_case(model, threat) for threat, model in threatened(report, records)}
+    radii = {
+        threat: chosen(
+            sorted({radius for (each, _), curve in worst.items() if each == threat for radius in curve.strength})
+        )
+        for threat in dict.fromkeys(threat for threat, _ in worst)
+    }
+    columns = ["Model", *(["Verdict", "Checks"] if report.findings else []), *shares.values()]
+    columns += [f"Worst case, {threat}, epsilon {strength(radius)}" for threat in radii for radius in radii[threat]]
+    rows = []
+    for model in report.models:
+        findings = [finding for finding in report.findings if finding.model in ("", model)]
+        cells = [Cell(audit.verdict(findings)), Cell(count_findings(findings))] if report.findings else []
+        for metric in shares:
+            found = select(records, metric, report.labels("clean"), model)
+            cells.append(share(found[0].value, found[0].low, found[0].high) if found else Cell("–"))
+        for threat in radii:
+            for radius in radii[threat]:
+                curve = worst.get((threat, model))
+                at = curve.strength.index(radius) if curve is not None and radius in curve.strength else None
+                cells.append(
+                    Cell("–") if curve is None or at is None else share(curve.value[at], curve.low[at], curve.high[at])
+                )
+        rows.append(Row(model, cells))
+    return Table("Each model at a glance, in percent of samples with 95 % intervals", columns, [("", rows)])
+
+
+def threatened(report: Report, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The threat models that occur, each with a model that it occurs for."""
+    found = [(r.threat, r.model) for r in select(records, "robust_accuracy", report.labels("attack"))]
+    return sorted(
+        dict.fromkeys(found), key=lambda pair: (report.threats().index(pair[0]), report.models.index(pair[1]))
+    )
+
+
+def by_strength(
+    title: str,
+    report: Report,
+    records: Sequence[Record],
+    metrics: dict[str, str],
+    labels: list[str],
+    threat: str | None,
+) -> Table:
+    """Shares over the strengths of tasks: a group for each task and sense, a row for each model."""
+    kept = [r for metric in metrics for r in select(records, metric, labels) if threat in (None, r.threat)]
+    strengths = sorted({record.strength for record in kept})
+    groups = []
+    for label in labels:
+        for metric, sense in metrics.items():
+            rows = []
+            for model in report.models:
+                found = {r.strength: r for r in select(kept, metric, [label], model)}
+                cells = [share(r.value, r.low, r.high) if (r := found.get(s)) else Cell("–") for s in strengths]
+                rows += [Row(model, cells)] if found else []
+            groups += [(f"{label}{sense}", rows)] if rows else []
+    unit = kept[0].unit if kept else ""
+    return Table(title, ["Model", *(f"{unit} {strength(value)}" for value in strengths)], groups)
+
+
+def worst_case(report: Report, models: list[str], threat: str) -> Table:
+    """The per-sample worst case over attacks, and which attack broke how many samples first."""
+    curves = [report.worst_case(model, threat) for model in models]
+    rows = []
+    for curve in curves:
+        cells = [share(*point) for point in zip(curve.value, curve.low, curve.high, strict=True)]
+        broken = sorted(curve.attribution.items(), key=lambda item: -item[1])
+        cells.append(Cell(", ".join(f"{label} {count}" for label, count in broken if count) or "nothing broken"))
+        rows.append(Row(curve.model, cells))
+    columns = ["Model", *(f"epsilon {strength(radius)}" for radius in curves[0].strength), "Samples first broken by"]
+    return Table(f"Worst case over all attacks, {threat}", columns, [("", rows)])
+
+
+def energy(report: Report, records: Sequence[Record]) -> Table:
+    """Operations and energy: a row for each model and measurement."""
+    return _wide("Operations and energy", "Basis", report, records, COSTS)
+
+
+def curvature(report: Report, records: Sequence[Record]) -> Table:
+    """Eigenvalues and traces: a row for each model, measurement and operator."""
+    found = [r.metric for metric in _CURVATURE for r in select(records, metric, report.labels("measurement"))]
+    names = {metric: metric.replace(":", " ").capitalize() for metric in found}
+    return _wide("Curvature, with the operator that each number belongs to", "Operator", report, records, names)
+
+
+def other(report: Report, records: Sequence[Record]) -> Table:
+    """Measured numbers that have no table or plot of their own."""
+    known = {*COSTS, *_CURVATURE, *_DRAWN}
+    labels = report.labels("measurement")
+    rows = [
+        Row(
+            record.model,
+            [
+                Cell(record.label),
+                Cell(record.metric),
+                Cell("–" if math.isnan(record.strength) else f"{strength(record.strength)} {record.unit}".strip()),
+                quantity(record),
+                Cell(record.threat or "–"),
+            ],
+        )
+        for record in records
+        if record.label in labels and record.metric.partition(":")[0] not in known
+    ]
+    return Table("Other measurements", ["Model", "Task", "Quantity", "At", "Value", "Of"], [("", rows)])
+
+
+def cost(report: Report, records: Sequence[Record]) -> Table:
+    """Forward and backward passes, counted per sample, and seconds, of each task over all models and strengths."""
+    main = {"clean": "accuracy", "noise": "accuracy", "attack": "robust_accuracy"}
+    rows = []
+    for label in report.labels():
+        metric = main.get(report.task(label)["kind"])
+        cells: dict[tuple[str, float], Record] = {}
+        for record in records:
+            if record.label == label and metric in (None, record.metric):
+                # A cell's counts stand in each of its records; the fullest one speaks for a measurement.
+                key = (record.model, record.strength if metric else 0.0)
+                key = (record.model, 0.0) if math.isnan(key[1]) else key
+                if key not in cells or record.forwards > cells[key].forwards:
+                    cells[key] = record
+        seconds = [record.seconds for record in cells.values() if not math.isnan(record.seconds)]
+        counts = [sum(r.forwards for r in cells.values()), sum(r.backwards for r in cells.values())]
+        spent = Cell(f"{sum(seconds):.1f}" if seconds else "–")
+        rows.append(Row(label, [*(Cell(f"{count:,}" if count else "–") for count in counts), spent]))
+    columns = ["Task", "Forward passes", "Backward passes", "Seconds"]
+    return Table("Compute, over all models and strengths; passes are counted per sample", columns, [("", rows)])
+
+
+def terminal_table(report: Report) -> RichTable:
+    """One row a model: clean accuracy, accuracy at the telling strengths of each task, and what the checks say."""
+    records = report.records
+    labels = [*report.labels("attack"), *report.labels("noise")]
+    points = {label: chosen(report.task(label)["strengths"]) for label in labels}
+    if sum(len(each) for each in points.values()) > TERMINAL_COLUMNS:
+        points = {label: each[-1:] for label, each in points.items()}
+    table = RichTable(
+        title=Text(f"Accuracy on {_samples(records)} samples"), caption=Text(f"verdict: {report.verdict}")
+    )
+    table.add_column("model", overflow="fold")
+    for name in ("clean", *(f"{label}\n{strength(value)}" for label in labels for value in points[label])):
+        table.add_column(Text(name), justify="right")
+    table.add_column("checks")
+    for model in report.models:
+        clean = select(records, "accuracy", report.labels("clean"), model)
+        cells = [percent(clean[0].value) if clean else "–"]
+        for label in labels:
+            metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
+            found = {record.strength: record.value for record in select(records, metric, [label], model)}
+            cells += [percent(found.get(value, math.nan)) for value in points[label]]
+        checks = count_findings([finding for finding in report.findings if finding.model in ("", model)])
+        table.add_row(*(Text(cell) for cell in (model, *cells, checks)))
+    return table
+
+
+def chosen(strengths: Sequence[float]) -> list[float]:
+    """The middle and the largest of many strengths; all of one or two."""
+    return list(strengths) if len(strengths) <= 2 else [strengths[(len(strengths) - 1) // 2], strengths[-1]]
+
+
+def _samples(records: Sequence[Record]) -> int:
+    return max((record.count for record in records if record.metric == "accuracy"), default=0)
+
+
+def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], names: dict[str, str]) -> Table:
+    """A row for each model, task and basis; a column for each metric that occurs."""
+    labels = report.labels("measurement")
+    kept = [record for record in records if record.label in labels and record.metric in names]
+    metrics = [metric for metric in names if any(record.metric == metric for record in kept)]
+    based = any(record.threat for record in kept)
+    rows = []
+    for model, label, threat in dict.fromkeys((record.model, record.label, record.threat) for record in kept):
+        found = {r.metric: r for r in kept if (r.model, r.label, r.threat) == (model, label, threat)}
+        cells = [Cell(label), *([Cell(threat or "–")] if based else [])]
+        rows.append(Row(model, [*cells, *(quantity(found[m]) if m in found else Cell("–") for m in metrics)]))
+    columns = ["Model", "Task", *([basis] if based else []), *(names[metric] for metric in metrics)]
+    return Table(caption, columns, [("", rows)])

@@ -1,0 +1,124 @@
+"""What an evaluation yields: records, curves, surfaces and findings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Sense = Literal["any-iterate", "last-iterate", "mean over draws"]
+Verdict = Literal["trusted", "doubtful", "untrustworthy"]
+
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number. A measurement fills in what it knows; the core adds model, label, plugin, origin and seed.
+
+    Attributes:
+        metric: What the number is, e.g. "robust_accuracy", "firing_rate:0.2" (metric:layer), "eigenvalue:1".
+        value: The number.
+        low: Lower end of its 95 % interval; NaN where none is known.
+        high: Upper end.
+        count: Samples (or probes) behind it.
+        strength: Epsilon, severity, time step ...; NaN where there is none.
+        unit: Unit of `strength`.
+        threat: Threat model, corruption or operator, as text.
+        forwards: Forward passes, counted per sample.
+        backwards: Backward passes, counted per sample.
+        seconds: Wall time of the cell that the number comes from.
+    """
+
+    metric: str
+    value: float
+    low: float = NAN
+    high: float = NAN
+    count: int = 0
+    strength: float = NAN
+    unit: str = ""
+    threat: str = ""
+    model: str = ""
+    label: str = ""
+    plugin: str = ""
+    origin: str = ""
+    seed: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = NAN
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over the strengths of a task, with 95 % intervals.
+
+    Attributes:
+        sense: What a value means: "any-iterate" (the worst iterate counts, carried from smaller strengths),
+            "last-iterate" (as torchattacks scores) or "mean over draws" (noise).
+        attribution: For a worst case: how many samples each task's label was the first to break.
+    """
+
+    strength: tuple[float, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    count: int
+    threat: str
+    sense: Sense
+    model: str
+    label: str
+    unit: str
+    attribution: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Quantities over a plane in weight (or input) space.
+
+    Attributes:
+        x: Positions along the first direction, [X].
+        y: Positions along the second direction, [Y].
+        values: Quantity name ("loss", "accuracy") -> values [Y, X].
+        axes: Labels of the two axes, with their unit.
+        caption: What is drawn, in a sentence.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    values: dict[str, np.ndarray]
+    axes: tuple[str, str]
+    caption: str
+    model: str = ""
+    label: str = ""
+
+
+Artifact = Surface
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of the evidence.
+
+    Attributes:
+        name: What was checked.
+        passed: True, False, or None where the evidence for it is missing.
+        value: What was measured; NaN where nothing was.
+        threshold: The value at which it fails.
+        why: What the check protects against and what was seen.
+        remedy: What to do about it.
+        required: Whether a verdict of "trusted" needs it.
+        fatal: Whether failing it makes the numbers meaningless rather than doubtful.
+        model: The model it is about.
+    """
+
+    name: str
+    passed: bool | None
+    value: float
+    threshold: float
+    why: str
+    remedy: str
+    required: bool = True
+    fatal: bool = False
+    model: str = ""

@@ -1,0 +1,355 @@
+"""Who is still standing: the loop around every attack, with an active set that is refilled as samples finish.
+
+An attack sees a batch of samples at mixed steps; a sample leaves as soon as its fate is known and another takes its
+place. All randomness is keyed by sample, so outcomes do not depend on the pool size or on the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.data import Dataset
+from snnrobust.draws import Draws
+from snnrobust.errors import PluginError
+from snnrobust.losses import margin
+from snnrobust.model import SpikingModel
+from snnrobust.oracle import Oracle
+from snnrobust.plugin import Objective, Optimiser, Perturbation, State
+from snnrobust.threat import ThreatModel
+from snnrobust.verify import verify
+
+
+@dataclass
+class Found:
+    """What a search found for some samples, judged on the user's own net.
+
+    Attributes:
+        rows: Positions in the data set, [n].
+        x: The strongest example, [n, *].
+        correct: Whether the net still gets it right, [n].
+        margin: True logit minus the best other at `x`, [n].
+        rank: How strong the search itself held `x` to be (smaller is stronger), [n].
+        last_x: The last iterate, [n, *].
+        last_correct: Whether the net gets the last iterate right, [n].
+        forwards: Forward passes per sample, [n].
+        backwards: Backward passes per sample, [n].
+        unchanged: Whether the last iterate equals the original, [n].
+        disagreements: How often the search took an iterate for a success that the net then got right, [n].
+    """
+
+    rows: Tensor
+    x: Tensor
+    correct: Tensor
+    margin: Tensor
+    rank: Tensor
+    last_x: Tensor
+    last_correct: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    unchanged: Tensor
+    disagreements: Tensor
+
+
+class Judge:
+    """Scores inputs on the user's own net: eager, freshly reset, its spikes' gradients untouched.
+
+    A stochastic net is scored on the mean logits over `draws` fresh draws that no search has seen.
+    """
+
+    def __init__(self, model: SpikingModel, seed: int, draws: int) -> None:
+        self.model = model
+        self.draws = draws if model.stochastic else 1
+        self._first_draw = Draws(seed, "scoring").number()
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, index: Tensor, lengths: Tensor | None) -> Tensor:
+        """Logits [N, K], the mean over scoring draws for a stochastic net."""
+        total = self.model.logits(x, keys=index, draw=self._first_draw, lengths=lengths)
+        for draw in range(1, self.draws):
+            total = total + self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)
+        return total / self.draws
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether each sample is right, [N]. NaN is never taken for a successful attack."""
+        return (self.model.predict(logits) == y) | ~torch.isfinite(logits).all(dim=1)
+
+
+@dataclass
+class Problem:
+    """One attack on one model under one threat model.
+
+    Attributes:
+        judge: Scores on the user's net.
+        oracle: Answers the attack's questions.
+        objective: What an optimiser of kind "loss" is told.
+        data: The samples; `rows` below are positions in it.
+        threat: What may change.
+        rng: Keyed draws of this attack at this strength and restart.
+        pool: Samples in flight at once.
+        stop: Whether a sample is done at its first success ("nested"), or runs all its steps ("exhaustive").
+        name: The attack's name for messages.
+    """
+
+    judge: Judge
+    oracle: Oracle
+    objective: Objective
+    data: Dataset
+    threat: ThreatModel
+    rng: Draws
+    pool: int
+    stop: bool
+    name: str
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Inputs and labels on the model's device, sample ids and lengths for `rows`."""
+        model = self.judge.model
+        x = self.data.x[rows].to(device=model.device, dtype=model.dtype)
+        lengths = None if self.data.lengths is None else self.data.lengths[rows]
+        return x, self.data.y[rows].to(model.device), self.data.index[rows], lengths
+
+
+def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable[[Found], None]) -> None:
+    """Runs an attack that owns its loop over `rows`, in fixed chunks of the pool's size.
+
+    Raises:
+        ViolationError: If an example breaks the threat model or is not finite.
+    """
+    for chunk in torch.split(rows, problem.pool):
+        x0, y, index, lengths = problem.take(chunk)
+        oracle = problem.oracle
+        forwards, backwards = oracle.forwards, oracle.backwards
+        x = plugin.perturb(oracle, x0, y, problem.threat, problem.rng.on(x0), index)
+        verify(x, x0, problem.threat, index.tolist(), problem.name)
+        logits = problem.judge.logits(x, index, lengths)
+        correct, size = problem.judge.correct(logits, y), margin(logits, y)
+        share = torch.ones(len(chunk), dtype=torch.long)
+        done(
+            Found(
+                rows=chunk,
+                x=x.detach().cpu(),
+                correct=correct.cpu(),
+                margin=size.cpu(),
+                rank=size.cpu(),
+                last_x=x.detach().cpu(),
+                last_correct=correct.cpu(),
+                forwards=share * ((oracle.forwards - forwards) // len(chunk) + problem.judge.draws),
+                backwards=share * ((oracle.backwards - backwards) // len(chunk)),
+                unchanged=(x == x0).flatten(1).all(dim=1).cpu(),
+                disagreements=torch.zeros(len(chunk), dtype=torch.long),
+            )
+        )
+
+
+def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[[Found], None]) -> None:
+    """Runs an optimiser over `rows`; `done` receives samples as they finish.
+
+    Each sample gets `optimiser.steps` evaluations with a gradient (or loss), and one more forward pass for the iterate
+    that the last step made. The strongest iterate is the one the net gets wrong, or else the one of least margin.
+
+    Raises:
+        ViolationError: If an example breaks the threat model or is not finite.
+        PluginError: If the optimiser returns a state of another shape.
+    """
+    waiting = list(torch.split(rows, problem.pool))
+    flight: _Flight | None = None
+    while waiting or flight is not None:
+        room = problem.pool - (0 if flight is None else len(flight.rows))
+        if waiting and room > 0:
+            fresh, rest = waiting[0][:room], waiting[0][room:]
+            waiting = ([rest] if len(rest) else []) + waiting[1:]
+            joined = _Flight.launch(problem, optimiser, fresh)
+            flight = joined if flight is None else flight.join(joined)
+            continue
+        if flight is None:
+            break
+        landed = flight.advance(problem, optimiser)
+        if landed.any():
+            done(flight.land(problem, landed))
+            flight = flight.keep(~landed)
+
+
+@dataclass
+class _Flight:
+    """The samples in flight: everything is a tensor [n, ...] so that rows can leave and join."""
+
+    rows: Tensor
+    x0: Tensor
+    y: Tensor
+    index: Tensor
+    lengths: Tensor | None
+    state: State
+    k: Tensor
+    best_x: Tensor
+    best_rank: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    disagreements: Tensor
+
+    @classmethod
+    def launch(cls, problem: Problem, optimiser: Optimiser, rows: Tensor) -> _Flight:
+        x0, y, index, lengths = problem.take(rows)
+        state = optimiser.init(x0, problem.threat, problem.rng.on(x0), index)
+        flight = cls(
+            rows=rows,
+            x0=x0,
+            y=y,
+            index=index,
+            lengths=lengths,
+            state=state,
+            k=torch.zeros(len(rows), dtype=torch.long, device=x0.device),
+            best_x=x0.clone(),
+            best_rank=torch.full((len(rows),), torch.inf, device=x0.device, dtype=x0.dtype),
+            forwards=torch.zeros(len(rows), dtype=torch.long),
+            backwards=torch.zeros(len(rows), dtype=torch.long),
+            disagreements=torch.zeros(len(rows), dtype=torch.long),
+        )
+        flight._check(problem)
+        return flight
+
+    def advance(self, problem: Problem, optimiser: Optimiser) -> Tensor:
+        """Evaluates all iterates and takes a step where one is left; returns which samples are done, [n]."""
+        x, oracle = self.state["x"], problem.oracle
+        final = self.k >= optimiser.steps
+        gradient = torch.zeros_like(x) if optimiser.needs == "gradient" else None
+        loss, logits = x.new_zeros(len(x)), None
+        for part, evaluate_gradient in ((~final, gradient is not None), (final, False)):
+            if not part.any():
+                continue
+            here = part.cpu()
+            if evaluate_gradient and gradient is not None:
+                gradient[part], loss[part], got = oracle.gradient(
+                    x[part], self.y[part], self.index[here], self.k[part].cpu()
+                )
+                self.backwards[here] += oracle.eot
+            else:
+                got = oracle.logits(x[part], self.index[here], self.k[part].cpu())
+                loss[part] = problem.objective(got, self.y[part])
+            self.forwards[here] += oracle.eot
+            logits = got.new_zeros(len(x), got.shape[1]) if logits is None else logits
+            logits[part] = got
+        if logits is None:
+            raise PluginError(f"expected samples in flight of '{problem.name}', got none; report this as a bug")
+
+        right = problem.judge.correct(logits, self.y)
+        # Wrong before right, then by margin: a tie that the net loses has margin 0 and still beats margin 0 won.
+        size = margin(logits, self.y).nan_to_num(nan=torch.inf)
+        rank = torch.where(right, size.clamp_min(0), size.clamp_max(0) - 1)
+        better = rank < self.best_rank
+        self.best_x[better], self.best_rank[better] = x[better], rank[better]
+
+        landed = final.clone()
+        if problem.stop and not problem.judge.model.stochastic and not bool(right.all()):
+            landed |= self._confirm(problem, ~right)
+        moving = ~landed
+        if moving.any():
+            here = moving.cpu()
+            before = {name: value[moving] for name, value in self.state.items()}
+            stepped = optimiser.step(
+                before,
+                None if gradient is None else gradient[moving],
+                loss[moving],
+                self.x0[moving],
+                self.k[moving],
+                problem.threat,
+                problem.rng.on(self.x0),
+                self.index[here],
+            )
+            for name, value in stepped.items():
+                if name not in self.state or value.shape != before[name].shape:
+                    raise PluginError(
+                        f"expected '{problem.name}' to keep its state's names and shapes, got '{name}' of "
+                        f"{tuple(value.shape)}; create every entry in init"
+                    )
+                self.state[name][moving] = value.to(self.state[name].dtype)
+            self.k[moving] += 1
+            self._mask()
+        return landed
+
+    def _confirm(self, problem: Problem, wrong: Tensor) -> Tensor:
+        """Which of the iterates that look wrong are so on the user's own net, [n]."""
+        here = wrong.cpu()
+        lengths = None if self.lengths is None else self.lengths[here]
+        logits = problem.judge.logits(self.state["x"][wrong], self.index[here], lengths)
+        self.forwards[here] += problem.judge.draws
+        right = problem.judge.correct(logits, self.y[wrong])
+        self.disagreements[here] += right.cpu().long()
+        confirmed = wrong.clone()
+        confirmed[wrong] = ~right
+        self.best_x[confirmed] = self.state["x"][confirmed]
+        return confirmed
+
+    def land(self, problem: Problem, landed: Tensor) -> Found:
+        """Verifies and scores the samples that are done."""
+        here = landed.cpu()
+        x0, y, index = self.x0[landed], self.y[landed], self.index[here]
+        lengths = None if self.lengths is None else self.lengths[here]
+        x, last = self.best_x[landed], self.state["x"][landed]
+        ids = index.tolist()
+        verify(x, x0, problem.threat, ids, problem.name)
+        verify(last, x0, problem.threat, ids, problem.name)
+        logits = problem.judge.logits(x, index, lengths)
+        correct = problem.judge.correct(logits, y)
+        last_correct = correct
+        if not problem.stop:
+            last_correct = problem.judge.correct(problem.judge.logits(last, index, lengths), y)
+        claimed = (self.best_rank[landed] < 0).cpu()
+        missed = claimed & correct.cpu() if not problem.judge.model.stochastic else torch.zeros_like(claimed)
+        return Found(
+            rows=self.rows[here],
+            x=x.cpu(),
+            correct=correct.cpu(),
+            margin=margin(logits, y).cpu(),
+            rank=self.best_rank[landed].cpu(),
+            last_x=last.cpu(),
+            last_correct=last_correct.cpu(),
+            forwards=self.forwards[here] + problem.judge.draws * (1 if problem.stop else 2),
+            backwards=self.backwards[here],
+            unchanged=(last == x0).flatten(1).all(dim=1).cpu(),
+            disagreements=self.disagreements[here] + missed.long(),
+        )
+
+    def join(self, other: _Flight) -> _Flight:
+        return _Flight(**{name: _cat(value, getattr(other, name)) for name, value in vars(self).items()})
+
+    def keep(self, stay: Tensor) -> _Flight | None:
+        if not stay.any():
+            return None
+        return _Flight(**{name: _select(value, stay) for name, value in vars(self).items()})
+
+    def _check(self, problem: Problem) -> None:
+        x = self.state.get("x")
+        if x is None or x.shape != self.x0.shape:
+            raise PluginError(
+                f"expected '{problem.name}' to put iterates of shape {tuple(self.x0.shape)} into state['x'], "
+                f"got {None if x is None else tuple(x.shape)}; see Optimiser.init"
+            )
+        self._mask()
+
+    def _mask(self) -> None:
+        """Steps past a sequence's end stay as they are: changing them would cost budget and do nothing."""
+        if self.lengths is not None:
+            clock = torch.arange(self.x0.shape[1], device=self.x0.device)
+            valid = clock < self.lengths.to(self.x0.device)[:, None]
+            valid = valid.reshape(*valid.shape, *[1] * (self.x0.ndim - 2))
+            self.state["x"] = torch.where(valid, self.state["x"], self.x0)
+
+
+def _cat(a: Any, b: Any) -> Any:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.cat([a, b])
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {name: torch.cat([value, b[name]]) for name, value in a.items()}
+    return None
+
+
+def _select(value: Any, stay: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[stay.to(value.device)]
+    if isinstance(value, dict):
+        return {name: each[stay.to(each.device)] for name, each in value.items()}
+    return None

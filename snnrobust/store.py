@@ -1,0 +1,313 @@
+"""Results on disk: every file is whole or absent, so a killed run goes on where it stopped.
+
+run.json                      what is evaluated: models, data, tasks, seed, mode, environment
+cells/MODEL/LABEL/K.npz       per-sample outcomes at the K-th strength of a task ("K.partial.npz" while it runs)
+cells/MODEL/LABEL/measure.*   records (.json) and surfaces (.npz) of a measurement
+cells/MODEL/findings.json     what the probe found
+cells/MODEL/timings.json      seconds a cell; apart, so that equal runs have equal result bytes
+
+No file is written by two models, so that each may be evaluated by a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrobust.errors import InputError, StoreError
+from snnrobust.results import Artifact, Finding, Record, Surface
+
+FORMAT = 1
+Arrays = dict[str, np.ndarray]
+
+
+def slug(name: str) -> str:
+    """A file name from any name: safe characters, and a short digest where some had to go.
+
+    Example:
+        >>> slug("pgd"), slug("torchattacks:MIFGSM")
+        ('pgd', 'torchattacks-MIFGSM-59c1')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", name).strip("-.")[:60]
+    if safe == name:
+        return safe
+    return f"{safe or 'x'}-{hashlib.blake2b(name.encode(), digest_size=2).hexdigest()}"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a whole file or none: to a temporary name beside it, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_checkpoint(path: Path, state: dict[str, Tensor]) -> None:
+    """Writes a state dict, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write(path, buffer.getvalue())
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder itself, if a run could be written to or continued in it.
+
+    Raises:
+        StoreError: If it is a file, or holds anything but a run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"expected a folder at '{folder}', got a file; choose another output folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+        raise StoreError(f"expected an empty folder or a run in '{folder}', got other files; choose another folder")
+    return folder
+
+
+def to_json(value: Any) -> bytes:
+    """Readable JSON with a stable order; NaN becomes null, since JSON has none."""
+    return (json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def from_json(content: bytes) -> Any:
+    """The value of `to_json`; null stays None."""
+    return json.loads(content)
+
+
+def pack(arrays: Arrays) -> bytes:
+    """Arrays as the bytes of an .npz file; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(path: Path) -> Arrays:
+    """Arrays of an .npz file.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zip, header and value errors alike mean a damaged file
+        raise StoreError(
+            f"expected arrays in {path.name}, got a damaged file ({error}); delete it and resume"
+        ) from error
+
+
+class Store:
+    """A run's folder, or memory alone where no folder is named.
+
+    Args:
+        folder: Output folder, or None.
+        run: The content of run.json; its "fingerprint" decides whether a folder holds the same run.
+
+    Raises:
+        StoreError: If the folder holds another run, or something that is no run.
+    """
+
+    def __init__(self, folder: Path | None, run: dict[str, Any]) -> None:
+        self.folder = folder
+        self.run = run
+        self.cells: dict[tuple[str, str, int], Arrays] = {}
+        self.measured: dict[tuple[str, str], tuple[list[Record], list[Artifact]]] = {}
+        self.findings: dict[str, list[Finding]] = {}
+        self.seconds: dict[str, dict[str, float]] = {model: {} for model in run["models"]}
+        if folder is None:
+            return
+        check_folder(folder)
+        if (folder / "run.json").is_file():
+            self._continue(folder)
+        else:
+            write(folder / "run.json", to_json(run))
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """The store of an existing run.
+
+        Raises:
+            StoreError: If there is none.
+        """
+        return cls(folder, cls.read_run(folder))
+
+    @staticmethod
+    def read_run(folder: Path) -> dict[str, Any]:
+        """The content of run.json in `folder`.
+
+        Raises:
+            StoreError: If there is none, or it is damaged or of another format.
+        """
+        path = folder / "run.json"
+        if not path.is_file():
+            raise StoreError(f"expected a run in '{folder}', got no run.json there; name a folder that a run wrote")
+        try:
+            run = from_json(path.read_bytes())
+        except ValueError as error:
+            raise StoreError(
+                f"expected JSON in '{path}', got a damaged file ({error}); start anew elsewhere"
+            ) from error
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            raise StoreError(
+                f"expected a run of format {FORMAT} in '{folder}', got another; use the version that wrote it"
+            )
+        return run
+
+    def cell(self, model: str, label: str, position: int) -> Arrays | None:
+        """The finished cell, or None."""
+        key = (model, label, position)
+        if key not in self.cells and self.folder is not None and (path := self._path(key)).is_file():
+            self.cells[key] = unpack(path)
+        return self.cells.get(key)
+
+    def partial(self, model: str, label: str, position: int) -> Arrays | None:
+        """What an interrupted cell had finished, or None."""
+        path = self._path((model, label, position), ".partial.npz") if self.folder is not None else None
+        return unpack(path) if path is not None and path.is_file() else None
+
+    def save_partial(self, model: str, label: str, position: int, arrays: Arrays) -> None:
+        """Keeps the finished samples of a cell that is still running."""
+        if self.folder is not None:
+            write(self._path((model, label, position), ".partial.npz"), pack(arrays))
+
+    def save_cell(self, model: str, label: str, position: int, arrays: Arrays, seconds: float) -> None:
+        """Keeps a finished cell."""
+        key = (model, label, position)
+        self.cells[key] = arrays
+        self._time(model, f"{label}/{position}", seconds)
+        if self.folder is not None:
+            write(self._path(key), pack(arrays))
+            self._path(key, ".partial.npz").unlink(missing_ok=True)
+
+    def measurement(self, model: str, label: str) -> tuple[list[Record], list[Artifact]] | None:
+        """What a finished measurement yielded, or None."""
+        key = (model, label)
+        if key not in self.measured and self.folder is not None:
+            path = self._measure_path(key, ".json")
+            if path.is_file():
+                content = from_json(path.read_bytes())
+                arrays = unpack(self._measure_path(key, ".npz"))
+                records = [Record(**_floats(Record, each)) for each in content["records"]]
+                self.measured[key] = records, [_surface(each, arrays, i) for i, each in enumerate(content["surfaces"])]
+        return self.measured.get(key)
+
+    def save_measurement(
+        self, model: str, label: str, records: list[Record], surfaces: list[Artifact], seconds: float
+    ) -> None:
+        """Keeps a finished measurement."""
+        key = (model, label)
+        self.measured[key] = records, surfaces
+        self._time(model, label, seconds)
+        if self.folder is not None:
+            arrays: Arrays = {}
+            for i, surface in enumerate(surfaces):
+                arrays |= {f"{i}.x": surface.x, f"{i}.y": surface.y}
+                arrays |= {f"{i}.value.{name}": value for name, value in surface.values.items()}
+            described = [
+                {"axes": list(s.axes), "caption": s.caption, "model": s.model, "label": s.label} for s in surfaces
+            ]
+            write(self._measure_path(key, ".npz"), pack(arrays))
+            # The JSON file goes last: where it stands, the arrays stand too.
+            records_plain = [dataclasses.asdict(record) for record in records]
+            write(self._measure_path(key, ".json"), to_json({"records": records_plain, "surfaces": described}))
+
+    def probe_findings(self, model: str) -> list[Finding] | None:
+        """What the probe found for a model, or None if it has not run."""
+        if model not in self.findings and self.folder is not None:
+            path = self.folder / "cells" / slug(model) / "findings.json"
+            if path.is_file():
+                self.findings[model] = [Finding(**_floats(Finding, each)) for each in from_json(path.read_bytes())]
+        return self.findings.get(model)
+
+    def save_findings(self, model: str, findings: list[Finding]) -> None:
+        """Keeps what the probe found."""
+        self.findings[model] = findings
+        if self.folder is not None:
+            path = self.folder / "cells" / slug(model) / "findings.json"
+            write(path, to_json([dataclasses.asdict(finding) for finding in findings]))
+
+    def load_all(self) -> None:
+        """Reads every result of the run's tasks into memory.
+
+        Raises:
+            InputError: If one is missing because the run is not finished.
+        """
+        for model in self.run["models"]:
+            self.probe_findings(model)
+            for task in self.run["tasks"]:
+                label = task["label"]
+                if task["kind"] == "measurement":
+                    found: list[object] = [self.measurement(model, label)]
+                else:
+                    found = [self.cell(model, label, k) for k in range(max(1, len(task["strengths"])))]
+                if any(each is None for each in found):
+                    raise InputError(
+                        f"expected a finished run in '{self.folder}', got one without '{label}' on '{model}'; resume it"
+                    )
+
+    def read_timings(self) -> None:
+        """Reads the seconds that every model's cells took."""
+        for model in self.seconds:
+            if self.folder is not None and (path := self._timings(model)).is_file():
+                self.seconds[model] = from_json(path.read_bytes())
+
+    def _time(self, model: str, name: str, seconds: float) -> None:
+        self.seconds[model][name] = seconds
+        if self.folder is not None:
+            write(self._timings(model), to_json(self.seconds[model]))
+
+    def _timings(self, model: str) -> Path:
+        return self._folder() / "cells" / slug(model) / "timings.json"
+
+    def _continue(self, folder: Path) -> None:
+        held = self.read_run(folder)
+        if held["fingerprint"] != self.run["fingerprint"]:
+            raise StoreError(
+                f"expected this run in '{folder}', got another run (its models, data, tasks, seed or mode differ); "
+                f"choose another output folder"
+            )
+        self.run = held
+        self.read_timings()
+
+    def _path(self, key: tuple[str, str, int], suffix: str = ".npz") -> Path:
+        model, label, position = key
+        return self._folder() / "cells" / slug(model) / slug(label) / f"{position}{suffix}"
+
+    def _measure_path(self, key: tuple[str, str], suffix: str) -> Path:
+        return self._folder() / "cells" / slug(key[0]) / slug(key[1]) / f"measure{suffix}"
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise StoreError("expected an output folder, got a run in memory; pass out=")
+        return self.folder
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _floats(kind: type, plain: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a dataclass from JSON: null stands for NaN where a float is expected."""
+    types = {each.name: each.type for each in dataclasses.fields(kind)}
+    return {name: math.nan if value is None and types[name] == "float" else value for name, value in plain.items()}
+
+
+def _surface(described: dict[str, Any], arrays: Arrays, i: int) -> Surface:
+    prefix = f"{i}.value."
+    values = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    first, second = described.pop("axes")
+    return Surface(x=arrays[f"{i}.x"], y=arrays[f"{i}.y"], values=values, axes=(first, second), **described)

@@ -1,0 +1,65 @@
+"""A config's models evaluated side by side, one process each, into one folder."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from snnrobust.config import Config, read
+from snnrobust.evaluate import Plan, make_plan
+from snnrobust.progress import shown
+from snnrobust.report import Report
+from snnrobust.store import Store
+
+
+def plan(config: Config) -> Plan:
+    """Builds and checks everything that the config names."""
+    settings = config.evaluate
+    return make_plan(
+        config.load_models(),
+        config.load_data(),
+        config.load_tasks(),
+        seed=settings.seed,
+        mode=settings.mode,
+        evidence=settings.evidence,
+        batch_size=settings.batch_size,
+    )
+
+
+def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None) -> Report:
+    """Evaluates the config at `path` into the folder `out`, going on where an earlier run of it stopped.
+
+    Args:
+        path: TOML file.
+        out: Output folder.
+        workers: Processes; each takes whole models, with its share of the cores.
+        progress: Whether to show progress; None: on a terminal.
+
+    Raises:
+        SnnRobustError: For bad input, before anything long starts.
+    """
+    checked = plan(read(path))
+    store = Store(out, checked.run)
+    if workers > 1 and len(checked.models) > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with (
+            ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
+            shown(len(checked.models), progress) as steps,
+        ):
+            futures = [executor.submit(_work, path, out, name, threads) for name in checked.models]
+            for future in as_completed(futures):
+                future.result()
+                steps.advance()
+        store.read_timings()
+    checked.execute(store, progress=progress)
+    return Report(store)
+
+
+def _work(path: Path, out: Path, name: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    checked = plan(read(path))
+    checked.execute(Store(out, checked.run), only=name, progress=False)

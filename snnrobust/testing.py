@@ -1,0 +1,239 @@
+"""Conformance checks for plugin authors: call one in a test of your own distribution.
+
+    from snnrobust.testing import check_plugin
+
+    def test_my_attack():
+        check_plugin("my-attack")
+
+Each check raises a `PluginError` that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import Tensor, nn
+
+from snnrobust import registry
+from snnrobust.data import Dataset
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError, PluginError
+from snnrobust.evaluation_data import EvaluationData
+from snnrobust.losses import CrossEntropy
+from snnrobust.model import SpikingModel, wrap
+from snnrobust.oracle import Oracle
+from snnrobust.plugin import Corruption, Measurement, Optimiser, Perturbation
+from snnrobust.results import Record, Surface
+from snnrobust.search import Found, Judge, Problem, perturb, search
+from snnrobust.spike_gradient import Own, SpikeGradient
+from snnrobust.threat import ThreatModel
+
+
+def check_plugin(name: str, **parameters: Any) -> None:
+    """Loads the plugin called `name` and checks that it keeps its kind's promises.
+
+    All kinds: a frozen dataclass with an informative `repr` that can be pickled. Optimisers and perturbations:
+    allowed examples only (L-inf), the original alone at epsilon 0, the model left alone, and for optimisers equal
+    examples for every batch size. Corruptions: shape kept, nothing changed at severity 0, keyed randomness.
+    Estimators: finite derivatives, forward values unchanged. Objectives: one finite value per sample, also at ties
+    and for silent outputs. Measurements: records or surfaces, the same from a second call.
+
+    Args:
+        name: Name that the plugin is registered under.
+        **parameters: Its parameters.
+
+    Raises:
+        PluginError: If a promise is broken.
+        InputError: If there is no such plugin.
+
+    Example:
+        >>> check_plugin("pgd", steps=3)
+    """
+    plugin = registry.create(name, **parameters)
+    kind = registry.find(name).kind
+    _check_dataclass(name, plugin)
+    {
+        "optimisers": _check_attack,
+        "perturbations": _check_attack,
+        "corruptions": _check_corruption,
+        "estimators": _check_estimator,
+        "objectives": _check_objective,
+        "measurements": _check_measurement,
+    }[kind](name, plugin)
+
+
+def tiny_model(temporal: bool = False) -> SpikingModel:
+    """A small fixed SpikingJelly net on inputs [N, 1, 4, 4] (or binary sequences [N, 4, 6]) with 3 classes."""
+    features = 6 if temporal else 16
+    linear = nn.Linear(features, 12), nn.Linear(12, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in linear:
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 0.6)
+            layer.bias.copy_(torch.rand(layer.bias.shape, generator=generator) * 0.4)
+    nodes = [
+        neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=surrogate.ATan(), step_mode="m") for _ in linear
+    ]
+    net = nn.Sequential(nn.Flatten(2), linear[0], nodes[0], linear[1], nodes[1])
+    if temporal:
+        return wrap(net, name="tiny", encoder=None, domain="binary")
+    return wrap(net, name="tiny", steps=4)
+
+
+def tiny_data(temporal: bool = False, count: int = 12) -> Dataset:
+    """Fixed random samples that fit `tiny_model`, labelled by it so that each is right."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (count, 4, 6) if temporal else (count, 1, 4, 4)
+    x = torch.rand(shape, generator=generator)
+    x = (x < 0.5).float() if temporal else x
+    y = tiny_model(temporal).logits(x).argmax(dim=1)
+    return Dataset.of(x, y.detach(), name="tiny")
+
+
+def _require(name: str, holds: bool, expected: str, got: str) -> None:
+    if not holds:
+        raise PluginError(f"expected {expected} from '{name}', got {got}; see snnrobust.plugin")
+
+
+def _check_dataclass(name: str, plugin: Any) -> None:
+    settings = getattr(type(plugin), "__dataclass_params__", None)
+    _require(name, settings is not None and settings.frozen, "a frozen dataclass", type(plugin).__name__)
+    _require(name, " object at 0x" not in repr(plugin), "a repr that tells its parameters", repr(plugin))
+    try:
+        same = pickle.loads(pickle.dumps(plugin)) == plugin
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise PluginError(
+            f"expected a plugin that can be pickled from '{name}', got {error}; keep to scalars"
+        ) from error
+    _require(name, same, "a plugin equal to its pickled copy", "an unequal one")
+
+
+def _fits(plugin: Any, model: SpikingModel, data: Dataset) -> bool:
+    check = getattr(plugin, "check", None)
+    try:
+        if check is not None:
+            check(model, EvaluationData(data, data, data, 4))
+    except InputError:
+        return False
+    return True
+
+
+def _setting(name: str, plugin: Any) -> tuple[SpikingModel, Dataset]:
+    """The tiny model and data that the plugin accepts: static if it can, else temporal."""
+    for temporal in (False, True):
+        model, data = tiny_model(temporal), tiny_data(temporal)
+        if _fits(plugin, model, data):
+            return model, data
+    raise PluginError(f"expected '{name}' to accept static or binary temporal data, got neither; see its check method")
+
+
+def _state(model: SpikingModel) -> list[Any]:
+    """Everything of a net that an attack must leave alone."""
+    net = model.net
+    tensors = [value.clone() for value in net.state_dict().values()]
+    flags = [(module.training, len(module._forward_hooks), type(module).__name__) for module in net.modules()]
+    gradients = [(p.requires_grad, p.grad is None) for p in net.parameters()]
+    return [*tensors, flags, gradients, torch.random.get_rng_state()]
+
+
+def _equal(a: list[Any], b: list[Any]) -> bool:
+    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(a, b, strict=True))
+
+
+def _check_attack(name: str, plugin: Any) -> None:
+    model, data = _setting(name, plugin)
+    epsilon = 1.0 if model.domain != "real" else 0.3
+    before = _state(model)
+    pools = [_examples(name, plugin, model, data, epsilon, pool) for pool in (len(data), 5, 1)]
+    _require(name, _equal(before, _state(model)), "the model and torch's random state left alone", "changed ones")
+    if isinstance(plugin, Optimiser):
+        for other in pools[1:]:
+            same = bool((pools[0] - other).abs().max() <= 1e-5)
+            _require(
+                name, same, "equal examples for every batch size", "different ones; key randomness by index, step by k"
+            )
+    nothing = _examples(name, plugin, model, data, 0.0, len(data))
+    _require(name, bool((nothing - data.x).abs().max() <= 1e-6), "unchanged inputs at epsilon 0", "changed ones")
+
+
+def _examples(name: str, plugin: Any, model: SpikingModel, data: Dataset, epsilon: float, pool: int) -> Tensor:
+    """Last iterates [N, *] of an attack on all samples; raises if one is not allowed."""
+    rng = Draws(0, name)
+    oracle = Oracle(model, CrossEntropy(), Own(), 1, rng.number(), None)
+    threat = ThreatModel("linf", epsilon, model.bounds, model.domain)
+    problem = Problem(Judge(model, 0, 1), oracle, CrossEntropy(), data, threat, rng, pool, False, name)
+    examples = torch.full_like(data.x, torch.nan)
+
+    def keep(found: Found) -> None:
+        examples[found.rows] = found.last_x
+
+    with model.session():
+        if isinstance(plugin, Optimiser):
+            search(problem, plugin, torch.arange(len(data)), keep)
+        elif isinstance(plugin, Perturbation):
+            perturb(problem, plugin, torch.arange(len(data)), keep)
+    return examples
+
+
+def _check_corruption(name: str, plugin: Corruption) -> None:
+    _, data = _setting(name, plugin)
+    rng, index = Draws(0, name), data.index
+    _require(
+        name, torch.equal(plugin.apply(data.x, 0.0, rng, index), data.x), "unchanged inputs at severity 0", "changes"
+    )
+    noisy = plugin.apply(data.x, 0.5, rng, index)
+    _require(name, noisy.shape == data.x.shape, f"shape {tuple(data.x.shape)}", f"{tuple(noisy.shape)}")
+    _require(name, bool(torch.isfinite(noisy).all()), "finite inputs", "NaN or infinity")
+    _require(
+        name,
+        torch.equal(noisy, plugin.apply(data.x, 0.5, rng, index)),
+        "the same noise for the same keys",
+        "other noise",
+    )
+    alone = torch.cat([plugin.apply(data.x[[i]], 0.5, rng, index[[i]]) for i in range(len(data))])
+    _require(name, torch.equal(noisy, alone), "noise that does not depend on the batch", "different noise alone")
+    _require(
+        name,
+        not torch.equal(noisy, plugin.apply(data.x, 0.5, rng.sub("other"), index)),
+        "other noise for another stream",
+        "the same",
+    )
+
+
+def _check_estimator(name: str, plugin: Any) -> None:
+    u = torch.linspace(-3, 3, 61)
+    derivative = plugin.backward(u, {"surrogate": surrogate.ATan()})
+    _require(name, derivative.shape == u.shape, f"a derivative of shape {tuple(u.shape)}", f"{tuple(derivative.shape)}")
+    _require(name, bool(torch.isfinite(derivative).all()), "finite derivatives", "NaN or infinity")
+    model, data = tiny_model(), tiny_data()
+    with model.session():
+        plain = model.logits(data.x)
+        with SpikeGradient(model.net, plugin):
+            swapped = model.logits(data.x)
+    _require(name, torch.equal(plain, swapped), "unchanged forward values", "changed ones")
+
+
+def _check_objective(name: str, plugin: Any) -> None:
+    logits = torch.tensor([[1.0, 0.5, 0.2], [0.0, 0.0, 0.0], [0.4, 0.4, 0.1]], requires_grad=True)
+    value = plugin(logits, torch.tensor([0, 1, 1]))
+    _require(name, value.shape == (3,), "one value per sample, [N]", f"shape {tuple(value.shape)}")
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    finite = bool(torch.isfinite(value).all() and torch.isfinite(gradient).all())
+    _require(name, finite, "finite values and gradients at ties and for silent outputs", "NaN or infinity")
+
+
+def _check_measurement(name: str, plugin: Measurement) -> None:
+    model, data = _setting(name, plugin)
+    before = _state(model)
+    with model.session():
+        found = list(plugin.measure(model, EvaluationData(data, data, data, 4), Draws(0, name)))
+        again = list(plugin.measure(model, EvaluationData(data, data, data, 4), Draws(0, name)))
+    _require(name, _equal(before, _state(model)), "the model and torch's random state left alone", "changed ones")
+    _require(name, bool(found), "at least one record or surface", "none")
+    for each in found:
+        _require(name, isinstance(each, Record | Surface), "records and surfaces", type(each).__name__)
+    values = [[r.value for r in run if isinstance(r, Record)] for run in (found, again)]
+    _require(name, values[0] == values[1], "the same numbers from a second call", f"{values}")

