@@ -26,6 +26,9 @@ MAC_PJ, AC_PJ = 4.6, 0.9
 ENERGY = f"45 nm, {MAC_PJ} pJ a MAC, {AC_PJ} pJ a synaptic operation (Horowitz 2014), no memory access"
 
 
+OPERATIONS = "SpikingJelly op_counter: layers with binary input accumulate, others multiply"
+
+
 @dataclass(frozen=True)
 class Activity:
     """Activity on the test data.
@@ -89,8 +92,8 @@ class Activity:
         for name, layer in layers.items():
             yield Record(f"firing_rate:{name}", layer.rate, count=count)
             yield Record(f"silent_neurons:{name}", layer.silent, count=count)
-        yield Record("synops", synops / count, count=count)
-        yield Record("macs", macs / count, count=count)
+        yield Record("synops", synops / count, count=count, threat=OPERATIONS)
+        yield Record("macs", macs / count, count=count, threat=OPERATIONS)
         yield Record("energy_pj", (MAC_PJ * macs + AC_PJ * synops) / count, count=count, threat=ENERGY)
         by_step = right.tolist() if isinstance(right, Tensor) else []
         for step, correct in enumerate(by_step, start=1):

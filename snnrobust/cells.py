@@ -65,12 +65,13 @@ class Cells:
         }
         for rows in torch.split(torch.arange(count), self.batch_size):
             x, y, index, lengths = self._take(rows)
+            at = rows.numpy()
             logits = self.judge.logits(x, index, lengths)
             right = (self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)
-            arrays["correct"][rows] = right.cpu().numpy()
-            arrays["margin"][rows] = margin(logits, y).cpu().numpy()
-            arrays["tied"][rows] = ((logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1).cpu().numpy()
-            arrays["silent"][rows] = (logits == 0).all(dim=1).cpu().numpy()
+            arrays["correct"][at] = right.cpu().numpy()
+            arrays["margin"][at] = margin(logits, y).cpu().numpy()
+            arrays["tied"][at] = ((logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1).cpu().numpy()
+            arrays["silent"][at] = (logits == 0).all(dim=1).cpu().numpy()
         return arrays
 
     def _noise(self, task: Task, severity: float) -> Arrays:
@@ -89,7 +90,7 @@ class Cells:
                     first = Draws(self.seed, "scoring").number() + draw
                     logits = self.model.logits(noisy, keys=index, draw=first, lengths=lengths)
                 right += ((self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)).cpu()
-            fraction[rows] = (right / task.draws).numpy()
+            fraction[rows.numpy()] = (right / task.draws).numpy()
         spent = np.full(len(self.data), task.draws, dtype=np.int32)
         return {"fraction": fraction, "forwards": spent, "backwards": np.zeros_like(spent)}
 

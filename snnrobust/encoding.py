@@ -92,8 +92,9 @@ def _straight_through(repeated: Tensor, encoded: Tensor) -> Tensor:
 def read_out(readout: str | ReadoutFunction, outputs: Tensor, lengths: Tensor | None) -> Tensor:
     """Turns outputs [N, T, K] into logits [N, K]; steps at or past a sample's length don't count.
 
-    "mean", "sum", "last" and "max" over time. "first_spike": the largest of s_t (T - t) over time, so that an earlier
-    spike gives a larger logit, a silent output gives 0, and gradients reach the deciding spike.
+    "mean", "sum", "last" and "max" over time. "first_spike": the largest of s_t (T - t) over time, with T the sample's
+    own length, so that an earlier spike gives a larger logit, a silent output gives 0, and gradients reach the
+    deciding spike.
 
     Example:
         >>> late_then_early = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])  # [1, T=2, K=2]
@@ -111,7 +112,8 @@ def read_out(readout: str | ReadoutFunction, outputs: Tensor, lengths: Tensor | 
         return outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
     if readout == "max":
         return outputs.masked_fill(~valid, -torch.inf).amax(dim=1)
+    kept = outputs.masked_fill(~valid, 0)
     if readout == "first_spike":
-        return (outputs * valid * (steps - clock)[:, None]).amax(dim=1)
-    total = (outputs * valid).sum(dim=1)
+        return (kept * (lengths[:, None] - clock)[..., None]).amax(dim=1)
+    total = kept.sum(dim=1)
     return total if readout == "sum" else total / lengths[:, None]

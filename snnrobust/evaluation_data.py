@@ -42,9 +42,10 @@ class EvaluationData:
     def fingerprint(self) -> str:
         """A digest of all samples and labels."""
         digest = hashlib.blake2b(digest_size=16)
-        for split in (self.test, self.train, self.validation):
+        for name, split in (("test", self.test), ("train", self.train), ("validation", self.validation)):
             if split is not None:
-                for tensor in (split.x, split.y, split.index):
+                digest.update(name.encode())
+                for tensor in (split.x, split.y, split.index, *(() if split.lengths is None else (split.lengths,))):
                     digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
                     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -76,20 +77,36 @@ def _dataset(split: Any, name: str) -> Dataset:
     if isinstance(split, tuple | list) and len(split) == 2:
         x, y = split
     elif isinstance(split, torch.utils.data.Dataset) and hasattr(split, "__len__"):
-        pairs = [split[i] for i in range(len(split))]
-        x, y = torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+        try:
+            pairs = [split[i] for i in range(len(split))]
+            x, y = torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"expected (x, y) pairs of one shape in '{name}', got {type(split).__name__} that can't be stacked "
+                f"({reason}); pass tensors x [N, *] and y [N]"
+            ) from error
     else:
         raise InputTypeError(
             f"expected (x, y) or a Dataset for '{name}', got {type(split).__name__}; pass tensors x [N, *] and y [N]"
         )
-    if isinstance(x, Tensor) and x.is_floating_point():
+    if not (isinstance(x, Tensor) and x.ndim and isinstance(y, Tensor)):
+        raise InputTypeError(
+            f"expected tensors x [N, *] and y [N] in '{name}', got {_described(x)} and {_described(y)}; "
+            f"pass torch.as_tensor of them"
+        )
+    if x.is_floating_point():
         x = x.float()
-    if isinstance(y, Tensor) and y.dtype in (torch.int32, torch.int16, torch.uint8):
+    if y.dtype in (torch.int32, torch.int16, torch.uint8):
         y = y.long()
     try:
         return Dataset.of(x, y, name=name)
     except (InputError, InputTypeError) as error:
         raise type(error)(f"in '{name}': {error}") from None
+
+
+def _described(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_fit(model: SpikingModel, data: EvaluationData) -> None:
@@ -100,9 +117,9 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
             or not of the stated domain.
     """
     low, high = model.bounds
-    for name, split in (("test", data.test), ("train", data.train), ("validation", data.validation)):
-        if split is None:
-            continue
+    named = (("test", data.test), ("train", data.train), ("validation", data.validation))
+    splits = [(name, split) for name, split in named if split is not None]
+    for name, split in splits:
         least, greatest = float(split.x.min()), float(split.x.max())
         if least < low or greatest > high:
             raise InputError(
@@ -127,8 +144,14 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
             f"(layout '{model.layout}'), got an error: {reason}; check layout=, steps=, encoder= and the data's shape"
         ) from error
     classes = logits.shape[1]
-    if (greatest_label := int(data.test.y.max())) >= classes:
+    if classes < 2:
         raise InputError(
-            f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label}; "
-            f"check labels and model"
+            f"expected a logit for each class from model '{model.name}', got {classes} in all; "
+            f"give a yes/no net two outputs"
         )
+    for name, split in splits:
+        if (greatest_label := int(split.y.max())) >= classes:
+            raise InputError(
+                f"expected labels of '{name}' below {classes}, the outputs of model '{model.name}', "
+                f"got {greatest_label}; check labels and model"
+            )

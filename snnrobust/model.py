@@ -97,6 +97,7 @@ class SpikingModel:
             return self
         other = copy(self)
         other.name = name
+        other._depth = 0  # a session of this model is none of the other's
         return other
 
     def settings(self) -> dict[str, Any]:
@@ -122,10 +123,9 @@ class SpikingModel:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr(self.settings()).encode())
         digest.update(str(self.net).encode())
-        for key, value in self.net.state_dict().items():
-            digest.update(key.encode())
-            if isinstance(value, Tensor):
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for key, value in (*self.net.named_parameters(), *self.net.named_buffers()):
+            digest.update(repr((key, tuple(value.shape), value.dtype)).encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @contextmanager
@@ -143,10 +143,10 @@ class SpikingModel:
 
     def reset(self) -> None:
         """Puts the net's state back to its initial value."""
+        if self.adapter is not None:
+            self.adapter.reset(self.net)
         if self._reset is not None:
             self._reset()
-        elif self.adapter is not None:
-            self.adapter.reset(self.net)
 
     def outputs(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -167,11 +167,14 @@ class SpikingModel:
         with self.session(), self._randomness(keys, draw):
             self.reset()
             sequence = self._sequence(x, keys, draw)
-            sequence = self._normalized(sequence, channel=1 if sequence.ndim == x.ndim and self.static else 2)
+            sequence = self._normalized(sequence, channel=1 if self.static and self.layout == "N" else 2)
             if self.layout in ("TN", "step"):
                 sequence = sequence.transpose(0, 1)  # [T, N, *]
-            out: Tensor = torch.stack([self.net(s) for s in sequence]) if self.layout == "step" else self.net(sequence)
-            if self._shape_of(out, x) == 2:
+            if self.layout == "step":
+                out = torch.stack([self._tensor(self.net(s)) for s in sequence])
+            else:
+                out = self._tensor(self.net(sequence)).clone()  # the net's own buffer is put back when the session ends
+            if self._dimensions(out, x) == 2:
                 return out.unsqueeze(1)
             return out.transpose(0, 1) if self.layout in ("TN", "step") else out
 
@@ -179,9 +182,11 @@ class SpikingModel:
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
     ) -> Tensor:
         """Logits [N, K], oriented so that the largest wins (negated for `decide="argmin"`). See `outputs`."""
+        outputs = self.outputs(x, keys=keys, draw=draw, lengths=lengths)
         if lengths is not None:
-            lengths = lengths.to(self.device)
-        logits = read_out(self.readout, self.outputs(x, keys=keys, draw=draw, lengths=lengths), lengths)
+            # A net that reads out by itself has no time left to cut.
+            lengths = lengths.to(outputs.device) if outputs.shape[1] > 1 else None
+        logits = read_out(self.readout, outputs, lengths)
         if logits.ndim != 2 or len(logits) != len(x):
             raise InputError(f"expected logits [N, K] with N = {len(x)}, got {tuple(logits.shape)}; check the read-out")
         return -logits if self.decide == "argmin" else logits
@@ -236,9 +241,13 @@ class SpikingModel:
         mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
         return (x - mean) / std
 
-    def _shape_of(self, out: object, x: Tensor) -> int:
+    @staticmethod
+    def _tensor(out: object) -> Tensor:
         if not isinstance(out, Tensor):
             raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
+        return out
+
+    def _dimensions(self, out: Tensor, x: Tensor) -> int:
         batch = out.shape[1] if out.ndim == 3 and self.layout in ("TN", "step") else (out.shape[0] if out.ndim else -1)
         if out.ndim not in (2, 3) or batch != len(x):
             raise InputError(
@@ -297,7 +306,7 @@ def wrap(
         readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
             (outputs [N, T, K], lengths) -> [N, K].
         decide: "argmax", or "argmin" for read-outs where less is better (spike times).
-        reset: Callable without arguments that resets a net of no known framework.
+        reset: Callable without arguments that resets state of no known framework; known state is reset besides.
         normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
         stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
 
@@ -332,7 +341,9 @@ def wrap(
         )
     if layout != "N" and encoder is not None and steps is None:
         raise InputError("expected steps= with an encoder, got none; give the number of time steps, or encoder=None")
-    low, high = float(bounds[0]), float(bounds[1])
+    if not (isinstance(name, str) and name):
+        raise InputTypeError(f"expected name to be text, got {name!r}; give a name for the report")
+    low, high = _pair("bounds", bounds)
     if not low < high:
         raise InputError(f"expected bounds with low < high, got {bounds}; give (least, greatest) input value")
     if domain != "real" and not (low.is_integer() and high.is_integer()):
@@ -354,7 +365,7 @@ def wrap(
         readout=readout,
         decide=decide,
         reset=reset,
-        normalize=normalize,
+        normalize=None if normalize is None else _per_channel(normalize),
         stochastic=stochastic,
     )
 
@@ -362,6 +373,27 @@ def wrap(
 def _check_name(what: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"expected {what} in {list(known)}, got {value!r}; name one of these")
+
+
+def _pair(what: str, value: object) -> tuple[float, float]:
+    try:
+        first, second = map(float, value)  # type: ignore[call-overload]  # whether it is a pair is what is asked
+        return first, second
+    except (TypeError, ValueError):
+        raise InputTypeError(f"expected {what} to be a pair of numbers, got {value!r}; give two numbers") from None
+
+
+def _per_channel(normalize: object) -> tuple[list[float], list[float]]:
+    try:
+        mean, std = ([float(each) for each in part] for part in normalize)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"expected normalize to be (mean, std), a list per channel each, got {normalize!r}; "
+            f"pass e.g. ([0.5], [0.25])"
+        ) from None
+    if len(mean) != len(std) or not all(each > 0 for each in std):
+        raise InputError(f"expected as many means as positive stds, got {normalize!r}; give one of each per channel")
+    return mean, std
 
 
 def _named(value: object) -> str | None:

@@ -57,6 +57,11 @@ def record(model: SpikingModel, x: Tensor, *, keys: Tensor | None, draw: int | T
         for name, calls in spikes.items()
         if calls
     }
+    if deaf := [name for name in fired if not ears[name].heard]:
+        raise InputError(
+            f"expected nodes that call their surrogate function, got nodes {deaf} that compare elsewhere; "
+            f"their membranes can't be recorded"
+        )
     # A node compares step by step or all steps at once, whatever way it is called itself.
     distances = {
         name: _time_second(ears[name].heard, per_step=ears[name].heard[0].ndim < fired[name].ndim) for name in fired

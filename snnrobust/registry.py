@@ -79,6 +79,8 @@ def create(name: str, **parameters: Any) -> Any:
             raise
         except TypeError as error:
             raise InputTypeError(f"expected fitting parameters for '{name}', got {parameters}: {error}") from error
+        except ValueError as error:
+            raise InputError(f"expected fitting parameters for '{name}', got {parameters}: {error}") from error
     if not isinstance(plugin, GROUPS[kind]):
         raise PluginError(
             f"expected '{name}' to implement {GROUPS[kind].__name__}, got {plugin_class.__qualname__} without "
@@ -115,6 +117,8 @@ def _info(kind: str, point: EntryPoint) -> PluginInfo:
 
 
 def _find(name: str) -> tuple[str, EntryPoint]:
+    if not isinstance(name, str):
+        raise InputTypeError(f"expected the name of a plugin as text, got {name!r}; see `snnrobust list`")
     wanted = name.partition(":")[0]
     everything = [(kind, point) for kind in GROUPS for point in _points(kind)]
     # The same distribution may be found twice, e.g. a source folder on the path beside an editable install.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from snnrobust import adapters
 from snnrobust.errors import InputError, PluginError
@@ -74,15 +76,16 @@ class Own:
 class _SwappedSpike(nn.Module):
     """Stands in for a node's surrogate function while an estimator is in place."""
 
-    def __init__(self, estimator: Estimator, own: nn.Module) -> None:
+    def __init__(self, estimator: Estimator, own: nn.Module, note: Callable[[], None]) -> None:
         super().__init__()
-        self.estimator = estimator
-        self.state: dict[str, Any] = {"surrogate": own.forward}  # the bound method: registers no submodule
-        self.used = False
+        # The state belongs to the `SpikeGradient`: as an attribute here, a session would put it back as the net's own.
+        state: dict[str, Any] = {"surrogate": own.forward}  # the bound method: registers no submodule
+        self._derivative = lambda u: estimator.backward(u, state)
+        self._note = note
 
     def forward(self, u: Tensor) -> Tensor:
-        self.used = True
-        return spike(u, lambda at: self.estimator.backward(at, self.state))
+        self._note()
+        return spike(u, self._derivative)
 
 
 class SpikeGradient:
@@ -97,7 +100,7 @@ class SpikeGradient:
 
     Raises:
         InputError: If `net` has no node whose gradient can be swapped, or a name is not among its nodes.
-        PluginError: On leaving, if a node never used the estimator because it computes its gradient elsewhere.
+        PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
 
     Example:
         >>> from torch import nn
@@ -112,7 +115,10 @@ class SpikeGradient:
 
     def __init__(self, net: nn.Module, estimator: Estimator | Mapping[str, Estimator]) -> None:
         self._estimator = estimator
-        self._placed: list[tuple[str, nn.Module, nn.Module, _SwappedSpike]] = []
+        self._placed: list[tuple[str, nn.Module, _SwappedSpike]] = []
+        self._entered: list[list[tuple[nn.Module, nn.Module, RemovableHandle]]] = []
+        self._ran: set[str] = set()
+        self._used: set[str] = set()
         if isinstance(estimator, Own):
             return
         adapter = adapters.find(net)
@@ -129,18 +135,23 @@ class SpikeGradient:
         for name, each in chosen.items():
             if not isinstance(each, Own):
                 own = nodes[name].get_submodule("surrogate_function")
-                self._placed.append((name, nodes[name], own, _SwappedSpike(each, own)))
+                stand_in = _SwappedSpike(each, own, partial(self._used.add, name))
+                self._placed.append((name, nodes[name], stand_in))
 
     def __enter__(self) -> Self:
-        for _, node, _, stand_in in self._placed:
-            self._adapter.swap_surrogate(node, stand_in)
+        entered = []
+        for name, node, stand_in in self._placed:
+            handle = node.register_forward_hook(lambda *_, name=name: self._ran.add(name))
+            entered.append((node, self._adapter.swap_surrogate(node, stand_in), handle))
+        self._entered.append(entered)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        for _, node, own, _ in self._placed:
+        for node, own, handle in self._entered.pop():
             self._adapter.swap_surrogate(node, own)
-        idle = [name for name, _, _, stand_in in self._placed if not stand_in.used]
-        if kind is None and idle and len(idle) < len(self._placed):
+            handle.remove()
+        idle = sorted(self._ran - self._used)
+        if kind is None and idle:
             raise PluginError(
                 f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
                 f"used it; name the other nodes in a mapping, or use gradient='own'"

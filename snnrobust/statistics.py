@@ -13,8 +13,9 @@ def clopper_pearson(successes: int, count: int, level: float = 0.95) -> tuple[fl
     """Exact interval of a binomial proportion (Clopper & Pearson 1934); never narrower than its level.
 
     Example:
-        >>> clopper_pearson(0, 10)
-        (0.0, 0.30849710781876083)
+        >>> low, high = clopper_pearson(0, 10)
+        >>> low, round(high, 6)
+        (0.0, 0.308497)
     """
     interval = stats.binomtest(successes, count).proportion_ci(confidence_level=level, method="exact")
     return float(interval.low), float(interval.high)

@@ -34,14 +34,17 @@ Arrays = dict[str, np.ndarray]
 def slug(name: str) -> str:
     """A file name from any name: safe characters, and a short digest where some had to go.
 
+    Capitals count among those, since not every file system tells them apart; so does the dot, so that no name meets
+    one of the files beside it.
+
     Example:
         >>> slug("pgd"), slug("torchattacks:MIFGSM")
         ('pgd', 'torchattacks-MIFGSM-59c1')
     """
-    safe = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", name).strip("-.")[:60]
-    if safe == name:
+    safe = re.sub(r"[^A-Za-z0-9_+=-]+", "-", name).strip("-")[:60]
+    if safe == name and safe == name.lower():
         return safe
-    return f"{safe or 'x'}-{hashlib.blake2b(name.encode(), digest_size=2).hexdigest()}"
+    return f"{safe or 'x'}-{hashlib.blake2b(name.encode(errors='surrogatepass'), digest_size=4).hexdigest()}"
 
 
 def write(path: Path, content: bytes) -> None:
@@ -67,7 +70,9 @@ def check_folder(folder: Path) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"expected a folder at '{folder}', got a file; choose another output folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+    # What a run leaves that was killed while writing its first file is no other file.
+    held = {path.name for path in folder.iterdir()} - {".run.json.tmp"} if folder.exists() else set()
+    if held and "run.json" not in held:
         raise StoreError(f"expected an empty folder or a run in '{folder}', got other files; choose another folder")
     return folder
 
@@ -80,6 +85,20 @@ def to_json(value: Any) -> bytes:
 def from_json(content: bytes) -> Any:
     """The value of `to_json`; null stays None."""
     return json.loads(content)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
+    try:
+        return from_json(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(
+            f"expected JSON in '{path}', got a damaged file ({error}); delete it and resume, or start anew elsewhere"
+        ) from error
 
 
 def pack(arrays: Arrays) -> bytes:
@@ -149,12 +168,7 @@ class Store:
         path = folder / "run.json"
         if not path.is_file():
             raise StoreError(f"expected a run in '{folder}', got no run.json there; name a folder that a run wrote")
-        try:
-            run = from_json(path.read_bytes())
-        except ValueError as error:
-            raise StoreError(
-                f"expected JSON in '{path}', got a damaged file ({error}); start anew elsewhere"
-            ) from error
+        run = read_json(path)
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             raise StoreError(
                 f"expected a run of format {FORMAT} in '{folder}', got another; use the version that wrote it"
@@ -193,7 +207,7 @@ class Store:
         if key not in self.measured and self.folder is not None:
             path = self._measure_path(key, ".json")
             if path.is_file():
-                content = from_json(path.read_bytes())
+                content = read_json(path)
                 arrays = unpack(self._measure_path(key, ".npz"))
                 records = [Record(**_floats(Record, each)) for each in content["records"]]
                 self.measured[key] = records, [_surface(each, arrays, i) for i, each in enumerate(content["surfaces"])]
@@ -224,7 +238,7 @@ class Store:
         if model not in self.findings and self.folder is not None:
             path = self.folder / "cells" / slug(model) / "findings.json"
             if path.is_file():
-                self.findings[model] = [Finding(**_floats(Finding, each)) for each in from_json(path.read_bytes())]
+                self.findings[model] = [Finding(**_floats(Finding, each)) for each in read_json(path)]
         return self.findings.get(model)
 
     def save_findings(self, model: str, findings: list[Finding]) -> None:
@@ -257,7 +271,7 @@ class Store:
         """Reads the seconds that every model's cells took."""
         for model in self.seconds:
             if self.folder is not None and (path := self._timings(model)).is_file():
-                self.seconds[model] = from_json(path.read_bytes())
+                self.seconds[model] = read_json(path)
 
     def _time(self, model: str, name: str, seconds: float) -> None:
         self.seconds[model][name] = seconds
@@ -295,6 +309,8 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()  # measurements compute in numpy
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

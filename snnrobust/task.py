@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from snnrobust import registry
@@ -106,6 +107,8 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         >>> load("pgd", epsilon=[0.1, 0.2], steps=10).strengths
         (0.1, 0.2)
     """
+    if not isinstance(label, str | None):
+        raise InputTypeError(f"expected label to be text, got {label!r}; give a name for the report")
     if name == "clean":
         registry.check_parameters(name, parameters, [])
         return Task("clean", label or "clean", "clean", "snnrobust", None)
@@ -153,18 +156,18 @@ def _factor(kind: str, value: Any) -> Any:
         if (found := registry.find(name).kind) != kind:
             raise InputError(f"expected one of the {kind}, got '{name}' of kind '{found}'; see `snnrobust list`")
         return registry.create(name, **parameters)
-    if not isinstance(value, GROUPS[kind]):
-        raise InputTypeError(
-            f"expected the name or an instance of one of the {kind}, got {type(value).__name__}; see `snnrobust list`"
-        )
+    if isinstance(value, type) or not isinstance(value, GROUPS[kind]):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise InputTypeError(f"expected the name or an instance of one of the {kind}, got {got}; see `snnrobust list`")
     return value
 
 
 def _strengths(what: str, value: Any) -> tuple[float, ...]:
     if value is None:
         raise InputError(f"expected {what}=, got none; give one number or a list of them")
-    values = [value] if isinstance(value, int | float) else list(value) if isinstance(value, Iterable) else None
-    if values is None or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+    scalar = getattr(value, "ndim", None) == 0  # a 0-d array calls itself iterable
+    values = list(value) if isinstance(value, Iterable) and not scalar else [value]
+    if not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
         raise InputTypeError(f"expected {what} to be a number or a list of numbers, got {value!r}; give numbers")
     if not values:
         raise InputError(f"expected at least one {what}, got an empty list; give one number or more")

@@ -59,16 +59,17 @@ class ThreatModel:
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest allowed input to `x` [N, *] around the originals `x0` [N, *].
 
-        For real inputs this is the exact Euclidean projection onto the intersection of ball and box. In the integer
-        and binary domains the change is then cut towards zero to whole numbers, which stays inside ball and box.
+        For real inputs this is the exact Euclidean projection onto the intersection of ball and box, and so it is for
+        whole numbers under L-inf. Under L2 and L1 in the integer and binary domains, the change is cut towards zero to
+        whole numbers after the projection, which stays inside ball and box but need not be nearest.
         """
         low, high = self.bounds
         if self.norm == "linf":
-            delta = (x - x0).clamp(-self.epsilon, self.epsilon)
-            if self.domain == "real":
-                return (x0 + delta).clamp(low, high)
-        else:
-            delta = _project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, self.norm)
+            delta, reach = x - x0, self.epsilon
+            if self.domain != "real":
+                delta, reach = delta.round(), math.floor(reach + 1e-6)  # 2.9999999 is a 3 lost to float rounding
+            return (x0 + delta.clamp(-reach, reach)).clamp(low, high)
+        delta = _project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, self.norm)
         if self.domain != "real":
             # A change of 1 - 1e-7 is a whole event lost to float rounding, not a fraction.
             delta = torch.trunc(delta + delta.sign() * 1e-4)
@@ -104,10 +105,12 @@ class ThreatModel:
             return gradient.sign()
         flat = gradient.flatten(1)
         if self.norm == "l2":
-            length = flat.norm(dim=1, keepdim=True)
-            return torch.where(length > 0, flat / length.clamp_min(1e-30), 0.0).reshape(gradient.shape)
-        largest = (flat.abs() == flat.abs().amax(dim=1, keepdim=True)) & (flat != 0)
-        share = largest / largest.sum(dim=1, keepdim=True).clamp_min(1)
+            largest = flat.abs().amax(dim=1, keepdim=True)
+            unit = torch.where(largest > 0, flat / largest, 0.0)  # the square of 1e-25 is zero in float32
+            length: Tensor = unit.norm(dim=1, keepdim=True)
+            return (unit / length.clamp_min(1)).reshape(gradient.shape)
+        chosen = (flat.abs() == flat.abs().amax(dim=1, keepdim=True)) & (flat != 0)
+        share = chosen.to(flat) / chosen.sum(dim=1, keepdim=True).clamp_min(1)
         return (flat.sign() * share).reshape(gradient.shape)
 
 

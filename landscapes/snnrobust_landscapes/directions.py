@@ -38,5 +38,5 @@ def _scaled(theta: Tensor, rng: Draws) -> Tensor:
         return torch.zeros_like(theta)
     direction = rng.on(theta).normal(torch.tensor([0]), theta.shape)[0].flatten(1)  # [filters, weights]
     norm: Tensor = torch.linalg.vector_norm(theta.flatten(1), dim=1, keepdim=True)
-    length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
     return (direction * (norm / length)).reshape(theta.shape)

@@ -146,7 +146,8 @@ def _used(model: SpikingModel, train: Dataset, x: Tensor, y: Tensor) -> list[nn.
     loss = functional.cross_entropy(model.logits(x, keys=train.index, lengths=train.lengths), y)
     if not torch.isfinite(loss):
         raise InputError(
-            f"expected a finite training loss of model '{model.name}', got {float(loss)}; check weights and data"
+            f"expected a finite training loss of model '{model.name}', got {float(loss.detach())}; "
+            f"check weights and data"
         )
     if not loss.requires_grad:
         raise InputError(

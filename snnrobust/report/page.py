@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
+from jinja2 import Environment, StrictUndefined, Template
 
 from snnrobust import audit
 from snnrobust.report import plots, tables
 from snnrobust.report.report import Report
-from snnrobust.results import Finding, Record, Surface
+from snnrobust.report.sections import Picture, sections
+from snnrobust.results import Record
 from snnrobust.store import slug, write
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with the words that stand for it."""
-
-    name: str
-    figure: Figure
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with tables and pictures below it; left out of the page where it has neither."""
-
-    anchor: str
-    title: str
-    text: str = ""
-    tables: list[tables.Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
 
 
 def write_page(report: Report, path: Path) -> Path:
@@ -54,8 +31,8 @@ def write_page(report: Report, path: Path) -> Path:
         `path`.
     """
     records = report.records
-    sections = [section for make in _SECTIONS for section in make(report, records)]
-    pictures = [picture for section in sections for picture in section.pictures]
+    shown = sections(report, records)
+    pictures = [picture for section in shown for picture in section.pictures]
     folder = path.with_name(f"{path.stem}_files")
     embedded = {id(picture): _embed(picture, folder, k) for k, picture in enumerate(pictures, 1)}
     page = _template().render(
@@ -66,7 +43,7 @@ def write_page(report: Report, path: Path) -> Path:
         notes=report.run.get("notes", []),
         overview=tables.overview(report, records),
         findings=_findings(report),
-        sections=sections,
+        sections=shown,
         embedded=lambda picture: embedded[id(picture)],
         exhaustive=report.run["mode"] == "exhaustive",
         settings=_settings(report),
@@ -110,7 +87,7 @@ def _facts(report: Report, records: Sequence[Record]) -> dict[str, str]:
 def _meaning(report: Report) -> str:
     """What the verdict means, in a sentence or two."""
     if not report.findings:
-        return "No evidence was collected (evidence='none'), so nothing is known about how far these numbers can be trusted."
+        return "No evidence was collected (evidence='none'): nothing is known about how far to trust these numbers."
     failed = [f for f in report.findings if f.passed is False]
     if report.verdict == "untrustworthy":
         names = ", ".join(dict.fromkeys(f.name for f in failed if f.fatal))
@@ -120,8 +97,8 @@ def _meaning(report: Report) -> str:
         )
     if report.verdict == "trusted":
         return (
-            "Every required check passed: nothing in the evidence speaks against these numbers. They remain upper bounds "
-            "on robustness, since a stronger attack may break more."
+            "Every required check passed: nothing in the evidence speaks against these numbers. They remain upper "
+            "bounds on robustness, since a stronger attack may break more."
         )
     unproven = sum(1 for f in report.findings if f.passed is None and f.required)
     required = sum(1 for f in failed if f.required)
@@ -174,6 +151,8 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
+        if name == "attack" and value is None:
+            continue  # no attack: nothing to say about its factors
         if isinstance(value, Mapping):
             flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
         else:
@@ -188,6 +167,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(_plain(each) for each in value) if isinstance(value, list | tuple) else str(value)
-
-
-_SECTIONS: tuple[Callable[[Report, Sequence[Record]], list[Section]], ...] = ()

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
-from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -77,18 +76,17 @@ def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title:
     )
     position, height = np.arange(len(layers)), 0.82 / len(names)
     handles = []
-    for k, (_, row) in enumerate(zip(names, values, strict=True)):
-        handles.append(
-            axes.barh(
-                position + (k - (len(names) - 1) / 2) * height,
-                row,
-                height,
-                color=COLOURS[k % len(COLOURS)],
-                hatch=HATCHES[k % len(HATCHES)],
-                edgecolor="white",
-                linewidth=0.5,
-            )
+    for k, row in enumerate(values):
+        drawn = axes.barh(
+            position + (k - (len(names) - 1) / 2) * height,
+            row,
+            height,
+            color=COLOURS[k % len(COLOURS)],
+            hatch=HATCHES[k % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0.5,
         )
+        handles.append(drawn.patches[0])
     axes.set_yticks(position, [_plain(layer) for layer in layers])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -116,7 +114,8 @@ def levels(surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
 
 def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure:
     """Filled contours of each quantity, one below the other, with the unperturbed model marked by a cross."""
-    figure = Figure(figsize=(WIDTH, 0.3 + 3.1 * len(drawn.values)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.3 + 3.1 * len(drawn.values)), dpi=DPI)
+    figure.set_layout_engine("constrained", hspace=0.08)
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(drawn.values), 1, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, drawn.values.items(), strict=True):
@@ -167,10 +166,10 @@ def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_xlabel(_plain(x_label, 60), fontsize=9)
     axes.set_ylabel(_plain(y_label, 48), fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _legend(figure: Figure, handles: Sequence[Artist | Container], names: Sequence[str]) -> None:
+def _legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """Names below the panel, where they hide nothing."""
     figure.legend(
         # An empty first character keeps matplotlib from taking a leading underscore for "not in the legend".

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,7 +16,7 @@ from snnrobust.report.report import Report
 from snnrobust.results import Finding, Record
 
 #: Columns of strengths above which the terminal shows the largest strength of each task alone.
-TERMINAL_COLUMNS = 8
+TERMINAL_COLUMNS = 6
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
 _CURVATURE = ("eigenvalue", "trace")
@@ -54,10 +55,14 @@ def strength(value: float) -> str:
         >>> strength(8 / 255), strength(0.2), strength(0.12345)
         ('8/255', '0.2', '0.1235')
     """
-    pixel = value * 255
-    if abs(pixel - round(pixel)) < 1e-6 and len(f"{value:.6g}") > 5:
-        return f"{round(pixel)}/255"
+    if in_pixels(value) and len(f"{value:.6g}") > 5:
+        return f"{round(value * 255)}/255"
     return f"{value:.4g}"
+
+
+def in_pixels(value: float) -> bool:
+    """Whether a strength is a whole number of 1/255, the step of an 8-bit picture."""
+    return abs(value * 255 - round(value * 255)) < 1e-6
 
 
 def percent(value: float) -> str:
@@ -114,12 +119,14 @@ def overview(report: Report, records: Sequence[Record]) -> Table:
         )
         for threat in dict.fromkeys(threat for threat, _ in worst)
     }
-    columns = ["Model", *(["Verdict", "Checks"] if report.findings else []), *shares.values()]
-    columns += [f"Worst case, {threat}, epsilon {strength(radius)}" for threat in radii for radius in radii[threat]]
+    columns = ["Model", *(["Verdict"] if report.findings else []), *shares.values()]
+    for threat in radii:
+        of = f"{threat}, " if len(radii) > 1 else ""
+        columns += [f"Worst case, {of}epsilon {strength(radius)}" for radius in radii[threat]]
     rows = []
     for model in report.models:
         findings = [finding for finding in report.findings if finding.model in ("", model)]
-        cells = [Cell(audit.verdict(findings)), Cell(count_findings(findings))] if report.findings else []
+        cells = [Cell(audit.verdict(findings), count_findings(findings))] if report.findings else []
         for metric in shares:
             found = select(records, metric, report.labels("clean"), model)
             cells.append(share(found[0].value, found[0].low, found[0].high) if found else Cell("–"))
@@ -162,6 +169,8 @@ def by_strength(
                 cells = [share(r.value, r.low, r.high) if (r := found.get(s)) else Cell("–") for s in strengths]
                 rows += [Row(model, cells)] if found else []
             groups += [(f"{label}{sense}", rows)] if rows else []
+    if len(groups) == 1:
+        title, groups = f"{title}: {groups[0][0]}", [("", groups[0][1])]
     unit = kept[0].unit if kept else ""
     return Table(title, ["Model", *(f"{unit} {strength(value)}" for value in strengths)], groups)
 
@@ -209,7 +218,9 @@ def other(report: Report, records: Sequence[Record]) -> Table:
         for record in records
         if record.label in labels and record.metric.partition(":")[0] not in known
     ]
-    return Table("Other measurements", ["Model", "Task", "Quantity", "At", "Value", "Of"], [("", rows)])
+    return Table(
+        "Numbers without a table or plot of their own", ["Model", "Task", "Quantity", "At", "Value", "Of"], [("", rows)]
+    )
 
 
 def cost(report: Report, records: Sequence[Record]) -> Table:
@@ -241,22 +252,28 @@ def terminal_table(report: Report) -> RichTable:
     points = {label: chosen(report.task(label)["strengths"]) for label in labels}
     if sum(len(each) for each in points.values()) > TERMINAL_COLUMNS:
         points = {label: each[-1:] for label, each in points.items()}
+    samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
     table = RichTable(
-        title=Text(f"Accuracy on {_samples(records)} samples"), caption=Text(f"verdict: {report.verdict}")
+        title=Text(f"Accuracy in % of {samples} samples"),
+        caption=Text(f"verdict: {report.verdict}"),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=8)
+    table.add_column("checks", min_width=9)
     for name in ("clean", *(f"{label}\n{strength(value)}" for label in labels for value in points[label])):
-        table.add_column(Text(name), justify="right")
-    table.add_column("checks")
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=5)
     for model in report.models:
         clean = select(records, "accuracy", report.labels("clean"), model)
-        cells = [percent(clean[0].value) if clean else "–"]
+        cells = [_short(clean[0].value) if clean else "–"]
         for label in labels:
             metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
             found = {record.strength: record.value for record in select(records, metric, [label], model)}
-            cells += [percent(found.get(value, math.nan)) for value in points[label]]
-        checks = count_findings([finding for finding in report.findings if finding.model in ("", model)])
-        table.add_row(*(Text(cell) for cell in (model, *cells, checks)))
+            cells += [_short(found.get(value, math.nan)) for value in points[label]]
+        findings = [finding for finding in report.findings if finding.model in ("", model)]
+        unsettled = [finding for finding in findings if not finding.passed]
+        checks = count_findings(unsettled) if unsettled else "all passed" if findings else "none"
+        table.add_row(*(Text(cell) for cell in (model, checks, *cells)))
     return table
 
 
@@ -265,8 +282,8 @@ def chosen(strengths: Sequence[float]) -> list[float]:
     return list(strengths) if len(strengths) <= 2 else [strengths[(len(strengths) - 1) // 2], strengths[-1]]
 
 
-def _samples(records: Sequence[Record]) -> int:
-    return max((record.count for record in records if record.metric == "accuracy"), default=0)
+def _short(value: float) -> str:
+    return percent(value).removesuffix(" %")
 
 
 def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], names: dict[str, str]) -> Table:
@@ -276,9 +293,16 @@ def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], n
     metrics = [metric for metric in names if any(record.metric == metric for record in kept)]
     based = any(record.threat for record in kept)
     rows = []
-    for model, label, threat in dict.fromkeys((record.model, record.label, record.threat) for record in kept):
-        found = {r.metric: r for r in kept if (r.model, r.label, r.threat) == (model, label, threat)}
-        cells = [Cell(label), *([Cell(threat or "–")] if based else [])]
-        rows.append(Row(model, [*cells, *(quantity(found[m]) if m in found else Cell("–") for m in metrics)]))
-    columns = ["Model", "Task", *([basis] if based else []), *(names[metric] for metric in metrics)]
+    for key in dict.fromkeys(map(_told_apart, kept)):
+        own = [record for record in kept if _told_apart(record) == key]
+        found = {record.metric: record for record in own}
+        of = "; ".join(dict.fromkeys(record.threat for record in own if record.threat)) or "–"
+        cells = [quantity(found[metric]) if metric in found else Cell("–") for metric in metrics]
+        rows.append(Row(own[0].model, [Cell(own[0].label), *cells, *([Cell(of)] if based else [])]))
+    columns = ["Model", "Task", *(names[metric] for metric in metrics), *([basis] if based else [])]
     return Table(caption, columns, [("", rows)])
+
+
+def _told_apart(record: Record) -> tuple[str, str, str]:
+    """What has a row of its own: model, task, and for curvature the operator."""
+    return record.model, record.label, "" if record.metric in COSTS else record.threat

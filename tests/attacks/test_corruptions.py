@@ -157,7 +157,7 @@ def test_jitter_merges_and_clamps() -> None:
     ids=repr,
 )
 def test_check_refuses_models_that_do_not_fit(corruption: Any, settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected .*, got .*"):
+    with pytest.raises(InputError, match=r"expected .*, got .*"):
         corruption.check(model(**settings), DATA)
 
 

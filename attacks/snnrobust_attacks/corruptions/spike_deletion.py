@@ -32,7 +32,7 @@ class SpikeDeletion:
             raise InputError(
                 f"expected sequences of spikes or event counts for spike deletion, got "
                 f"{'static' if model.static else 'temporal'} data of domain '{model.domain}' in {model.bounds} of "
-                f"model '{model.name}'; wrap with encoder=None and domain='binary' or 'integer', or use 'salt-and-pepper'"
+                f"model '{model.name}'; wrap with encoder=None and domain='binary' or 'integer'"
             )
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:

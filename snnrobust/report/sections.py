@@ -1,0 +1,219 @@
+"""What a page shows, section by section: tables and pictures of one subject, with the words beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from snnrobust.report import plots, tables
+from snnrobust.report.plots import Line
+from snnrobust.report.report import Report
+from snnrobust.results import Curve, Record, Surface
+
+Records = Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words that stand for it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with tables and pictures below it."""
+
+    title: str
+    text: str = ""
+    tables: list[tables.Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def sections(report: Report, records: Records) -> list[Section]:
+    """The sections for which there is something to show."""
+    makers = (_noise, _surfaces, _curvature, _activity, _other, _cost)
+    found = [*_attacks(report, records), *(make(report, records) for make in makers)]
+    kept = []
+    for each in found:
+        filled = [table for table in each.tables if any(rows for _, rows in table.groups)]
+        if filled or each.pictures:
+            kept.append(Section(each.title, each.text, filled, each.pictures))
+    return kept
+
+
+def _attacks(report: Report, records: Records) -> list[Section]:
+    """One section for each threat model."""
+    models: dict[str, list[str]] = {}
+    for threat, model in tables.threatened(report, records):
+        models.setdefault(threat, []).append(model)
+    senses = {"robust_accuracy": "", "robust_accuracy_last_iterate": ", last iterate"}
+    return [
+        Section(
+            f"Attacks: {threat}",
+            "Robust accuracy in percent of all samples: right when clean, and broken by no example within epsilon. "
+            "Epsilon is in input units.",
+            [
+                *([tables.worst_case(report, found, threat)] if len(report.labels("attack")) > 1 else []),
+                tables.by_strength(
+                    f"Robust accuracy, {threat}", report, records, senses, report.labels("attack"), threat
+                ),
+            ],
+            _attack_pictures(report, records, threat, found),
+        )
+        for threat, found in models.items()
+    ]
+
+
+def _attack_pictures(report: Report, records: Records, threat: str, models: list[str]) -> list[Picture]:
+    """A panel for the worst case and for each attack; one panel for everything where there is one model."""
+    attacks = [r for r in tables.select(records, "robust_accuracy", report.labels("attack")) if r.threat == threat]
+    labels = list(dict.fromkeys(record.label for record in attacks))
+    panels: dict[str, list[Line]] = {}
+    if len(labels) > 1:
+        panels["worst case"] = [
+            _anchored(_of_curve(report.worst_case(model, threat)), report, records, model) for model in models
+        ]
+    for label in labels:
+        curves = {model: tables.select(attacks, "robust_accuracy", [label], model) for model in models}
+        panels[label] = [_anchored(_line(m, found), report, records, m) for m, found in curves.items() if found]
+    if len(models) == 1:
+        panels = {models[0]: [replace(line, name=label) for label, found in panels.items() for line in found]}
+    return [
+        _curves(
+            f"robust-accuracy {title} {threat}",
+            found,
+            title,
+            "Epsilon (input units)",
+            "Robust accuracy",
+            f"Robust accuracy over epsilon, {title}, {threat}. Bars are 95 % intervals; at 0 stands clean accuracy.",
+        )
+        for title, found in panels.items()
+    ]
+
+
+def _noise(report: Report, records: Records) -> Section:
+    labels = report.labels("noise")
+    pictures = []
+    for label in labels:
+        curves = {model: tables.select(records, "accuracy", [label], model) for model in report.models}
+        found = [_anchored(_line(m, each), report, records, m) for m, each in curves.items() if each]
+        caption = (
+            f"Accuracy under {report.task(label)['plugin']}, mean over {report.task(label)['draws']} draws a sample. "
+            "Bars are 95 % intervals over samples; at severity 0 stands clean accuracy."
+        )
+        axis = "Severity (the corruption's own scale)"
+        pictures += [_curves(f"noise {label}", found, label, axis, "Accuracy", caption)] if found else []
+    shown = [
+        tables.by_strength("Accuracy under noise", report, records, {"accuracy": ""}, [label], None) for label in labels
+    ]
+    return Section("Noise", "Accuracy in percent, averaged over random draws.", shown, pictures)
+
+
+def _surfaces(report: Report, records: Records) -> Section:
+    pictures = []
+    for label in report.labels("measurement"):
+        drawn = [surface for surface in report.artifacts if surface.label == label]
+        shared = plots.levels(drawn)
+        for surface in drawn:
+            name = surface.model or label
+            pictures.append(
+                Picture(
+                    f"surface {label} {name}",
+                    plots.surface(surface, shared, name),
+                    f"{name}, {label}: {surface.caption} The cross marks the model as it is.",
+                    f"Contours over a plane for {name}: {'; '.join(_range(surface))}",
+                )
+            )
+    text = "Colours of one kind of surface share one scale, so that pictures side by side compare."
+    return Section("Surfaces", text, [], pictures)
+
+
+def _curvature(report: Report, records: Records) -> Section:
+    text = (
+        "Second-order numbers mean nothing without their operator; intervals are what the solver says of its own error."
+    )
+    return Section("Curvature", text, [tables.curvature(report, records)])
+
+
+def _activity(report: Report, records: Records) -> Section:
+    pictures = []
+    for label in report.labels("measurement"):
+        for metric, title, axis, scale in (
+            ("firing_rate", "Firing rate", "Firing rate (spikes per neuron and step)", 1.0),
+            ("silent_neurons", "Silent neurons", "Neurons that never fire (%)", 100.0),
+        ):
+            found = tables.select(records, metric, [label])
+            pictures += [_bars(f"{metric} {label}", found, report.models, title, axis, scale)] if found else []
+        steps = {m: tables.select(records, "accuracy_at_step", [label], m) for m in report.models}
+        curves = [_line(model, each) for model, each in steps.items() if each]
+        if curves:
+            caption = "Accuracy when the read-out stops after that many time steps. Bars are 95 % intervals."
+            title, axis = "Accuracy by time step", "Simulated time (steps)"
+            pictures.append(_curves(f"accuracy-at-step {label}", curves, title, axis, "Accuracy", caption))
+    return Section("Activity and energy", "", [tables.energy(report, records)], pictures)
+
+
+def _other(report: Report, records: Records) -> Section:
+    return Section("Other measurements", "", [tables.other(report, records)])
+
+
+def _cost(report: Report, records: Records) -> Section:
+    return Section("Compute cost", "", [tables.cost(report, records)])
+
+
+def _curves(name: str, found: list[Line], title: str, x_label: str, y_label: str, caption: str) -> Picture:
+    ends = (
+        f"{line.name} {tables.percent(line.value[0])} at {tables.strength(line.x[0])}, "
+        f"{tables.percent(line.value[-1])} at {tables.strength(line.x[-1])}"
+        for line in found
+    )
+    alt = f"{y_label}, {title}: {'; '.join(ends)}"
+    if x_label.startswith("Epsilon") and all(tables.in_pixels(x) for line in found for x in line.x):
+        found = [replace(line, x=tuple(255 * x for x in line.x)) for line in found]
+        x_label = "Epsilon (1/255 of an input unit)"
+    return Picture(name, plots.lines(found, title, x_label, y_label), caption, alt)
+
+
+def _bars(name: str, found: Records, models: list[str], title: str, axis: str, scale: float) -> Picture:
+    layers = list(dict.fromkeys(record.metric.partition(":")[2] for record in found))
+    present = [model for model in models if any(record.model == model for record in found)]
+    values = np.full((len(present), len(layers)), np.nan)
+    for record in found:
+        values[present.index(record.model), layers.index(record.metric.partition(":")[2])] = scale * record.value
+    spans = (f"{m} {np.nanmin(row):.3g} to {np.nanmax(row):.3g}" for m, row in zip(present, values, strict=True))
+    figure = plots.bars(present, layers, values, title, axis)
+    return Picture(name, figure, f"{title} of each layer.", f"{axis} by layer: {'; '.join(spans)}")
+
+
+def _line(name: str, records: Records) -> Line:
+    ordered = sorted(records, key=lambda record: record.strength)
+    columns = ([getattr(record, each) for record in ordered] for each in ("strength", "value", "low", "high"))
+    x, value, low, high = (tuple(column) for column in columns)
+    return Line(name, x, value, low, high)
+
+
+def _of_curve(curve: Curve) -> Line:
+    return Line(curve.model, curve.strength, curve.value, curve.low, curve.high)
+
+
+def _anchored(line: Line, report: Report, records: Records, model: str) -> Line:
+    """The line from clean accuracy, at strength 0, on."""
+    clean = tables.select(records, "accuracy", report.labels("clean"), model)
+    if line.x[0] == 0 or not clean:
+        return line
+    first = clean[0]
+    low, high = (first.low, *line.low), (first.high, *line.high)
+    return Line(line.name, (0.0, *line.x), (first.value, *line.value), low, high)
+
+
+def _range(surface: Surface) -> list[str]:
+    """The smallest and largest value of each quantity, in words."""
+    kept = {name: values[np.isfinite(values)] for name, values in surface.values.items()}
+    return [f"{name} {v.min():.3g} to {v.max():.3g}" for name, v in kept.items() if v.size]

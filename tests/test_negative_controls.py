@@ -1,0 +1,256 @@
+"""What must be caught, by name: leaking state, coupled batches, dead gradients, and attacks that cheat."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import Tensor, nn
+
+import snnrobust as sr
+from snnrobust.draws import Draws
+from snnrobust.oracle import Oracle
+from snnrobust.plugin import State
+from snnrobust.task import Attack, Task
+from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.threat import ThreatModel
+
+
+def failed(report: sr.Report) -> set[str]:
+    return {finding.name for finding in report.findings if finding.passed is False}
+
+
+def healthy_pgd(**settings: object) -> Task:
+    return sr.load("pgd", epsilon=[0.0, 0.1], steps=4, **settings)
+
+
+def test_a_healthy_model_fails_no_fatal_check() -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(), [healthy_pgd()])
+    assert not [finding for finding in report.findings if finding.passed is False and finding.fatal]
+    assert report.verdict == "doubtful"  # required comparisons are missing
+    missing = {finding.name for finding in report.findings if finding.passed is None}
+    assert {"surrogate-gap", "steps-converged", "black-box-not-stronger"} <= missing
+
+
+class Stale(nn.Module):
+    """Keeps a membrane of its own and has nothing that resets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+        self.membrane: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.membrane
+        if isinstance(before, Tensor) and before.shape[0] != x.shape[0]:
+            before = 0.0
+        self.membrane = before * 0.9 + self.layer(x.flatten(1))
+        return self.membrane
+
+    def forget(self) -> None:
+        self.membrane = 0.0
+
+
+def test_stale_state_is_caught_and_reset_cures_it() -> None:
+    torch.manual_seed(0)
+    net = Stale()
+    found = {f.name: f for f in sr.evaluate(sr.wrap(net, layout="N"), tiny_data(), ["clean"]).findings}
+    assert found["repeatable"].passed is False
+    assert "reset" in found["repeatable"].remedy
+    cured = sr.wrap(net, layout="N", reset=net.forget)
+    assert "repeatable" not in failed(sr.evaluate(cured, tiny_data(), ["clean"]))
+
+
+class Coupled(nn.Module):
+    """Normalises over the batch, so that a sample's output depends on its batch mates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return self.layer(flat - flat.mean(dim=0))
+
+
+def test_batch_coupling_is_caught() -> None:
+    report = sr.evaluate(sr.wrap(Coupled(), layout="N"), tiny_data(), ["clean"])
+    assert "batch-of-one" in failed(report)
+    assert report.verdict == "untrustworthy"
+
+
+def test_order_dependence_is_caught() -> None:
+    class Drift(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1)) + torch.arange(len(x))[:, None] * torch.tensor([1.0, 0.0, 0.0])
+
+    assert "order" in failed(sr.evaluate(sr.wrap(Drift(), layout="N"), tiny_data(), ["clean"]))
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A derivative of zero everywhere."""
+
+    def backward(self, u: Tensor, state: dict[str, object]) -> Tensor:
+        return torch.zeros_like(u)
+
+
+def test_a_gradient_free_model_is_caught() -> None:
+    model = tiny_model()
+    for node in model.net:
+        if isinstance(node, neuron.BaseNode):
+            node.surrogate_function = surrogate.Rect(alpha=1e9)  # nowhere within reach of its window
+    report = sr.evaluate(model, tiny_data(), [healthy_pgd(random_start=False)])
+    assert {"input-gradient", "zero-gradient", "attack-moves:pgd"} <= failed(report)
+    assert report.verdict == "untrustworthy"
+
+
+def test_an_opaque_backward_is_caught() -> None:
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1).detach())
+
+    report = sr.evaluate(sr.wrap(Opaque(), layout="N"), tiny_data(), [healthy_pgd(random_start=False)])
+    assert "input-gradient" in failed(report)
+
+
+def test_a_dead_estimator_is_caught() -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(), [healthy_pgd(gradient=Dead(), random_start=False)])
+    assert "attack-moves:pgd" in failed(report)
+
+
+def test_undeclared_randomness_is_caught_and_declaring_it_cures_it() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1)) + 0.5 * torch.randn(len(x), 3)
+
+    net = Noisy()
+    assert {"repeatable", "stochastic-declared"} <= failed(sr.evaluate(sr.wrap(net, layout="N"), tiny_data(), ["clean"]))
+    cured = sr.evaluate(sr.wrap(net, layout="N", stochastic=True), tiny_data(), ["clean"])
+    assert not {"repeatable", "stochastic-declared"} & failed(cured)
+
+
+def test_nan_outputs_are_caught_and_never_count_as_success() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1)) * torch.nan
+
+    report = sr.evaluate(sr.wrap(Broken(), layout="N"), tiny_data(), ["clean"])
+    assert "finite-outputs" in failed(report)
+    assert report.clean()["correct"].sum() == 0
+
+
+def test_inputs_out_of_bounds_are_refused() -> None:
+    data = tiny_data()
+    with pytest.raises(sr.InputError, match=r"within the bounds \[0, 1\].*got \[0, 255\]"):
+        sr.evaluate(tiny_model(), ((data.x > 0.5).float() * 255, data.y), ["clean"])
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """An optimiser that does what it is told to, wrongly."""
+
+    how: Literal["nan", "budget", "bounds", "shape", "input"]
+    steps: ClassVar[int] = 1
+    needs: ClassVar[Literal["loss"]] = "loss"
+
+    def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
+        return {"x": x0.clone()}
+
+    def step(
+        self,
+        state: State,
+        gradient: Tensor | None,
+        loss: Tensor,
+        x0: Tensor,
+        k: Tensor,
+        threat: ThreatModel,
+        rng: Draws,
+        index: Tensor,
+    ) -> State:
+        wrong = {
+            "nan": lambda: x0 * torch.nan,
+            "budget": lambda: (x0 + 2 * threat.epsilon * (0.5 - x0).sign()).clamp(0, 1),
+            "bounds": lambda: x0 - 0.99 * threat.epsilon,
+            "shape": lambda: x0.flatten(1),
+            "input": lambda: x0,
+        }[self.how]()
+        return {"x": wrong}
+
+
+@dataclass(frozen=True)
+class CheatingLoop:
+    """The same for an attack that owns its loop."""
+
+    how: Literal["nan", "budget", "bounds", "shape", "input"]
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        return Cheat(self.how).step({}, None, x, x, x, threat, rng, index)["x"]
+
+
+def as_task(plugin: object, epsilon: float = 0.1) -> Task:
+    factors = Attack("linf", sr.create("cross_entropy"), sr.create("own"), 1, 1)
+    return Task("cheat", "cheat", "attack", "test", plugin, (epsilon,), factors)
+
+
+@pytest.mark.parametrize("kind", [Cheat, CheatingLoop])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", r"finite values from 'cheat', got NaN or infinity for sample \d+"),
+        ("budget", r"linf distance <= 0.1 from 'cheat', got 0\.[12]\d* for sample \d+"),
+        ("bounds", r"values within \[0, 1\] from 'cheat', got values from -0\.\d+ .* for sample \d+"),
+    ],
+)
+def test_attacks_that_cheat_are_errors(kind: type, how: str, message: str) -> None:
+    model, data = tiny_model(), tiny_data()
+    before = copy.deepcopy(model.net.state_dict())
+    with pytest.raises(sr.ViolationError, match=message):
+        sr.evaluate(model, data, [as_task(kind(how))])
+    assert all(torch.equal(before[name], value) for name, value in model.net.state_dict().items())
+
+
+def test_a_wrong_shape_is_an_error() -> None:
+    with pytest.raises(sr.PluginError, match="names and shapes"):
+        sr.evaluate(tiny_model(), tiny_data(), [as_task(Cheat("shape"))])
+    with pytest.raises(sr.ViolationError, match="examples of shape"):
+        sr.evaluate(tiny_model(), tiny_data(), [as_task(CheatingLoop("shape"))])
+
+
+@pytest.mark.parametrize("kind", [Cheat, CheatingLoop])
+def test_an_attack_that_returns_its_input_is_flagged(kind: type) -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(), [as_task(kind("input"))])
+    flagged = {finding.name: finding for finding in report.findings}["attack-moves:cheat"]
+    assert flagged.passed is False
+    assert flagged.value == 1.0
+    assert report.verdict == "untrustworthy"
+
+
+def test_an_attack_weaker_than_noise_is_flagged() -> None:
+    lazy = sr.load("pgd", label="lazy", epsilon=0.5, steps=1, step_size=1e-6, random_start=False)
+    report = sr.evaluate(tiny_model(), tiny_data(count=60), [lazy, sr.load("uniform", severity=0.5)])
+    assert "noise-not-stronger:lazy" in failed(report)
+    strong = sr.load("pgd", label="strong", epsilon=0.5, steps=20)
+    assert "noise-not-stronger:strong" not in failed(
+        sr.evaluate(tiny_model(), tiny_data(count=60), [strong, sr.load("uniform", severity=0.5)])
+    )
