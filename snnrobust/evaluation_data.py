@@ -152,6 +152,6 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
     for name, split in splits:
         if (greatest_label := int(split.y.max())) >= classes:
             raise InputError(
-                f"expected labels of '{name}' below {classes}, the outputs of model '{model.name}', "
-                f"got {greatest_label}; check labels and model"
+                f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label} "
+                f"in '{name}'; check labels and model"
             )

@@ -171,9 +171,9 @@ class SpikingModel:
             if self.layout in ("TN", "step"):
                 sequence = sequence.transpose(0, 1)  # [T, N, *]
             if self.layout == "step":
-                out = torch.stack([self._tensor(self.net(s)) for s in sequence])
+                out = torch.stack([self._call(step) for step in sequence])
             else:
-                out = self._tensor(self.net(sequence)).clone()  # the net's own buffer is put back when the session ends
+                out = self._call(sequence)
             if self._dimensions(out, x) == 2:
                 return out.unsqueeze(1)
             return out.transpose(0, 1) if self.layout in ("TN", "step") else out
@@ -241,11 +241,11 @@ class SpikingModel:
         mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
         return (x - mean) / std
 
-    @staticmethod
-    def _tensor(out: object) -> Tensor:
+    def _call(self, x: Tensor) -> Tensor:
+        out = self.net(x)
         if not isinstance(out, Tensor):
             raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
-        return out
+        return out.clone()  # a net may hand out its own buffer, which the next step changes and a session puts back
 
     def _dimensions(self, out: Tensor, x: Tensor) -> int:
         batch = out.shape[1] if out.ndim == 3 and self.layout in ("TN", "step") else (out.shape[0] if out.ndim else -1)

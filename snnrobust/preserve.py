@@ -78,12 +78,13 @@ class _Held:
         self.storage = tensor.data
         self.values = tensor.detach().clone()
         self.requires_grad = tensor.requires_grad
-        self.gradient = tensor.grad if tensor.is_leaf else None
-        self.gradient_values = None if self.gradient is None else self.gradient.detach().clone()
+        self.gradient = _Held(tensor.grad) if tensor.is_leaf and tensor.grad is not None else None
 
     @torch.no_grad()
     def restore(self) -> None:
         tensor = self.tensor
+        if tensor.is_leaf:
+            tensor.grad = None  # the gradient's type must fit the data's at all times
         if tensor.data_ptr() != self.storage.data_ptr() or tensor.dtype != self.storage.dtype:
             tensor.data = self.storage
         # Writing would invalidate an autograd graph of the user's own, so only what changed is written.
@@ -91,9 +92,9 @@ class _Held:
             tensor.copy_(self.values)
         if tensor.is_leaf:
             tensor.requires_grad_(self.requires_grad)
-            if self.gradient is not None and self.gradient_values is not None:
-                self.gradient.copy_(self.gradient_values)
-            tensor.grad = self.gradient
+        if self.gradient is not None:
+            self.gradient.restore()
+            tensor.grad = self.gradient.tensor
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:

@@ -39,7 +39,7 @@ def slug(name: str) -> str:
 
     Example:
         >>> slug("pgd"), slug("torchattacks:MIFGSM")
-        ('pgd', 'torchattacks-MIFGSM-59c1')
+        ('pgd', 'torchattacks-MIFGSM-99f8547f')
     """
     safe = re.sub(r"[^A-Za-z0-9_+=-]+", "-", name).strip("-")[:60]
     if safe == name and safe == name.lower():
@@ -78,8 +78,8 @@ def check_folder(folder: Path) -> Path:
 
 
 def to_json(value: Any) -> bytes:
-    """Readable JSON with a stable order; NaN becomes null, since JSON has none."""
-    return (json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    """Readable JSON in the order given; NaN becomes null, since JSON has none."""
+    return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
 
 
 def from_json(content: bytes) -> Any:

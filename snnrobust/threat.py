@@ -93,7 +93,8 @@ class ThreatModel:
             unit = rng.sub("direction").uniform(index, shape, draw, -1.0, 1.0).reshape(flat)
             spread = -torch.log(unit.abs().clamp_min(1e-12)) * unit.sign()  # exponential sizes make a flat Dirichlet
             direction = spread / spread.abs().sum(dim=1, keepdim=True)
-        radius = rng.sub("radius").uniform(index, (1,), draw) ** (1.0 / direction.shape[1])
+        # In float64: float32's pow rounds differently at the end of a batch, and a start must not depend on its place.
+        radius = (rng.sub("radius").uniform(index, (1,), draw).double() ** (1.0 / direction.shape[1])).to(x0)
         return self.project(x0 + (self.epsilon * radius * direction).reshape(x0.shape), x0)
 
     def steepest(self, gradient: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 from snnrobust.errors import ViolationError
 from snnrobust.threat import ThreatModel
 
-#: Slack for float32 rounding: relative to the budget, and relative to the largest entry (or 1) of a sample.
-RELATIVE, ROUNDING = 1e-4, 1e-6
+#: Slack for float32 rounding: relative to the budget, and absolute; large entries add their own unit of rounding.
+RELATIVE, ABSOLUTE = 1e-4, 1e-6
 
 
 def verify(x: Tensor, x0: Tensor, threat: ThreatModel, sample_ids: Sequence[int], plugin: str) -> None:
@@ -46,7 +46,7 @@ def verify(x: Tensor, x0: Tensor, threat: ThreatModel, sample_ids: Sequence[int]
     finite = np.isfinite(found).all(axis=1)
     _reject(np.logical_not(finite), sample_ids, plugin, "finite values", lambda i: "NaN or infinity")
 
-    slack = ROUNDING * np.maximum(1.0, np.maximum(np.abs(found), np.abs(original)).max(axis=1))
+    slack = ABSOLUTE + np.finfo(np.float32).eps * np.maximum(np.abs(found), np.abs(original)).max(axis=1)
     low, high = threat.bounds
     below, above = found.min(axis=1), found.max(axis=1)
     _reject(
@@ -59,7 +59,7 @@ def verify(x: Tensor, x0: Tensor, threat: ThreatModel, sample_ids: Sequence[int]
     if threat.domain != "real":
         fraction = np.abs(found - np.rint(found)).max(axis=1)
         _reject(
-            fraction > ROUNDING,
+            fraction > ABSOLUTE,
             sample_ids,
             plugin,
             f"whole numbers (domain '{threat.domain}')",

@@ -261,7 +261,7 @@ def test_poisson_outcomes_repeat_and_do_not_depend_on_the_batch() -> None:
         ({"data": 3}, "Dataset"),
         ({"data": (torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.long))}, "at least one sample"),
         ({"data": (torch.rand(3, 1, 4, 4) * torch.nan, torch.zeros(3, dtype=torch.long))}, "finite"),
-        ({"data": (torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 3]))}, "labels below 3"),
+        ({"data": (torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 3]))}, "below 3"),
         ({"data": (torch.rand(3, 1, 4, 4), torch.tensor([0, 1, -1]))}, "labels from 0"),
         ({"data": (torch.rand(3, 1, 4, 4), torch.zeros(3))}, "int64"),
         ({"data": (torch.rand(3, 1, 4, 4), torch.zeros(2, dtype=torch.long))}, "expected"),

@@ -141,7 +141,9 @@ def test_undeclared_randomness_is_caught_and_declaring_it_cures_it() -> None:
             return self.layer(x.flatten(1)) + 0.5 * torch.randn(len(x), 3)
 
     net = Noisy()
-    assert {"repeatable", "stochastic-declared"} <= failed(sr.evaluate(sr.wrap(net, layout="N"), tiny_data(), ["clean"]))
+    assert {"repeatable", "stochastic-declared"} <= failed(
+        sr.evaluate(sr.wrap(net, layout="N"), tiny_data(), ["clean"])
+    )
     cured = sr.evaluate(sr.wrap(net, layout="N", stochastic=True), tiny_data(), ["clean"])
     assert not {"repeatable", "stochastic-declared"} & failed(cured)
 

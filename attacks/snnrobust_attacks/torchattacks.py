@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +40,9 @@ class Torchattacks:
     Attributes:
         attack: Name of a class in torchattacks that takes `eps`.
         options: Further arguments of it as (name, value) pairs, in its own units: lengths such as `alpha` are shares
-            of the input range. `eps`, `norm`, `seed` and `n_classes` come from the task and the model.
+            of the input range. `eps`, `norm`, `seed` and `n_classes` come from the task and the model. A step `alpha`
+            that is left out keeps its default ratio to `eps` and to the number of steps: as a fixed number, it would
+            not reach the edge of a ball larger than the 8/255 that it is meant for.
 
     Raises:
         MissingExtraError: If torchattacks is not installed.
@@ -92,6 +95,8 @@ class Torchattacks:
                 f"{'static' if oracle.static else 'temporal'} inputs of domain '{threat.domain}'; "
                 f"use this package's own attacks"
             )
+        if threat.epsilon == 0:
+            return x.clone()  # the one allowed input; some attacks divide by the radius
         low, high = threat.bounds
         unit = (x - low) / (high - low)
         images = unit if x.ndim == 4 else unit.reshape(len(x), 1, 1, -1)  # [N, C, H, W], which many attacks count on
@@ -111,14 +116,17 @@ class Torchattacks:
         back = torch.lerp(x.new_tensor(low), x.new_tensor(high), found)
         return torch.where(found == unit, x, back)
 
-    def _decided(
-        self, oracle: Oracle, x: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
-    ) -> dict[str, float | int | str]:
+    def _decided(self, oracle: Oracle, x: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> dict[str, Any]:
         """The arguments that are not the user's to choose."""
         arguments, norm = _arguments(self.attack), self._norm(threat.norm)
-        decided: dict[str, float | int | str] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0])}
+        decided: dict[str, Any] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0])}
         if "norm" in arguments:
             decided["norm"] = norm
+        options = dict(self.options)
+        if "alpha" in arguments and "alpha" not in options:
+            defaults = {name: each.default for name, each in arguments.items()}
+            steps = float(defaults.get("steps", 1)) / float(options.get("steps", defaults.get("steps", 1)))
+            decided["alpha"] = decided["eps"] * defaults["alpha"] / defaults["eps"] * steps
         if "seed" in arguments:
             decided["seed"] = rng.number("seed", *index.tolist()) % 2**32  # numpy's generator takes no more
         if "n_classes" in arguments:
@@ -148,8 +156,8 @@ def _attacks() -> dict[str, Any]:
     return {name: kind for name, kind in every.items() if "eps" in inspect.signature(kind.__init__).parameters}
 
 
-def _arguments(attack: str) -> list[str]:
-    """Names of the arguments of `attack`."""
+def _arguments(attack: str) -> Mapping[str, inspect.Parameter]:
+    """The arguments of `attack`."""
     attacks = _attacks()
     if attack not in attacks:
         near = difflib.get_close_matches(attack, attacks, n=1) or [
@@ -159,4 +167,4 @@ def _arguments(attack: str) -> list[str]:
         raise InputError(
             f"expected an attack of torchattacks with a radius, one of {sorted(attacks)}, got '{attack}'; {hint}"
         )
-    return list(inspect.signature(attacks[attack].__init__).parameters)
+    return inspect.signature(attacks[attack].__init__).parameters

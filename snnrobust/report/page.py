@@ -129,9 +129,9 @@ def _findings(report: Report) -> list[dict[str, Any]]:
 def _settings(report: Report) -> dict[str, Any]:
     """The recorded run: models and tasks side by side, the rest as it is."""
     models, tasks = report.run["models"], {task["label"]: _flat(task) for task in report.run["tasks"]}
-    rows = dict.fromkeys(name for settings in models.values() for name in _flat(settings))
+    rows = sorted({name for settings in models.values() for name in _flat(settings)})
     flat = {model: _flat(settings) for model, settings in models.items()}
-    columns = [name for name in dict.fromkeys(name for task in tasks.values() for name in task) if name != "label"]
+    columns = sorted({name for task in tasks.values() for name in task} - {"label"})
     return {
         "models": tables.Table(
             "Models, as wrapped",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Report:
         curve = self._curve(name, labels[0], np.stack(rows), radii, "any-iterate")
         return dataclasses.replace(curve, label="worst case", attribution=attribution)
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """Every number, one record each."""
         return [record for name in self.models for label in self._tasks for record in self._records(name, label)]

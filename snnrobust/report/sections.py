@@ -60,7 +60,7 @@ def _attacks(report: Report, records: Records) -> list[Section]:
             "Robust accuracy in percent of all samples: right when clean, and broken by no example within epsilon. "
             "Epsilon is in input units.",
             [
-                *([tables.worst_case(report, found, threat)] if len(report.labels("attack")) > 1 else []),
+                *([tables.worst_case(report, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
                 tables.by_strength(
                     f"Robust accuracy, {threat}", report, records, senses, report.labels("attack"), threat
                 ),
@@ -73,15 +73,14 @@ def _attacks(report: Report, records: Records) -> list[Section]:
 
 def _attack_pictures(report: Report, records: Records, threat: str, models: list[str]) -> list[Picture]:
     """A panel for the worst case and for each attack; one panel for everything where there is one model."""
-    attacks = [r for r in tables.select(records, "robust_accuracy", report.labels("attack")) if r.threat == threat]
-    labels = list(dict.fromkeys(record.label for record in attacks))
+    labels = _attacks_of(records, threat)
     panels: dict[str, list[Line]] = {}
     if len(labels) > 1:
         panels["worst case"] = [
             _anchored(_of_curve(report.worst_case(model, threat)), report, records, model) for model in models
         ]
     for label in labels:
-        curves = {model: tables.select(attacks, "robust_accuracy", [label], model) for model in models}
+        curves = {model: tables.select(records, "robust_accuracy", [label], model) for model in models}
         panels[label] = [_anchored(_line(m, found), report, records, m) for m, found in curves.items() if found]
     if len(models) == 1:
         panels = {models[0]: [replace(line, name=label) for label, found in panels.items() for line in found]}
@@ -96,6 +95,11 @@ def _attack_pictures(report: Report, records: Records, threat: str, models: list
         )
         for title, found in panels.items()
     ]
+
+
+def _attacks_of(records: Records, threat: str) -> list[str]:
+    """Labels of the attacks of one threat model."""
+    return list(dict.fromkeys(r.label for r in records if r.metric == "robust_accuracy" and r.threat == threat))
 
 
 def _noise(report: Report, records: Records) -> Section:

@@ -65,9 +65,9 @@ def in_pixels(value: float) -> bool:
     return abs(value * 255 - round(value * 255)) < 1e-6
 
 
-def percent(value: float) -> str:
+def percent(value: float, unit: str = " %") -> str:
     """A share in percent with one decimal."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+    return "–" if math.isnan(value) else f"{100 * value:.1f}{unit}"
 
 
 def number(value: float) -> str:
@@ -233,8 +233,7 @@ def cost(report: Report, records: Sequence[Record]) -> Table:
         for record in records:
             if record.label == label and metric in (None, record.metric):
                 # A cell's counts stand in each of its records; the fullest one speaks for a measurement.
-                key = (record.model, record.strength if metric else 0.0)
-                key = (record.model, 0.0) if math.isnan(key[1]) else key
+                key = (record.model, record.strength if metric and record.unit else 0.0)
                 if key not in cells or record.forwards > cells[key].forwards:
                     cells[key] = record
         seconds = [record.seconds for record in cells.values() if not math.isnan(record.seconds)]
@@ -253,23 +252,19 @@ def terminal_table(report: Report) -> RichTable:
     if sum(len(each) for each in points.values()) > TERMINAL_COLUMNS:
         points = {label: each[-1:] for label, each in points.items()}
     samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
-    table = RichTable(
-        title=Text(f"Accuracy in % of {samples} samples"),
-        caption=Text(f"verdict: {report.verdict}"),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}")
+    table = RichTable(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold", min_width=8)
     table.add_column("checks", min_width=9)
     for name in ("clean", *(f"{label}\n{strength(value)}" for label in labels for value in points[label])):
         table.add_column(Text(name), justify="right", overflow="fold", min_width=5)
     for model in report.models:
         clean = select(records, "accuracy", report.labels("clean"), model)
-        cells = [_short(clean[0].value) if clean else "–"]
+        cells = [percent(clean[0].value, "") if clean else "–"]
         for label in labels:
             metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
             found = {record.strength: record.value for record in select(records, metric, [label], model)}
-            cells += [_short(found.get(value, math.nan)) for value in points[label]]
+            cells += [percent(found.get(value, math.nan), "") for value in points[label]]
         findings = [finding for finding in report.findings if finding.model in ("", model)]
         unsettled = [finding for finding in findings if not finding.passed]
         checks = count_findings(unsettled) if unsettled else "all passed" if findings else "none"
@@ -280,10 +275,6 @@ def terminal_table(report: Report) -> RichTable:
 def chosen(strengths: Sequence[float]) -> list[float]:
     """The middle and the largest of many strengths; all of one or two."""
     return list(strengths) if len(strengths) <= 2 else [strengths[(len(strengths) - 1) // 2], strengths[-1]]
-
-
-def _short(value: float) -> str:
-    return percent(value).removesuffix(" %")
 
 
 def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], names: dict[str, str]) -> Table:

@@ -263,6 +263,14 @@ def test_equal_reports_give_equal_bytes(full: Report, page: Page, tmp_path: Path
         assert beside.startswith(b"\x89PNG")
 
 
+def test_a_report_from_disk_gives_the_same_page(full: Report, tmp_path: Path) -> None:
+    full.save(tmp_path / "run")
+    loaded = Report.load(tmp_path / "run")
+    seconds = re.compile(r"<td>[0-9.–]+</td></tr>")  # those of the last column of the compute table
+    first, second = (write_page(each, tmp_path / "report.html").read_text("utf-8") for each in (full, loaded))
+    assert seconds.sub("", first) == seconds.sub("", second)
+
+
 def test_a_section_without_content_is_left_out(tmp_path: Path) -> None:
     bare = Page(write_page(report_of(["lif"], []), tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [title for _, title in bare.headings] == [
@@ -285,6 +293,8 @@ def test_one_model_has_all_its_attacks_in_one_picture(tmp_path: Path) -> None:
         "Attacks: linf in [0, 1], real",
         "Attacks: l2 in [0, 1], real",
     ]
+    assert "Worst case over all attacks, linf" in page.text
+    assert "Worst case over all attacks, l2" not in page.text
 
 
 def test_the_last_iterate_is_shown_where_it_was_recorded(tmp_path: Path) -> None:
