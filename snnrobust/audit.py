@@ -53,7 +53,7 @@ def judge(report: Report) -> list[Finding]:
 
 def _strict_accuracy(report: Report, model: str) -> Finding:
     clean = report.clean(model)
-    gap = float(clean["correct"].mean() - (clean["correct"] & (clean["margin"] > 0)).mean())
+    gap = round(float(clean["correct"].mean() - (clean["correct"] & (clean["margin"] > 0)).mean()), 9)
     return Finding(
         "strict-accuracy",
         gap <= TIE_GAP,
@@ -259,9 +259,8 @@ def _largest_gap(report: Report, model: str, a: str, b: str) -> float:
     """Robust accuracy under `a` minus that under `b`, at the radius in common where it is largest."""
     strengths = report.task(a)["strengths"], report.task(b)["strengths"]
     shares = [report.robust(label, model).mean(axis=1) for label in (a, b)]
-    return max(
-        float(shares[0][strengths[0].index(r)] - shares[1][strengths[1].index(r)]) for r in _shared(report, a, b)
-    )
+    gap = max(shares[0][strengths[0].index(r)] - shares[1][strengths[1].index(r)] for r in _shared(report, a, b))
+    return round(float(gap), 9)  # 0.5 - 0.48 is 2 points, not 2 and a rounding error
 
 
 def _alike(report: Report, attacks: list[str], but: str) -> list[list[str]]:

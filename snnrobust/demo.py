@@ -106,6 +106,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
         task("fgsm", epsilon=epsilons),
         task("pgd", epsilon=epsilons, steps=size.pgd_steps),
         task("pgd", label="pgd-atan", epsilon=epsilons, steps=size.pgd_steps, gradient="atan"),
+        task("pgd", label="pgd-long", epsilon=epsilons, steps=2 * size.pgd_steps),
         task("uniform", severity=severities),
         task("gaussian", severity=severities),
         task("salt-and-pepper", severity=[0.02, 0.05, 0.1]),
@@ -116,7 +117,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
         "Leak k = 0.5, threshold 1, ATan surrogate and training settings are assumed, not the study's own.",
     ]
     if find_spec("torchattacks") is not None:
-        tasks.insert(4, task("torchattacks:MIFGSM", label="mifgsm", epsilon=epsilons, steps=10))
+        tasks.insert(5, task("torchattacks:MIFGSM", label="mifgsm", epsilon=epsilons, steps=10))
     else:
         notes.append("Left out for want of an extra: MIFGSM from torchattacks (pip install 'snnrobust[torchattacks]').")
     if find_spec("pyhessian") is not None:

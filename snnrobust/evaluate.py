@@ -53,7 +53,7 @@ def evaluate(
 
     Args:
         model: A wrapped model, or several by name.
-        data: (x, y), a Dataset, or {"test": ..., "train": ..., "validation": ...}. Curvature needs "train".
+        data: (x, y), a Dataset, Splits, or {"test": ..., "train": ..., "validation": ...}. Curvature needs "train".
         tasks: From `load`, or plain names of tasks that need no strength. Clean accuracy is always measured.
         seed: Seed of all random numbers, which are keyed by sample.
         evidence: "basic": the model is probed and the outcomes judged. "none": numbers alone, verdict "doubtful".

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.data import Dataset
+from snnrobust.data import Dataset, Splits
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.model import SpikingModel
 
@@ -58,7 +58,9 @@ def prepare(data: Any, batch_size: int) -> EvaluationData:
         InputTypeError: For anything else, or tensors of another type.
         InputError: For empty data, NaN, labels below 0, or lengths that don't match.
     """
-    if not isinstance(data, Mapping):
+    if isinstance(data, Splits):
+        data = {"test": data.test, "train": data.train, "validation": data.validation}
+    elif not isinstance(data, Mapping):
         data = {"test": data}
     if unknown := sorted(set(data) - {"test", "train", "validation"}):
         raise InputError(f"expected splits among 'test', 'train', 'validation', got {unknown}; rename them")
@@ -120,8 +122,8 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
     named = (("test", data.test), ("train", data.train), ("validation", data.validation))
     splits = [(name, split) for name, split in named if split is not None]
     for name, split in splits:
-        least, greatest = float(split.x.min()), float(split.x.max())
-        if least < low or greatest > high:
+        least, greatest = split.x.min(), split.x.max()
+        if least < low or greatest > high:  # compared in float32: that of 0.1 is above 0.1
             raise InputError(
                 f"expected inputs of '{name}' within the bounds [{low:g}, {high:g}] of model '{model.name}', "
                 f"got [{least:g}, {greatest:g}]; scale the data, or pass bounds= to wrap"

@@ -42,7 +42,7 @@ def slug(name: str) -> str:
         ('pgd', 'torchattacks-MIFGSM-99f8547f')
     """
     safe = re.sub(r"[^A-Za-z0-9_+=-]+", "-", name).strip("-")[:60]
-    if safe == name and safe == name.lower():
+    if safe and safe == name == name.lower():
         return safe
     return f"{safe or 'x'}-{hashlib.blake2b(name.encode(errors='surrogatepass'), digest_size=4).hexdigest()}"
 

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from spikingjelly.activation_based import layer, neuron, surrogate
+from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 import snnrobust as sr
-from snnrobust import training
+from snnrobust import nets, training
 
 
 def victim(alpha: float) -> nn.Module:
-    """A small convolutional net with a non-spiking output, which a sharp surrogate can train."""
+    """A small convolutional net; without a spiking output, a sharp surrogate can still train it."""
 
-    def block(channels_in: int, channels: int) -> list[nn.Module]:
-        return [
-            layer.Conv2d(channels_in, channels, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(channels, step_mode="m"),
-            neuron.LIFNode(
-                tau=2.0, decay_input=False, surrogate_function=surrogate.Sigmoid(alpha=alpha), step_mode="m"
-            ),
-            layer.AvgPool2d(2, step_mode="m"),
-        ]
+    def node(_: int) -> nn.Module:
+        sharp = surrogate.Sigmoid(alpha=alpha)
+        return neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=sharp, step_mode="m")
 
-    return training.initialised(
-        lambda: nn.Sequential(*block(1, 8), *block(8, 16), nn.Flatten(2), nn.Linear(16 * 7 * 7, 10)), 0
-    )
+    return training.initialised(lambda: nets.conv(node, channels=(8, 16))[:-1], 0)
 
 
 @pytest.mark.slow

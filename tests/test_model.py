@@ -81,7 +81,7 @@ def freeze(net: nn.Module) -> dict[str, Any]:
 
 
 def test_four_layouts_of_one_net_give_the_same_logits() -> None:
-    net, x = stepwise().train(), inputs()
+    net, x = stepwise().train(), inputs(30)
     with torch.no_grad():
         net(torch.rand(20, D))  # moves the batch norm statistics
     models = {
@@ -94,11 +94,11 @@ def test_four_layouts_of_one_net_give_the_same_logits() -> None:
     }
     data = {name: torch.stack([x] * T, dim=1) if name == "temporal" else x for name in models}
     logits = {name: model.logits(data[name]) for name, model in models.items()}
-    assert len(logits["step"].unique()) > 3
+    assert len(logits["step"].unique()) > 3  # not all silent or saturated
     for name, found in logits.items():
         assert torch.allclose(found, logits["step"], atol=1e-6), name
         outputs = models[name].outputs(data[name])
-        assert outputs.shape == ((N, 1, K) if name == "N" else (N, T, K))
+        assert outputs.shape == ((30, 1, K) if name == "N" else (30, T, K))
         assert torch.allclose(outputs.mean(1), logits["step"], atol=1e-6)
 
 
@@ -251,11 +251,15 @@ def test_an_output_that_is_the_nets_own_state_is_not_put_back() -> None:
 def test_known_and_hand_kept_state_are_both_reset() -> None:
     """A reset= for the hand-made part must not switch off the framework's own."""
     torch.manual_seed(0)
-    hand = HandMade(False)
-    net = nn.Sequential(hand, neuron.IFNode(v_threshold=0.5))
-    model = sr.wrap(net, layout="step", steps=T, reset=hand.reset)
+    hand, node = HandMade(False), neuron.IFNode(v_threshold=5.0)
+    nn.init.constant_(hand.fc.weight, 0.3)
+    model = sr.wrap(nn.Sequential(hand, node), layout="step", steps=T, reset=hand.reset)
     with model.session():
-        assert torch.equal(model.logits(inputs(1)), model.logits(inputs(1)))
+        model.logits(inputs(1))
+        charge = node.v.clone()
+        assert float(charge.detach().max()) > 0.5
+        model.logits(inputs(1))
+        assert torch.equal(node.v, charge)
 
 
 def test_a_node_swapped_after_wrapping_is_reset_too() -> None:
@@ -264,11 +268,13 @@ def test_a_node_swapped_after_wrapping_is_reset_too() -> None:
     model = sr.wrap(net, layout="step", steps=T)
     model.logits(inputs())
     functional.reset_net(net)  # fills SpikingJelly's cache
-    net[2] = neuron.LIFNode(v_threshold=0.2, tau=4.0)
+    old, net[2] = net[2], neuron.IFNode(v_threshold=0.7)  # the old node lives on, so that the cache does too
     with model.session():
         first = model.logits(inputs())
         assert torch.equal(model.logits(inputs()), first)
-    assert not torch.equal(first, sr.wrap(stepwise().eval(), layout="step", steps=T).logits(inputs()))
+        functional.reset_net(net)
+        assert isinstance(net[2].v, Tensor)  # negative control: the cached reset leaves the new node charged
+    assert old is not net[2]
 
 
 @pytest.mark.parametrize("readout", ["mean", "sum", "last", "max", "first_spike"])
@@ -467,14 +473,14 @@ def test_as_module_is_stateless_and_trains_the_same_parameters() -> None:
         ({"reset": "yes"}, InputTypeError, "reset to be callable, got str"),
         ({"normalize": (0.5, 0.5)}, InputTypeError, "normalize to be"),
         ({"normalize": ([0.5], [0.5, 0.5])}, InputError, "as many means"),
-        ({"normalize": ([0.5], [0.0])}, InputError, "positive stds"),
+        ({"normalize": ([0.5], [0.0])}, InputError, "as many means as positive stds"),
         ({"normalize": ([0.5],)}, InputTypeError, "normalize to be"),
         ({"name": ""}, InputTypeError, "name to be text"),
         ({"name": 3}, InputTypeError, "name to be text"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=rf"expected {message}.*; |expected {message}") as caught:
+    with pytest.raises(kind, match=f"expected {message}") as caught:
         sr.wrap(stepwise(), **{"layout": "step", "steps": T, **settings})
     text = str(caught.value)
     assert ", got " in text

@@ -91,7 +91,10 @@ def test_recording_works_inside_a_session_and_without_state_from_before() -> Non
     fresh = model.record(inputs()).spikes["3"]
     with model.session():
         model.logits(torch.rand(N, D) * 5)
+        own = model.net[3].surrogate_function
         assert torch.equal(model.record(inputs()).spikes["3"], fresh)
+        assert model.net[3].surrogate_function is own  # not only when the session ends
+        assert not model.net[3]._forward_hooks
 
 
 class Deaf(base.MemoryModule):  # type: ignore[misc]  # untyped base

@@ -1,0 +1,62 @@
+"""What README, CONTRIBUTING and the example say is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = "ruff check . && ruff format --check . && mypy && pytest"
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Fenced code blocks of a document."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_test_command_is_the_same_everywhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", ".ci/run"):
+        assert TESTS in (ROOT / document).read_text(encoding="utf-8"), document
+
+
+def test_the_readme_program_runs(tmp_path: Path) -> None:
+    """The ten lines, on the data and net that they name."""
+    pytest.importorskip("sklearn", reason="needs data: pip install 'snnrobust[data]'")
+    (program,) = blocks("README.md", "python")
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "report.html").is_file()
+    assert "Curve(" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs data: pip install 'snnrobust[data]'")
+    folder = tmp_path / "digits"
+    shutil.copytree(ROOT / "examples" / "digits", folder, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    for command in (["train.py"], ["-m", "snnrobust", "run", "digits.toml"]):
+        ran = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    assert (folder / "digits" / "report.html").is_file()
+
+
+def test_the_twenty_line_optimiser_conforms(tmp_path: Path) -> None:
+    (source, check) = blocks("CONTRIBUTING.md", "python")
+    lines = source.split("@dataclass")[1].strip().splitlines()
+    assert len(lines) <= 20
+    (tmp_path / "my_attacks.py").write_text(source)
+    metadata = tmp_path / "mine-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (entry,) = re.findall(r'\[project.entry-points."(snnrobust\.\w+)"\]\n(.+)', (ROOT / "CONTRIBUTING.md").read_text())
+    (metadata / "entry_points.txt").write_text(f"[{entry[0]}]\n{entry[1].replace(chr(34), '')}\n")
+    (tmp_path / "test_mine.py").write_text(check)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
