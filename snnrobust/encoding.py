@@ -89,6 +89,11 @@ def _straight_through(repeated: Tensor, encoded: Tensor) -> Tensor:
     return through
 
 
+def passed_straight_through(encoded: Tensor) -> bool:
+    """Whether `encode` replaced the encoder's gradient by the identity for this result."""
+    return type(encoded.grad_fn).__name__ == "_StraightThroughBackward"
+
+
 def read_out(readout: str | ReadoutFunction, outputs: Tensor, lengths: Tensor | None) -> Tensor:
     """Turns outputs [N, T, K] into logits [N, K]; steps at or past a sample's length don't count.
 

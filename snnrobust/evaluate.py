@@ -19,6 +19,7 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.evaluation_data import EvaluationData, check_fit, prepare
 from snnrobust.model import SpikingModel
+from snnrobust.plugin import Optimiser
 from snnrobust.probe import probe
 from snnrobust.progress import Steps, shown
 from snnrobust.report import Report
@@ -184,6 +185,8 @@ def describe(
         "mode": mode,
         "evidence": evidence,
         "scoring_draws": SCORING_DRAWS,
+        # What draws from global generators is seeded by the batch, so there the batch size decides too.
+        "chunk": data.batch_size if _seeded_by_batch(models, tasks) else None,
     }
     text = json.dumps(decisive, sort_keys=True, default=repr)
     return {
@@ -193,6 +196,11 @@ def describe(
         "notes": list(notes),
         "environment": _environment(next(iter(models.values())).device),
     }
+
+
+def _seeded_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:
+    foreign = any(task.kind == "attack" and not isinstance(task.plugin, Optimiser) for task in tasks)
+    return foreign or any(model.foreign_randomness for model in models.values())
 
 
 def _run_task(

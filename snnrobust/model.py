@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from snnrobust import adapters
 from snnrobust.draws import Draws, global_rng
-from snnrobust.encoding import ENCODERS, READOUTS, EncoderFunction, ReadoutFunction, encode, read_out
+from snnrobust.encoding import (
+    ENCODERS,
+    READOUTS,
+    EncoderFunction,
+    ReadoutFunction,
+    encode,
+    passed_straight_through,
+    read_out,
+)
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.preserve import preserved
 from snnrobust.threat import Domain
@@ -72,9 +80,10 @@ class SpikingModel:
         self.normalize = normalize
         self.adapter = adapters.find(net)
         self.stochastic = stochastic or encoder == "poisson"
-        self._foreign_randomness = stochastic
+        self.foreign_randomness = stochastic
         self._reset = reset
         self._depth = 0
+        self._straight_through = False
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +97,8 @@ class SpikingModel:
 
     @property
     def straight_through(self) -> bool:
-        """Whether input gradients pass the encoder as if it were the identity."""
-        return self.encoder in ("poisson", "latency")
+        """Whether input gradients pass the encoder as if it were the identity; of a callable known after one pass."""
+        return self._straight_through or self.encoder in ("poisson", "latency")
 
     def renamed(self, name: str) -> SpikingModel:
         """The same model under another name in reports; the net is shared."""
@@ -221,7 +230,7 @@ class SpikingModel:
         return torch.zeros(())
 
     def _randomness(self, keys: Tensor, draw: int | Tensor) -> AbstractContextManager[None]:
-        if not self._foreign_randomness:
+        if not self.foreign_randomness:
             return nullcontext()
         # The net draws from torch's global generator, which can't be keyed by sample: keyed by batch and draw.
         return global_rng(
@@ -231,7 +240,9 @@ class SpikingModel:
     def _sequence(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
         if self.encoder is None or self.steps is None or self.layout == "N":
             return x
-        return encode(self.encoder, x, self.steps, self.bounds, keys, draw)
+        encoded = encode(self.encoder, x, self.steps, self.bounds, keys, draw)
+        self._straight_through |= passed_straight_through(encoded)
+        return encoded
 
     def _normalized(self, x: Tensor, channel: int) -> Tensor:
         if self.normalize is None:

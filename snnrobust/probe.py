@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,7 @@ def probe(model: SpikingModel, data: EvaluationData) -> list[Finding]:
             _repeatable(model, sample, logits),
             _alone(model, sample, logits),
             _shuffled(model, sample, logits),
+            _independent(model, sample, logits),
             _stochastic(model, sample, logits),
             *_inputs(model, sample),
             *_gradients(model, sample),
@@ -86,16 +89,16 @@ def _repeatable(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding
 def _alone(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
     few = range(min(8, len(sample)))
     alone = torch.cat([_logits(model, sample.select([i])) for i in few])
-    apart = NAN if model._foreign_randomness else _apart(logits[: len(few)], alone)
+    apart = NAN if model.foreign_randomness else _apart(logits[: len(few)], alone)
     return Finding(
         "batch-of-one",
-        None if model._foreign_randomness else apart <= TOLERANCE,
+        None if model.foreign_randomness else apart <= TOLERANCE,
         apart,
         TOLERANCE,
         "largest relative change of a sample's logits between a batch and alone; a net whose outputs depend on batch "
         "mates has no robust accuracy of its own",
         "use running statistics in eval mode, and keep the batch axis where layout= says it is",
-        required=not model._foreign_randomness,
+        required=not model.foreign_randomness,
         fatal=True,
     )
 
@@ -103,15 +106,35 @@ def _alone(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
 def _shuffled(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
     order = torch.arange(len(sample)).flip(0)
     shuffled = _logits(model, sample.select(order.tolist()))
-    apart = NAN if model._foreign_randomness else _apart(logits[order.to(logits.device)], shuffled)
+    apart = NAN if model.foreign_randomness else _apart(logits[order.to(logits.device)], shuffled)
     return Finding(
         "order",
-        None if model._foreign_randomness else apart <= TOLERANCE,
+        None if model.foreign_randomness else apart <= TOLERANCE,
         apart,
         TOLERANCE,
         "largest relative change of the logits when the batch is reversed",
         "check layout=: a batch axis taken for time makes samples depend on their order",
-        required=not model._foreign_randomness,
+        required=not model.foreign_randomness,
+        fatal=True,
+    )
+
+
+def _independent(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
+    """Mirrors the first half of the batch within its bounds; the second half must not notice."""
+    half, (low, high) = len(sample) // 2, model.bounds
+    decidable = half > 0 and not model.foreign_randomness
+    apart = NAN
+    if decidable:
+        changed = replace(sample, x=torch.cat([(low + high) - sample.x[:half], sample.x[half:]]))
+        apart = _apart(logits[half:], _logits(model, changed)[half:])
+    return Finding(
+        "sample-independence",
+        apart <= TOLERANCE if decidable else None,
+        apart,
+        TOLERANCE,
+        "largest relative change of a sample's logits when other samples of its batch are changed",
+        "look for statistics over the batch axis, and check layout=",
+        required=decidable,
         fatal=True,
     )
 
@@ -213,4 +236,4 @@ def _encoder(model: SpikingModel) -> Finding:
 
 
 def _about(finding: Finding, model: str) -> Finding:
-    return Finding(**{**vars(finding), "model": model})
+    return replace(finding, model=model)

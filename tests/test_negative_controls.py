@@ -256,3 +256,27 @@ def test_an_attack_weaker_than_noise_is_flagged() -> None:
     assert "noise-not-stronger:strong" not in failed(
         sr.evaluate(tiny_model(), tiny_data(count=60), [strong, sr.load("uniform", severity=0.5)])
     )
+
+
+def test_a_leak_between_samples_is_caught() -> None:
+    class Leaky(nn.Module):
+        """Adds its neighbour's input, if it has one: right alone is not right together."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            return self.layer(flat + 0.5 * flat.roll(len(flat) // 2, 0))
+
+    assert "sample-independence" in failed(sr.evaluate(sr.wrap(Leaky(), layout="N"), tiny_data(), ["clean"]))
+
+
+def test_an_encoder_without_gradient_is_recorded() -> None:
+    def rounded(x: Tensor, steps: int) -> Tensor:
+        return x.detach().round().unsqueeze(1).expand(len(x), steps, *x.shape[1:])
+
+    report = sr.evaluate(sr.wrap(tiny_model().net, steps=4, encoder=rounded), tiny_data(), ["clean"])
+    assert "encoder-gradient" in failed(report)
+    assert "encoder-gradient" not in failed(sr.evaluate(tiny_model(), tiny_data(), ["clean"]))

@@ -15,8 +15,6 @@ from snnrobust import audit
 from snnrobust.report.report import Report
 from snnrobust.results import Finding, Record
 
-#: Columns of strengths above which the terminal shows the largest strength of each task alone.
-TERMINAL_COLUMNS = 6
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
 _CURVATURE = ("eigenvalue", "trace")
@@ -245,30 +243,26 @@ def cost(report: Report, records: Sequence[Record]) -> Table:
 
 
 def terminal_table(report: Report) -> RichTable:
-    """One row a model: clean accuracy, accuracy at the telling strengths of each task, and what the checks say."""
+    """A column for each model; a row for clean accuracy and for each task and strength, and one for the checks."""
     records = report.records
-    labels = [*report.labels("attack"), *report.labels("noise")]
-    points = {label: chosen(report.task(label)["strengths"]) for label in labels}
-    if sum(len(each) for each in points.values()) > TERMINAL_COLUMNS:
-        points = {label: each[-1:] for label, each in points.items()}
     samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
     title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}")
-    table = RichTable(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", overflow="fold", min_width=8)
-    table.add_column("checks", min_width=9)
-    for name in ("clean", *(f"{label}\n{strength(value)}" for label in labels for value in points[label])):
-        table.add_column(Text(name), justify="right", overflow="fold", min_width=5)
+    table = RichTable("task", "strength", title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for model in report.models:
-        clean = select(records, "accuracy", report.labels("clean"), model)
-        cells = [percent(clean[0].value, "") if clean else "–"]
-        for label in labels:
-            metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
-            found = {record.strength: record.value for record in select(records, metric, [label], model)}
-            cells += [percent(found.get(value, math.nan), "") for value in points[label]]
-        findings = [finding for finding in report.findings if finding.model in ("", model)]
-        unsettled = [finding for finding in findings if not finding.passed]
-        checks = count_findings(unsettled) if unsettled else "all passed" if findings else "none"
-        table.add_row(*(Text(cell) for cell in (model, checks, *cells)))
+        table.add_column(Text(model), justify="right", overflow="fold", min_width=5)
+    clean = {record.model: record.value for record in select(records, "accuracy", report.labels("clean"))}
+    table.add_row("clean", "", *(percent(clean.get(model, math.nan), "") for model in report.models), end_section=True)
+    for label in (*report.labels("attack"), *report.labels("noise")):
+        metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
+        found = {(record.model, record.strength): record.value for record in select(records, metric, [label])}
+        strengths = report.task(label)["strengths"]
+        for value in strengths:
+            cells = (percent(found.get((model, value), math.nan), "") for model in report.models)
+            name = Text(label if value == strengths[0] else "")
+            table.add_row(name, strength(value), *cells, end_section=value == strengths[-1])
+    for result, passed in (("failed", False), ("missing", None)):
+        counts = [sum(f.passed is passed and f.model == model for f in report.findings) for model in report.models]
+        table.add_row("checks", result, *map(str, counts))
     return table
 
 
