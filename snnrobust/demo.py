@@ -111,7 +111,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
         task("gaussian", severity=severities),
         task("salt-and-pepper", severity=[0.02, 0.05, 0.1]),
         task("activity"),
-        task("plane", points=size.points, samples=size.surface_samples),
+        task("plane", points=size.points, samples=size.surface_samples, logit_scale=training.RATE_SCALE),
     ]
     notes = [
         "Leak k = 0.5, threshold 1, ATan surrogate and training settings are assumed, not the study's own.",
@@ -121,7 +121,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
     else:
         notes.append("Left out for want of an extra: MIFGSM from torchattacks (pip install 'snnrobust[torchattacks]').")
     if find_spec("pyhessian") is not None:
-        tasks.append(task("pyhessian", samples=size.surface_samples // 2, probes=30))
+        tasks.append(task("pyhessian", samples=size.surface_samples // 2, probes=30, logit_scale=training.RATE_SCALE))
     else:
         notes.append("Left out for want of an extra: eigenvalues and trace (pip install 'snnrobust[pyhessian]').")
     return tasks, notes

@@ -44,14 +44,17 @@ class Plane:
         points: Grid points along each direction; odd, so that theta itself is one.
         radius: Largest multiple of a direction.
         samples: Training samples, the first so many (all where there are fewer).
+        logit_scale: What training multiplied the logits by before the cross entropy; rates end at 1, where a plain
+            softmax is still undecided.
 
     Raises:
-        InputError: For an even or small number of points, or a radius or number of samples out of range.
+        InputError: For an even or small number of points, or a radius, scale or number of samples out of range.
     """
 
     points: int = 21
     radius: float = 1.0
     samples: int = 500
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("points", 3), ("samples", 1)):
@@ -62,6 +65,8 @@ class Plane:
             raise InputError(f"expected an odd number of points, got {self.points}; use {self.points + 1}")
         if not (self.radius > 0 and math.isfinite(self.radius)):
             raise InputError(f"expected a finite radius > 0, got {self.radius!r}; give a multiple of the filters")
+        if not (self.logit_scale > 0 and math.isfinite(self.logit_scale)):
+            raise InputError(f"expected a finite logit_scale > 0, got {self.logit_scale!r}; give what training used")
 
     def check(self, model: SpikingModel, data: EvaluationData) -> None:
         """Raises an `InputError` unless there are training data and weights to move."""
@@ -79,7 +84,7 @@ class Plane:
         train = data.training("a loss landscape")
         train = train.take(min(self.samples, len(train)))
         with model.session():
-            here = _Plane(model, train, data.batch_size, rng)
+            here = _Plane(model, train, data.batch_size, rng, self.logit_scale)
             grid = np.linspace(-self.radius, self.radius, self.points)
             grid[self.points // 2] = 0.0
             cells = np.array([[here.at(float(a), float(b)) for a in grid] for b in grid])  # [Y, X, 2]
@@ -118,9 +123,10 @@ class _Net(nn.Module):
 class _Plane:
     """Loss and accuracy at points of the plane."""
 
-    def __init__(self, model: SpikingModel, train: Dataset, batch_size: int, rng: Draws) -> None:
+    def __init__(self, model: SpikingModel, train: Dataset, batch_size: int, rng: Draws, logit_scale: float) -> None:
         self.model = model
         self.train = train
+        self.logit_scale = logit_scale
         self.batches = torch.split(torch.arange(len(train)), batch_size)
         self.module = _Net(model)
         self.theta = {name: p.detach() for name, p in self.module.named_parameters()}
@@ -135,6 +141,6 @@ class _Plane:
             part = self.train.select(rows)
             y = part.y.to(self.model.device)
             logits = torch.func.functional_call(self.module, weights, (part.x, part.index, part.lengths))
-            loss += float(functional.cross_entropy(logits, y, reduction="sum"))
+            loss += float(functional.cross_entropy(self.logit_scale * logits, y, reduction="sum"))
             correct += int((self.model.predict(logits) == y).sum())
         return loss / len(self.train), correct / len(self.train)

@@ -49,9 +49,10 @@ class PyHessian:
         samples: Training samples, the first so many (all where there are fewer), in one batch.
         tolerance: Relative change between two power iterations at which an eigenvalue is taken as found.
         iterations: Most power iterations for an eigenvalue.
+        logit_scale: What training multiplied the logits by before the cross entropy.
 
     Raises:
-        InputError: For a count or tolerance out of range.
+        InputError: For a count, tolerance or scale out of range.
     """
 
     top: int = 1
@@ -59,6 +60,7 @@ class PyHessian:
     samples: int = 200
     tolerance: float = 1e-4
     iterations: int = 200
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("top", 1), ("probes", 2), ("samples", 1), ("iterations", 2)):
@@ -67,6 +69,8 @@ class PyHessian:
                 raise InputError(f"expected {name} to be a whole number >= {least}, got {value!r}; give a count")
         if not 0 < self.tolerance < 1:
             raise InputError(f"expected tolerance in (0, 1), got {self.tolerance!r}; give a relative change")
+        if not 0 < self.logit_scale < float("inf"):
+            raise InputError(f"expected a finite logit_scale > 0, got {self.logit_scale!r}; give what training used")
 
     def check(self, model: SpikingModel, data: EvaluationData) -> None:
         """Raises if PyHessian or training data is missing, or the net has too few parameters."""
@@ -97,6 +101,9 @@ class PyHessian:
             stack.enter_context(_no_gradients_kept(list(model.net.parameters())))
             return list(self._records(model, train))
 
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(self.logit_scale * logits, y)
+
     def _records(self, model: SpikingModel, train: Dataset) -> Iterator[Record]:
         x, y = train.x.to(device=model.device, dtype=model.dtype), train.y.to(model.device)
         batch = _Batch(model, train, _used(model, train, x, y))
@@ -104,7 +111,7 @@ class PyHessian:
             with warnings.catch_warnings():
                 # The cycle between parameter and gradient that this warns of ends with `_no_gradients_kept`.
                 warnings.filterwarnings("ignore", "Using backward\\(\\) with create_graph=True", UserWarning)
-                hessian = _pyhessian()(batch, functional.cross_entropy, data=(x, y), cuda=model.device.type == "cuda")
+                hessian = _pyhessian()(batch, self._loss, data=(x, y), cuda=model.device.type == "cuda")
             values, vectors = hessian.eigenvalues(maxIter=self.iterations, tol=self.tolerance, top_n=self.top)
             residuals = [_residual(hessian, value, vector) for value, vector in zip(values, vectors, strict=True)]
             # Below any change there is: otherwise a negative running mean counts as converged after two probes.

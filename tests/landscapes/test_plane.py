@@ -18,6 +18,7 @@ from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel, wrap
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record, Surface
+from snnrobust.testing import tiny_data, tiny_model
 from snnrobust_landscapes.directions import filter_normalised
 from snnrobust_landscapes.plane import PLANE, UNIT, Plane
 
@@ -206,3 +207,12 @@ def test_no_training_data_and_no_weights() -> None:
 def test_settings_out_of_range(setting: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         Plane(**setting)
+
+
+def test_the_scale_of_the_logits_is_that_of_training() -> None:
+    model, train = tiny_model(), tiny_data()
+    data = EvaluationData(train, train, train, 5)
+    scaled = Plane(points=3, logit_scale=5.0).measure(model, data, Draws(0, "plane"))
+    (loss,) = [each.value for each in scaled if isinstance(each, Record) and each.metric == "loss"]
+    expected = torch.nn.functional.cross_entropy(5.0 * model.logits(train.x), train.y)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
