@@ -10,28 +10,45 @@ from __future__ import annotations
 import platform
 
 import torch
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import layer, neuron, surrogate
 from torch import nn
 
 import snnrobust as sr
-from snnrobust import nets, training
+from snnrobust import training
+from snnrobust.data import Dataset
 
 EPSILONS = [0.1, 0.2, 0.3]
 
 
-def node(_: int) -> nn.Module:
+def node() -> nn.Module:
     sharp = surrogate.Sigmoid(alpha=25.0)
     return neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=sharp, step_mode="m")
 
 
-def main() -> None:
-    splits = sr.data.load("mnist5k")
-    net = training.initialised(lambda: nets.conv(node, channels=(8, 16))[:-1], seed=0)
-    training.train(net, splits.train, steps=4, epochs=4, lr=2e-3)
-    tasks = [
+def block(channels_in: int, channels: int) -> list[nn.Module]:
+    convolution = layer.Conv2d(channels_in, channels, 3, padding=1, bias=False, step_mode="m")
+    return [convolution, layer.BatchNorm2d(channels, step_mode="m"), node(), layer.AvgPool2d(2, step_mode="m")]
+
+
+def victim(data: Dataset, seed: int = 0) -> sr.SpikingModel:
+    """A small convolutional net trained with Sigmoid(alpha=25); its output does not spike."""
+    net = training.initialised(
+        lambda: nn.Sequential(*block(1, 8), *block(8, 16), nn.Flatten(2), nn.Linear(16 * 7 * 7, 10)), seed
+    )
+    training.train(net, data, steps=4, epochs=4, lr=2e-3, seed=seed)
+    return sr.wrap(net, steps=4, name="sigmoid-25")
+
+
+def tasks() -> list[sr.Task]:
+    """PGD-20 through the net's own surrogate, and through ATan(2)."""
+    return [
         sr.load("pgd", label=gradient, epsilon=EPSILONS, steps=20, gradient=gradient) for gradient in ("own", "atan")
     ]
-    report = sr.evaluate(sr.wrap(net, steps=4, name="sigmoid-25"), splits.test.take(500), tasks)
+
+
+def main() -> None:
+    splits = sr.data.load("mnist5k")
+    report = sr.evaluate(victim(splits.train), splits.test.take(500), tasks())
 
     print(
         f"Clean accuracy {report.clean()['correct'].mean():.1%}, {len(report.clean()['correct'])} test digits, "

@@ -22,7 +22,7 @@ from snnrobust.errors import (
     ViolationError,
 )
 from snnrobust.evaluate import evaluate
-from snnrobust.model import Recording, SpikingModel, wrap
+from snnrobust.model import Recording, SpikingModel
 from snnrobust.probe import probe
 from snnrobust.registry import create, plugins
 from snnrobust.report import Report
@@ -30,6 +30,7 @@ from snnrobust.results import Curve, Finding, Record, Surface
 from snnrobust.spike_gradient import SpikeGradient
 from snnrobust.task import Task, load
 from snnrobust.threat import ThreatModel
+from snnrobust.wrapping import wrap
 
 __version__ = version("snnrobust")
 

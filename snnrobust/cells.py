@@ -16,7 +16,8 @@ from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
-from snnrobust.search import Found, Judge, Problem, perturb, search
+from snnrobust.problem import Found, Judge, Problem
+from snnrobust.search import perturb, search
 from snnrobust.store import Arrays, Store
 from snnrobust.task import Attack, Task
 from snnrobust.threat import ThreatModel

@@ -20,9 +20,10 @@ from torch import nn
 from snnrobust import data as named_data
 from snnrobust.data import Dataset, Splits
 from snnrobust.errors import InputError, InputTypeError, SnnRobustError
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.registry import check_parameters
 from snnrobust.task import Task, load
+from snnrobust.wrapping import wrap
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from torch import nn
 from snnrobust import nets, neurons, store, training
 from snnrobust.data import Splits, load
 from snnrobust.evaluate import evaluate
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.report import Report
 from snnrobust.task import Task
 from snnrobust.task import load as task
+from snnrobust.wrapping import wrap
 
 #: Leakage, reset and recurrence, one changed at a time (Yin et al. 2024, arXiv 2403.16674).
 VARIANTS = ("vanilla", "no-leak", "complete-leak", "no-reset", "recurrent")

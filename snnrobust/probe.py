@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnrobust.data import Dataset
 from snnrobust.errors import PluginError
@@ -38,6 +39,7 @@ def probe(model: SpikingModel, data: EvaluationData) -> list[Finding]:
             _shuffled(model, sample, logits),
             _independent(model, sample, logits),
             _stochastic(model, sample, logits),
+            *_step_modes(model, sample),
             *_inputs(model, sample),
             *_gradients(model, sample),
             _ties(logits),
@@ -152,6 +154,42 @@ def _stochastic(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding
         "pass stochastic=True to wrap, and eot= to attacks",
         fatal=True,
     )
+
+
+def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
+    """Whether time is time to every node: single-step nodes called T times, multi-step ones with T steps."""
+    steps = sample.x.shape[1] if model.encoder is None else model.steps
+    nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
+    if model.layout == "N" or not nodes:
+        return []
+    seen: dict[str, list[int]] = {name: [] for name in nodes}
+
+    def listen(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, args, out: seen[name].append(len(out))
+
+    def fits(name: str) -> bool:
+        if getattr(nodes[name], "step_mode", "m") == "m":
+            return all(length == steps for length in seen[name])
+        return len(seen[name]) % (steps or 1) == 0  # a node that stands in two places runs T times for each
+
+    handles = [node.register_forward_hook(listen(name)) for name, node in nodes.items()]
+    try:
+        _logits(model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    wrong = [name for name in nodes if not (seen[name] and fits(name))]
+    return [
+        Finding(
+            "step-mode",
+            not wrong,
+            float(len(wrong)),
+            0.0,
+            "nodes that did not see the input's time steps" + (f": {wrong}" if wrong else "; each saw all of them"),
+            "set the nodes' step mode to what layout= hands them: 'm' for 'TN', 's' for 'step'",
+            fatal=True,
+        )
+    ]
 
 
 def _inputs(model: SpikingModel, sample: Dataset) -> list[Finding]:

@@ -13,104 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.data import Dataset
-from snnrobust.draws import Draws
 from snnrobust.errors import PluginError
 from snnrobust.losses import margin
-from snnrobust.model import SpikingModel
-from snnrobust.oracle import Oracle
-from snnrobust.plugin import Objective, Optimiser, Perturbation, State
-from snnrobust.threat import ThreatModel
+from snnrobust.plugin import Optimiser, Perturbation, State
+from snnrobust.problem import Found, Problem
 from snnrobust.verify import verify
-
-
-@dataclass
-class Found:
-    """What a search found for some samples, judged on the user's own net.
-
-    Attributes:
-        rows: Positions in the data set, [n].
-        x: The strongest example, [n, *].
-        correct: Whether the net still gets it right, [n].
-        margin: True logit minus the best other at `x`, [n].
-        rank: How strong the search itself held `x` to be (smaller is stronger), [n].
-        last_x: The last iterate, [n, *].
-        last_correct: Whether the net gets the last iterate right, [n].
-        forwards: Forward passes per sample, [n].
-        backwards: Backward passes per sample, [n].
-        unchanged: Whether the last iterate equals the original, [n].
-        disagreements: How often the search took an iterate for a success that the net then got right, [n].
-    """
-
-    rows: Tensor
-    x: Tensor
-    correct: Tensor
-    margin: Tensor
-    rank: Tensor
-    last_x: Tensor
-    last_correct: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    unchanged: Tensor
-    disagreements: Tensor
-
-
-class Judge:
-    """Scores inputs on the user's own net: eager, freshly reset, its spikes' gradients untouched.
-
-    A stochastic net is scored on the mean logits over `draws` fresh draws that no search has seen.
-    """
-
-    def __init__(self, model: SpikingModel, seed: int, draws: int) -> None:
-        self.model = model
-        self.draws = draws if model.stochastic else 1
-        self._first_draw = Draws(seed, "scoring").number()
-
-    @torch.no_grad()
-    def logits(self, x: Tensor, index: Tensor, lengths: Tensor | None) -> Tensor:
-        """Logits [N, K], the mean over scoring draws for a stochastic net."""
-        total = self.model.logits(x, keys=index, draw=self._first_draw, lengths=lengths)
-        for draw in range(1, self.draws):
-            total = total + self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)
-        return total / self.draws
-
-    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether each sample is right, [N]. NaN is never taken for a successful attack."""
-        return (self.model.predict(logits) == y) | ~torch.isfinite(logits).all(dim=1)
-
-
-@dataclass
-class Problem:
-    """One attack on one model under one threat model.
-
-    Attributes:
-        judge: Scores on the user's net.
-        oracle: Answers the attack's questions.
-        objective: What an optimiser of kind "loss" is told.
-        data: The samples; `rows` below are positions in it.
-        threat: What may change.
-        rng: Keyed draws of this attack at this strength and restart.
-        pool: Samples in flight at once.
-        stop: Whether a sample is done at its first success ("nested"), or runs all its steps ("exhaustive").
-        name: The attack's name for messages.
-    """
-
-    judge: Judge
-    oracle: Oracle
-    objective: Objective
-    data: Dataset
-    threat: ThreatModel
-    rng: Draws
-    pool: int
-    stop: bool
-    name: str
-
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Inputs and labels on the model's device, sample ids and lengths for `rows`."""
-        model = self.judge.model
-        x = self.data.x[rows].to(device=model.device, dtype=model.dtype)
-        lengths = None if self.data.lengths is None else self.data.lengths[rows]
-        return x, self.data.y[rows].to(model.device), self.data.index[rows], lengths
 
 
 def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable[[Found], None]) -> None:

@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def to_json(value: Any) -> bytes:
-    """Readable JSON in the order given; NaN becomes null, since JSON has none."""
+    """Readable JSON in the order given; NaN becomes null and infinity text, since JSON has neither."""
     return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -312,14 +312,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()  # measurements compute in numpy
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return None if math.isnan(value) else str(value)
     return value
 
 
 def _floats(kind: type, plain: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a dataclass from JSON: null stands for NaN where a float is expected."""
+    """Fields of a dataclass from JSON: where a float is expected, null stands for NaN and text for an infinity."""
     types = {each.name: each.type for each in dataclasses.fields(kind)}
-    return {name: math.nan if value is None and types[name] == "float" else value for name, value in plain.items()}
+    nan = {name: math.nan for name, value in plain.items() if value is None and types[name] == "float"}
+    return (
+        plain
+        | nan
+        | {name: float(value) for name, value in plain.items() if value in ("inf", "-inf") and types[name] == "float"}
+    )
 
 
 def _surface(described: dict[str, Any], arrays: Arrays, i: int) -> Surface:

@@ -159,6 +159,11 @@ def _factor(kind: str, value: Any) -> Any:
     if isinstance(value, type) or not isinstance(value, GROUPS[kind]):
         got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise InputTypeError(f"expected the name or an instance of one of the {kind}, got {got}; see `snnrobust list`")
+    if " at 0x" in repr(value):
+        raise InputTypeError(
+            f"expected one of the {kind} whose repr tells its parameters, got {value!r}; make it a frozen dataclass, "
+            f"or a resumed run could not tell it from another"
+        )
     return value
 
 

@@ -23,13 +23,15 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError, PluginError
 from snnrobust.evaluation_data import EvaluationData
 from snnrobust.losses import CrossEntropy
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Corruption, Measurement, Optimiser, Perturbation
+from snnrobust.problem import Found, Judge, Problem
 from snnrobust.results import Record, Surface
-from snnrobust.search import Found, Judge, Problem, perturb, search
+from snnrobust.search import perturb, search
 from snnrobust.spike_gradient import Own, SpikeGradient
 from snnrobust.threat import ThreatModel
+from snnrobust.wrapping import wrap
 
 
 def check_plugin(name: str, **parameters: Any) -> None:

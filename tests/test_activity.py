@@ -16,9 +16,10 @@ from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.evaluation_data import EvaluationData, prepare
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record
+from snnrobust.wrapping import wrap
 
 N, T = 9, 5
 RNG = Draws(0, "activity")

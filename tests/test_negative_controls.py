@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -256,6 +256,19 @@ def test_an_attack_weaker_than_noise_is_flagged() -> None:
     assert "noise-not-stronger:strong" not in failed(
         sr.evaluate(tiny_model(), tiny_data(count=60), [strong, sr.load("uniform", severity=0.5)])
     )
+
+
+@pytest.mark.parametrize(("layout", "step_mode"), [("TN", "s"), ("step", "m")])
+def test_a_step_mode_that_does_not_fit_the_layout_is_caught(layout: Any, step_mode: str) -> None:
+    """A single-step node that gets [T, N, *] takes time for the batch; a multi-step one the batch for time."""
+    net = tiny_model().net
+    for node in net:
+        if isinstance(node, neuron.BaseNode):
+            node.step_mode = step_mode
+    model = sr.wrap(net if layout == "TN" else nn.Sequential(nn.Flatten(1), *list(net)[1:]), steps=5, layout=layout)
+    report = sr.evaluate(model, tiny_data(), ["clean"])
+    assert "step-mode" in failed(report)
+    assert "step-mode" not in failed(sr.evaluate(tiny_model(), tiny_data(), ["clean"]))
 
 
 def test_a_leak_between_samples_is_caught() -> None:

@@ -17,7 +17,8 @@ from snnrobust.draws import Draws
 from snnrobust.losses import CrossEntropy, Margin
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser, State
-from snnrobust.search import Found, Judge, Problem, search
+from snnrobust.problem import Found, Judge, Problem
+from snnrobust.search import search
 from snnrobust.spike_gradient import Own
 from snnrobust.testing import tiny_data, tiny_model
 from snnrobust.threat import ThreatModel

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.evaluation_data import prepare
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.plugin import Corruption
+from snnrobust.wrapping import wrap
 from snnrobust_attacks.corruptions.gaussian import Gaussian
 from snnrobust_attacks.corruptions.salt_and_pepper import SaltAndPepper
 from snnrobust_attacks.corruptions.spike_deletion import SpikeDeletion

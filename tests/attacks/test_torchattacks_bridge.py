@@ -16,13 +16,14 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.evaluation_data import prepare
 from snnrobust.losses import CrossEntropy
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Perturbation
 from snnrobust.spike_gradient import Own
 from snnrobust.task import load
 from snnrobust.threat import Norm, ThreatModel
 from snnrobust.verify import verify
+from snnrobust.wrapping import wrap
 from snnrobust_attacks.torchattacks import Torchattacks
 
 reference = pytest.importorskip("torchattacks", reason="the extra 'torchattacks' is not installed")

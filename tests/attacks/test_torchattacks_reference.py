@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.losses import CrossEntropy
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
-from snnrobust.search import Found, Judge, Problem, search
+from snnrobust.problem import Found, Judge, Problem
+from snnrobust.search import search
 from snnrobust.spike_gradient import Own
 from snnrobust.threat import Norm, ThreatModel
+from snnrobust.wrapping import wrap
 from snnrobust_attacks.optimisers.fgsm import FGSM
 from snnrobust_attacks.optimisers.pgd import PGD
 

@@ -15,10 +15,11 @@ from torch.nn import functional
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.evaluation_data import EvaluationData, prepare
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record, Surface
 from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.wrapping import wrap
 from snnrobust_landscapes.directions import filter_normalised
 from snnrobust_landscapes.plane import PLANE, UNIT, Plane
 

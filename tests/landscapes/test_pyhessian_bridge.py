@@ -16,9 +16,10 @@ from torch.nn import functional
 from snnrobust.draws import Draws, global_rng
 from snnrobust.errors import InputError, PluginError
 from snnrobust.evaluation_data import EvaluationData, prepare
-from snnrobust.model import SpikingModel, wrap
+from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record
+from snnrobust.wrapping import wrap
 from snnrobust_landscapes.pyhessian import OPERATOR, PyHessian
 
 pyhessian = pytest.importorskip("pyhessian", reason="the extra 'pyhessian' is not installed")
