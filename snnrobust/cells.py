@@ -194,7 +194,8 @@ class Cells:
         taken = rows[stronger]
         arrays["correct"][taken] = correct[stronger]
         arrays["margin"][taken] = found.margin.numpy()[stronger]
-        arrays["last_correct"][taken] = found.last_correct.numpy()[stronger]
+        last = found.last_correct.numpy()
+        arrays["last_correct"][rows] = last if restart == 0 else np.minimum(arrays["last_correct"][rows], last)
         arrays["unchanged"][taken] = found.unchanged.numpy()[stronger]
         arrays["rank"][taken] = rank[stronger]
         arrays["forwards"][rows] += found.forwards.numpy().astype(np.int32)

@@ -111,7 +111,9 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         raise InputTypeError(f"expected label to be text, got {label!r}; give a name for the report")
     if name == "clean":
         registry.check_parameters(name, parameters, [])
-        return Task("clean", label or "clean", "clean", "snnrobust", None)
+        if label not in (None, "clean"):
+            raise InputError(f"expected the label 'clean' for clean accuracy, got {label!r}; leave label= out")
+        return Task("clean", "clean", "clean", "snnrobust", None)
     info = registry.find(name)
     kind = _KINDS.get(info.kind)
     if kind is None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from snnrobust import audit
 from snnrobust.errors import InputError
+from snnrobust.report.records import task_records
 from snnrobust.results import NAN, Artifact, Curve, Finding, Record, Sense, Verdict
 from snnrobust.statistics import bootstrap_mean, clopper_pearson
 from snnrobust.store import Arrays, Store
@@ -91,8 +92,8 @@ class Report:
                     "expected mode='exhaustive' for the last iterate, got 'nested'; evaluate again with it"
                 )
             last = [self.cell(name, label, k)["last_correct"] == 1 for k in range(len(task["strengths"]))]
-            return self._curve(name, label, np.stack(last), task["strengths"], "last-iterate")
-        return self._curve(name, label, self.robust(label, name), task["strengths"], "any-iterate")
+            return self.share_curve(label, name, np.stack(last), "last-iterate")
+        return self.share_curve(label, name, self.robust(label, name))
 
     def robust(self, label: str, model: str | None = None) -> np.ndarray:
         """Whether each sample withstands the attack, [strength, sample]: right when clean, and broken at no strength
@@ -144,13 +145,13 @@ class Report:
                     attribution[label] += int(broken.sum())
                     standing &= ~broken
             rows.append(standing.copy())
-        curve = self._curve(name, labels[0], np.stack(rows), radii, "any-iterate")
+        curve = self.share_curve(labels[0], name, np.stack(rows), strengths=radii)
         return dataclasses.replace(curve, label="worst case", attribution=attribution)
 
     @cached_property
     def records(self) -> list[Record]:
         """Every number, one record each."""
-        return [record for name in self.models for label in self._tasks for record in self._records(name, label)]
+        return [record for name in self.models for label in self._tasks for record in task_records(self, name, label)]
 
     @property
     def artifacts(self) -> list[Artifact]:
@@ -171,11 +172,12 @@ class Report:
         Raises:
             StoreError: If the folder holds anything else.
         """
+        self._store.load_all()
         target = Store(Path(folder), self.run)
         for (model, label, position), arrays in self._store.cells.items():
-            target.save_cell(model, label, position, arrays, self._seconds(model, f"{label}/{position}"))
+            target.save_cell(model, label, position, arrays, self.seconds(model, f"{label}/{position}"))
         for (model, label), (records, artifacts) in self._store.measured.items():
-            target.save_measurement(model, label, records, artifacts, self._seconds(model, label))
+            target.save_measurement(model, label, records, artifacts, self.seconds(model, label))
         for model, findings in self._store.findings.items():
             target.save_findings(model, findings)
 
@@ -204,20 +206,25 @@ class Report:
             raise InputError(f"expected model= in {self.models}, got {model!r}; name one of these")
         return model
 
-    def _seconds(self, model: str, name: str) -> float:
-        return self._store.seconds[model].get(name, NAN)
-
     def _threat(self, model: str, label: str) -> str:
         """The ball that an attack searched, without its radius."""
         settings: Mapping[str, Any] = self.run["models"][model]
         low, high = settings["bounds"]
         return f"{self.task(label)['attack']['norm']} in [{low:g}, {high:g}], {settings['domain']}"
 
-    def _curve(self, model: str, label: str, kept: np.ndarray, strengths: list[float], sense: Sense) -> Curve:
+    def share_curve(
+        self,
+        label: str,
+        model: str,
+        kept: np.ndarray,
+        sense: Sense = "any-iterate",
+        strengths: list[float] | None = None,
+    ) -> Curve:
+        """Shares of `kept` [strength, sample] with Clopper-Pearson intervals, as a curve of an attack."""
         count = kept.shape[1]
         intervals = [clopper_pearson(int(row.sum()), count) for row in kept]
         return Curve(
-            strength=tuple(strengths),
+            strength=tuple(self.task(label)["strengths"] if strengths is None else strengths),
             value=tuple(float(row.mean()) for row in kept),
             low=tuple(low for low, _ in intervals),
             high=tuple(high for _, high in intervals),
@@ -228,6 +235,15 @@ class Report:
             label=label,
             unit="epsilon",
         )
+
+    def measured(self, model: str, label: str) -> list[Record]:
+        """The records of a measurement, as it yielded them."""
+        found = self._store.measurement(model, label)
+        return found[0] if found is not None else []
+
+    def seconds(self, model: str, name: str) -> float:
+        """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""
+        return self._store.seconds[model].get(name, NAN)
 
     def _noise_curve(self, model: str, label: str) -> Curve:
         strengths = self.task(label)["strengths"]
@@ -245,78 +261,6 @@ class Report:
             label=label,
             unit="severity",
         )
-
-    def _records(self, model: str, label: str) -> list[Record]:
-        task = self.task(label)
-        common = {
-            "model": model,
-            "label": label,
-            "plugin": task["plugin"],
-            "origin": task["origin"],
-            "seed": self.run["seed"],
-        }
-        if task["kind"] == "measurement":
-            measured = self._store.measurement(model, label)
-            seconds = self._seconds(model, label)
-            return [dataclasses.replace(r, **common, seconds=seconds) for r in measured[0]] if measured else []
-        if task["kind"] == "clean":
-            return self._clean_records(model, common)
-        if task["kind"] == "noise":
-            return self._curve_records(self._noise_curve(model, label), "accuracy", common)
-        curve = self.curve(label, model)
-        robust, clean = self.robust(label, model), self.clean(model)["correct"]
-        # A margin of 0 is a tie that argmax happens to win: strictly speaking it is not right.
-        lowest = np.fmin.accumulate(np.nan_to_num(self.margins(label, model), nan=np.inf), axis=0)
-        strict = robust & (lowest > 0) & (self.clean(model)["margin"] > 0)
-        records = self._curve_records(curve, "robust_accuracy", common)
-        records += self._curve_records(
-            self._curve(model, label, strict, task["strengths"], "any-iterate"), "strict_robust_accuracy", common
-        )
-        if clean.any():
-            broken = self._curve(model, label, (~robust)[:, clean], task["strengths"], "any-iterate")
-            records += self._curve_records(broken, "attack_success_over_clean_correct", common)
-        if self.run["mode"] == "exhaustive":
-            last = self.curve(label, model, "last-iterate")
-            records += self._curve_records(last, "robust_accuracy_last_iterate", common)
-        return records
-
-    def _curve_records(self, curve: Curve, metric: str, common: dict[str, Any]) -> list[Record]:
-        records = []
-        for k, strength in enumerate(curve.strength):
-            arrays = self.cell(curve.model, curve.label, k)
-            records.append(
-                Record(
-                    metric=metric,
-                    value=curve.value[k],
-                    low=curve.low[k],
-                    high=curve.high[k],
-                    count=curve.count,
-                    strength=strength,
-                    unit=curve.unit,
-                    threat=curve.threat,
-                    forwards=int(arrays["forwards"].sum()),
-                    backwards=int(arrays["backwards"].sum()),
-                    seconds=self._seconds(curve.model, f"{curve.label}/{k}"),
-                    **common,
-                )
-            )
-        return records
-
-    def _clean_records(self, model: str, common: dict[str, Any]) -> list[Record]:
-        cell = self.clean(model)
-        shares = {
-            "accuracy": cell["correct"],
-            "strict_accuracy": cell["correct"] & (cell["margin"] > 0),
-            "tie_share": cell["tied"],
-            "silent_share": cell["silent"],
-        }
-        records = []
-        for metric, each in shares.items():
-            low, high = clopper_pearson(int(each.sum()), len(each))
-            seconds = self._seconds(model, "clean/0")
-            value = float(each.mean())
-            records.append(Record(metric, value, low, high, len(each), forwards=len(each), seconds=seconds, **common))
-        return records
 
     def __repr__(self) -> str:
         return f"Report(models={self.models}, tasks={self.labels()}, verdict={self.verdict!r})"
