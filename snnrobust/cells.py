@@ -60,6 +60,7 @@ class Cells:
         count = len(self.data)
         arrays: Arrays = {
             "correct": np.zeros(count, dtype=bool),
+            "voted": np.zeros(count, dtype=bool),
             "margin": np.zeros(count, dtype=np.float32),
             "tied": np.zeros(count, dtype=bool),
             "silent": np.zeros(count, dtype=bool),
@@ -67,9 +68,11 @@ class Cells:
         for rows in torch.split(torch.arange(count), self.batch_size):
             x, y, index, lengths = self._take(rows)
             at = rows.numpy()
-            logits = self.judge.logits(x, index, lengths)
+            score = self.judge.score(x, y, index, lengths)
+            logits = score.logits
             right = (self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)
             arrays["correct"][at] = right.cpu().numpy()
+            arrays["voted"][at] = (score.voted & torch.isfinite(logits).all(dim=1)).cpu().numpy()
             arrays["margin"][at] = margin(logits, y).cpu().numpy()
             arrays["tied"][at] = ((logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1).cpu().numpy()
             arrays["silent"][at] = (logits == 0).all(dim=1).cpu().numpy()
@@ -124,7 +127,7 @@ class Cells:
 
             due = standing & (arrays["restarts"] == restart)
             if self.stop:
-                due &= arrays["correct"] != 0
+                due &= _unbroken(arrays)
             rows = torch.from_numpy(np.flatnonzero(due))
             if len(rows):
                 rng = Draws(self.seed, task.label).sub(f"{epsilon:.12g}", restart)
@@ -155,21 +158,22 @@ class Cells:
         )
 
     def _standing(self, task: Task, position: int) -> np.ndarray:
-        """Which samples are attacked: all of them when exhaustive, else those right so far."""
+        """Which samples are attacked: all of them when exhaustive, else those right so far by mean or by vote."""
         if not self.stop:
             return np.ones(len(self.data), dtype=bool)
         clean = self.store.cell(self.model.name, "clean", 0)
-        standing = np.ones(len(self.data), dtype=bool) if clean is None else clean["correct"].copy()
+        standing = np.ones(len(self.data), dtype=bool) if clean is None else clean["correct"] | clean["voted"]
         for earlier in range(position):
             cell = self.store.cell(self.model.name, task.label, earlier)
             if cell is not None:
-                standing &= cell["correct"] != 0
+                standing &= _unbroken(cell)
         return standing
 
     def _untouched(self) -> Arrays:
         count = len(self.data)
         return {
             "correct": np.full(count, -1, dtype=np.int8),
+            "voted": np.full(count, -1, dtype=np.int8),
             "margin": np.full(count, np.nan, dtype=np.float32),
             "last_correct": np.full(count, -1, dtype=np.int8),
             "unchanged": np.full(count, -1, dtype=np.int8),
@@ -193,6 +197,7 @@ class Cells:
             stronger = (~correct & ~broken) | (stronger & ~(correct & broken))
         taken = rows[stronger]
         arrays["correct"][taken] = correct[stronger]
+        arrays["voted"][taken] = found.voted.numpy()[stronger]
         arrays["margin"][taken] = found.margin.numpy()[stronger]
         last = found.last_correct.numpy()
         arrays["last_correct"][rows] = last if restart == 0 else np.minimum(arrays["last_correct"][rows], last)
@@ -207,3 +212,9 @@ class Cells:
         x = self.data.x[rows].to(device=self.model.device, dtype=self.model.dtype)
         lengths = None if self.data.lengths is None else self.data.lengths[rows]
         return x, self.data.y[rows].to(self.model.device), self.data.index[rows], lengths
+
+
+def _unbroken(arrays: Arrays) -> np.ndarray:
+    """Which samples an attack has not broken, or not yet tried: by mean logits or, for stochastic nets, by vote."""
+    unbroken: np.ndarray = (arrays["correct"] != 0) | (arrays["voted"] != 0)
+    return unbroken

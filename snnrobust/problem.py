@@ -23,6 +23,7 @@ class Found:
         rows: Positions in the data set, [n].
         x: The strongest example, [n, *].
         correct: Whether the net still gets it right, [n].
+        voted: Whether most scoring draws get it right, [n].
         margin: True logit minus the best other at `x`, [n].
         rank: How strong the search itself held `x` to be (smaller is stronger), [n].
         last_x: The last iterate, [n, *].
@@ -36,6 +37,7 @@ class Found:
     rows: Tensor
     x: Tensor
     correct: Tensor
+    voted: Tensor
     margin: Tensor
     rank: Tensor
     last_x: Tensor
@@ -44,6 +46,21 @@ class Found:
     backwards: Tensor
     unchanged: Tensor
     disagreements: Tensor
+
+
+@dataclass
+class Score:
+    """How the net does on some inputs.
+
+    Attributes:
+        logits: The mean over scoring draws, [N, K].
+        correct: Whether these logits are right, [N].
+        voted: Whether the net is right in most of the draws, [N]; the same as `correct` for a deterministic net.
+    """
+
+    logits: Tensor
+    correct: Tensor
+    voted: Tensor
 
 
 class Judge:
@@ -58,12 +75,14 @@ class Judge:
         self._first_draw = Draws(seed, "scoring").number()
 
     @torch.no_grad()
-    def logits(self, x: Tensor, index: Tensor, lengths: Tensor | None) -> Tensor:
-        """Logits [N, K], the mean over scoring draws for a stochastic net."""
-        total = self.model.logits(x, keys=index, draw=self._first_draw, lengths=lengths)
-        for draw in range(1, self.draws):
-            total = total + self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)
-        return total / self.draws
+    def score(self, x: Tensor, y: Tensor, index: Tensor, lengths: Tensor | None) -> Score:
+        """Scores inputs x [N, *] with labels y [N] of the samples `index` [N]."""
+        total, votes = torch.zeros((), device=y.device), torch.zeros_like(y)
+        for draw in range(self.draws):
+            logits = self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)
+            total, votes = total + logits, votes + self.correct(logits, y)
+        mean = total / self.draws
+        return Score(mean, self.correct(mean, y), 2 * votes > self.draws)
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each sample is right, [N]. NaN is never taken for a successful attack."""

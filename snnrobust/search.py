@@ -32,18 +32,19 @@ def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable
         forwards, backwards = oracle.forwards, oracle.backwards
         x = plugin.perturb(oracle, x0, y, problem.threat, problem.rng.on(x0), index)
         verify(x, x0, problem.threat, index.tolist(), problem.name)
-        logits = problem.judge.logits(x, index, lengths)
-        correct, size = problem.judge.correct(logits, y), margin(logits, y)
+        score = problem.judge.score(x, y, index, lengths)
+        size = margin(score.logits, y)
         share = torch.ones(len(chunk), dtype=torch.long)
         done(
             Found(
                 rows=chunk,
                 x=x.detach().cpu(),
-                correct=correct.cpu(),
+                correct=score.correct.cpu(),
+                voted=score.voted.cpu(),
                 margin=size.cpu(),
                 rank=size.cpu(),
                 last_x=x.detach().cpu(),
-                last_correct=correct.cpu(),
+                last_correct=score.correct.cpu(),
                 forwards=share * ((oracle.forwards - forwards) // len(chunk) + problem.judge.draws),
                 backwards=share * ((oracle.backwards - backwards) // len(chunk)),
                 unchanged=(x == x0).flatten(1).all(dim=1).cpu(),
@@ -181,9 +182,8 @@ class _Flight:
         """Which of the iterates that look wrong are so on the user's own net, [n]."""
         here = wrong.cpu()
         lengths = None if self.lengths is None else self.lengths[here]
-        logits = problem.judge.logits(self.state["x"][wrong], self.index[here], lengths)
+        right = problem.judge.score(self.state["x"][wrong], self.y[wrong], self.index[here], lengths).correct
         self.forwards[here] += problem.judge.draws
-        right = problem.judge.correct(logits, self.y[wrong])
         self.disagreements[here] += right.cpu().long()
         confirmed = wrong.clone()
         confirmed[wrong] = ~right
@@ -199,18 +199,19 @@ class _Flight:
         ids = index.tolist()
         verify(x, x0, problem.threat, ids, problem.name)
         verify(last, x0, problem.threat, ids, problem.name)
-        logits = problem.judge.logits(x, index, lengths)
-        correct = problem.judge.correct(logits, y)
+        score = problem.judge.score(x, y, index, lengths)
+        correct = score.correct
         last_correct = correct
         if not problem.stop:
-            last_correct = problem.judge.correct(problem.judge.logits(last, index, lengths), y)
+            last_correct = problem.judge.score(last, y, index, lengths).correct
         claimed = (self.best_rank[landed] < 0).cpu()
         missed = claimed & correct.cpu() if not problem.judge.model.stochastic else torch.zeros_like(claimed)
         return Found(
             rows=self.rows[here],
             x=x.cpu(),
             correct=correct.cpu(),
-            margin=margin(logits, y).cpu(),
+            voted=score.voted.cpu(),
+            margin=margin(score.logits, y).cpu(),
             rank=self.best_rank[landed].cpu(),
             last_x=last.cpu(),
             last_correct=last_correct.cpu(),

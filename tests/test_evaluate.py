@@ -229,6 +229,9 @@ def test_poisson_epsilon_zero_equals_clean_through_the_full_path() -> None:
     report = sr.evaluate(model, data, [sr.load("pgd", epsilon=[0.0, 0.2], steps=3, eot=3)])
     assert np.array_equal(report.robust("pgd")[0], report.clean()["correct"])
     assert 0 < report.robust("pgd")[1].sum() < report.robust("pgd")[0].sum()
+    assert np.array_equal(report.robust("pgd", by="voted")[0], report.clean()["voted"])
+    shares = {(record.metric, record.strength): record.value for record in report.records}
+    assert shares["majority_vote_robust_accuracy", 0.2] < shares["majority_vote_robust_accuracy", 0.0]
     names = {finding.name: finding.passed for finding in report.findings}
     assert names["epsilon-zero:pgd"]
     assert names["eot:pgd"]

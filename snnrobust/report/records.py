@@ -40,6 +40,9 @@ def task_records(report: Report, model: str, label: str) -> list[Record]:
     if clean["correct"].any():
         broken = (~robust)[:, clean["correct"]]
         curves["attack_success_over_clean_correct"] = report.share_curve(label, model, broken)
+    if report.run["models"][model]["stochastic"]:
+        voted = report.robust(label, model, by="voted")
+        curves["majority_vote_robust_accuracy"] = report.share_curve(label, model, voted)
     if report.run["mode"] == "exhaustive":
         curves["robust_accuracy_last_iterate"] = report.curve(label, model, "last-iterate")
     return [each for metric, curve in curves.items() for each in _curve_records(report, curve, metric, common)]
@@ -76,6 +79,8 @@ def _clean_records(report: Report, model: str, common: dict[str, Any]) -> list[R
         "tie_share": cell["tied"],
         "silent_share": cell["silent"],
     }
+    if report.run["models"][model]["stochastic"]:
+        shares["majority_vote_accuracy"] = cell["voted"]
     records = []
     for metric, each in shares.items():
         low, high = clopper_pearson(int(each.sum()), len(each))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -95,12 +95,18 @@ class Report:
             return self.share_curve(label, name, np.stack(last), "last-iterate")
         return self.share_curve(label, name, self.robust(label, name))
 
-    def robust(self, label: str, model: str | None = None) -> np.ndarray:
+    def robust(self, label: str, model: str | None = None, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
         """Whether each sample withstands the attack, [strength, sample]: right when clean, and broken at no strength
-        up to this one. An example found at a smaller radius is allowed at a larger one."""
+        up to this one. An example found at a smaller radius is allowed at a larger one.
+
+        Args:
+            label: Label of the attack.
+            model: Name of the model; may be left out if there is one.
+            by: What decides for a stochastic net: the mean logits over scoring draws, or the "voted" majority.
+        """
         name, strengths = self._model(model), self.task(label)["strengths"]
-        unbroken = np.stack([self.cell(name, label, k)["correct"] != 0 for k in range(len(strengths))])
-        robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(name)["correct"]
+        unbroken = np.stack([self.cell(name, label, k)[by] != 0 for k in range(len(strengths))])
+        robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(name)[by]
         return robust
 
     def margins(self, label: str, model: str | None = None) -> np.ndarray:
