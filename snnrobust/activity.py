@@ -20,6 +20,7 @@ from snnrobust.statistics import clopper_pearson
 if TYPE_CHECKING:
     from snnrobust.data import Dataset
     from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.task import Task
 
 #: Energy of a 32-bit floating-point multiply-accumulate and accumulate in 45 nm (Horowitz 2014, ISSCC), in pJ.
 MAC_PJ, AC_PJ = 4.6, 0.9
@@ -60,8 +61,11 @@ class Activity:
         if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
             raise InputError(f"expected samples to be a whole number >= 1, got {self.samples!r}; give a count")
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless the net has spiking nodes of a known framework."""
+        self._require(model)
+
+    def _require(self, model: SpikingModel) -> None:
         if model.adapter is None or not model.adapter.nodes(model.net):
             raise InputError(
                 f"expected spiking nodes of a known framework in model '{model.name}', got {type(model.net).__name__} "
@@ -71,7 +75,7 @@ class Activity:
     @torch.no_grad()
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
         """Records of all of the above."""
-        self.check(model, data)
+        self._require(model)
         test = data.test.take(min(self.samples, len(data.test)))
         layers: dict[str, _Layer] = {}
         synops, macs = op_counter.SynOpCounter(), op_counter.MACCounter(extra_rules=_BATCH_NORM_IS_FREE)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy import stats
+
+from snnrobust import comparisons
 from snnrobust.results import NAN, Finding, Verdict
 
 if TYPE_CHECKING:
     from snnrobust.report import Report
 
-#: Points of robust accuracy by which another gradient estimator may beat the model's own surrogate.
-SURROGATE_GAP = 0.02
-#: Points that doubling an attack's steps may cost.
-STEPS_GAP = 0.01
-#: Points by which an attack without gradients may beat one with.
-BLACK_BOX_GAP = 0.0
 #: Points by which argmax and strict accuracy may differ.
 TIE_GAP = 0.01
 #: Points by which noise may beat an attack of the same radius.
@@ -46,9 +43,13 @@ def judge(report: Report) -> list[Finding]:
             findings += _epsilon_zero(report, model, label)
             findings += _noise_not_stronger(report, model, label)
             findings += _averaged(report, model, label)
-        if attacks:
-            findings += [check(report, model, attacks) for check in (_surrogate_gap, _steps_converged, _black_box)]
+        findings += comparisons.judge(report, model) if attacks else [_not_attacked(model)]
     return findings
+
+
+def _not_attacked(model: str) -> Finding:
+    why = "whether any attack was run; without one, nothing can be said about robustness against an adversary"
+    return Finding("attacked", None, NAN, 1.0, why, "add attacks, e.g. sr.load('pgd', epsilon=...)", model=model)
 
 
 def _strict_accuracy(report: Report, model: str) -> Finding:
@@ -67,13 +68,15 @@ def _strict_accuracy(report: Report, model: str) -> Finding:
 
 
 def _moves(report: Report, model: str, label: str) -> Finding:
-    unchanged = attempted = 0
+    """Whether an attack changes its inputs; one that breaks samples may leave alone those that it can't break."""
+    unchanged = attempted = broken = 0
     for k, epsilon in enumerate(report.task(label)["strengths"]):
         if epsilon > 0:
             cell = report.cell(model, label, k)
-            tried = cell["correct"] >= 0
+            tried = (cell["correct"] >= 0) & report.clean(model)["correct"]
             attempted += int(tried.sum())
             unchanged += int((cell["unchanged"][tried] == 1).sum())
+            broken += int((cell["correct"][tried] == 0).sum())
     share = unchanged / attempted if attempted else NAN
     return Finding(
         f"attack-moves:{label}",
@@ -82,7 +85,7 @@ def _moves(report: Report, model: str, label: str) -> Finding:
         UNCHANGED,
         "share of attempted samples that the attack hands back unchanged; such an attack tests nothing",
         "look at the zero-gradient finding, start at random, or use another estimator or attack",
-        required=attempted > 0,
+        required=attempted > 0 and broken == 0,
         fatal=attempted > 0 and share == 1.0,
         model=model,
     )
@@ -128,26 +131,29 @@ def _noise_not_stronger(report: Report, model: str, label: str) -> list[Finding]
     attack = report.task(label)
     if attack["attack"]["norm"] != "linf":
         return []
-    worst, seen = NAN, False
+    gaps = []
     for noise in report.labels("noise"):
-        if report.task(noise)["name"] != "uniform":
-            continue
-        for k, severity in enumerate(report.task(noise)["strengths"]):
-            if severity in attack["strengths"]:
+        task = report.task(noise)
+        for k, severity in enumerate(task["strengths"] if task["name"] == "uniform" else []):
+            if severity > 0 and severity in attack["strengths"]:
                 robust = report.robust(label, model)[attack["strengths"].index(severity)]
-                gap = float(robust.mean() - report.cell(model, noise, k)["fraction"].mean())
-                worst, seen = gap if not seen else max(worst, gap), True
-    if not seen:
+                apart = robust - report.cell(model, noise, k)["fraction"].astype(np.float64)
+                varies = np.ptp(apart) > 0
+                chance = stats.ttest_1samp(apart, 0.0, alternative="greater").pvalue if varies else float(apart[0] <= 0)
+                # Shares over draws are stored in float32.
+                gaps.append(comparisons.Gap(round(float(apart.mean()), 6), float(chance)))
+    if not gaps:
         return []
+    passed, value = comparisons.conclude(gaps, NOISE_GAP)
     return [
         Finding(
             f"noise-not-stronger:{label}",
-            worst <= NOISE_GAP,
-            worst,
+            passed,
+            value,
             NOISE_GAP,
             "robust accuracy minus accuracy under uniform noise of the same size, at its largest; an attack that noise "
-            "beats does not search",
-            "use another estimator, more steps or restarts",
+            "beats does not search" + (" (above 0, but chance may explain it)" if passed is None else ""),
+            "use another estimator, more steps or restarts" if passed is not None else "evaluate more samples",
             fatal=True,
             model=model,
         )
@@ -169,113 +175,3 @@ def _averaged(report: Report, model: str, label: str) -> list[Finding]:
             model=model,
         )
     ]
-
-
-def _surrogate_gap(report: Report, model: str, attacks: list[str]) -> Finding:
-    """Whether the same attack with another estimator breaks what the own surrogate's gradient leaves standing."""
-    gaps = []
-    for group in _alike(report, attacks, "gradient"):
-        own = [label for label in group if report.task(label)["attack"]["gradient"] == "Own()"]
-        others = [label for label in group if label not in own]
-        gaps += [_largest_gap(report, model, a, b) for a in own for b in others]
-    worst = max(gaps, default=NAN)
-    return Finding(
-        "surrogate-gap",
-        worst <= SURROGATE_GAP if gaps else None,
-        worst,
-        SURROGATE_GAP,
-        "robust accuracy with the model's own surrogate minus that with another estimator, at its largest; a gap means "
-        "that the own surrogate masks the gradient" + ("" if gaps else " (not compared)"),
-        "quote the worst case over estimators"
-        if gaps
-        else "add the same attack with another estimator, e.g. sr.load('pgd', label='pgd-atan', gradient='atan', ...)",
-        fatal=True,
-        model=model,
-    )
-
-
-def _steps_converged(report: Report, model: str, attacks: list[str]) -> Finding:
-    """Whether at least twice the steps of the same attack find much more."""
-    gaps = []
-    for group in _alike(report, attacks, "steps"):
-        by_steps = {steps: label for label in group if (steps := _steps(report.task(label))) is not None}
-        for few in by_steps:
-            gaps += [_largest_gap(report, model, by_steps[few], by_steps[many]) for many in by_steps if many >= 2 * few]
-    # The longest comparison counts: 50 against 100 steps may have converged where 10 against 20 have not.
-    best = min(gaps, default=NAN)
-    return Finding(
-        "steps-converged",
-        best <= STEPS_GAP if gaps else None,
-        best,
-        STEPS_GAP,
-        "robust accuracy that an attack loses when its steps are at least doubled"
-        + ("" if gaps else " (no attack was run with two numbers of steps)"),
-        "quote the longer attack, and double its steps once more"
-        if gaps
-        else "add the same attack with twice the steps under another label",
-        model=model,
-    )
-
-
-def _black_box(report: Report, model: str, attacks: list[str]) -> Finding:
-    """Whether an attack without gradients breaks what those with gradients leave standing."""
-    blind = [label for label in attacks if _spent(report, model, label) == (True, False)]
-    gaps = []
-    for label in blind:
-        rivals = [other for other in attacks if other not in blind and _shared(report, label, other)]
-        if rivals:
-            gaps.append(min(_largest_gap(report, model, other, label) for other in rivals))
-    worst = max(gaps, default=NAN)
-    return Finding(
-        "black-box-not-stronger",
-        worst <= BLACK_BOX_GAP if gaps else None,
-        worst,
-        BLACK_BOX_GAP,
-        "robust accuracy under the strongest gradient attack minus that under an attack without gradients, at its "
-        "largest" + ("" if gaps else " (no attack without gradients was run at a shared radius)"),
-        "gradients are masked: use other estimators"
-        if gaps
-        else "add an attack that needs no gradient at the same epsilons",
-        fatal=True,
-        model=model,
-    )
-
-
-def _spent(report: Report, model: str, label: str) -> tuple[bool, bool]:
-    """Whether an attack made any forward pass, and any backward pass."""
-    cells = [report.cell(model, label, k) for k in range(len(report.task(label)["strengths"]))]
-    return any(cell["forwards"].any() for cell in cells), any(cell["backwards"].any() for cell in cells)
-
-
-def _shared(report: Report, a: str, b: str) -> list[float]:
-    """Positive radii that two attacks of one norm have in common."""
-    first, second = report.task(a), report.task(b)
-    if first["attack"]["norm"] != second["attack"]["norm"]:
-        return []
-    return [radius for radius in first["strengths"] if radius > 0 and radius in second["strengths"]]
-
-
-def _largest_gap(report: Report, model: str, a: str, b: str) -> float:
-    """Robust accuracy under `a` minus that under `b`, at the radius in common where it is largest."""
-    strengths = report.task(a)["strengths"], report.task(b)["strengths"]
-    shares = [report.robust(label, model).mean(axis=1) for label in (a, b)]
-    gap = max(shares[0][strengths[0].index(r)] - shares[1][strengths[1].index(r)] for r in _shared(report, a, b))
-    return round(float(gap), 9)  # 0.5 - 0.48 is 2 points, not 2 and a rounding error
-
-
-def _alike(report: Report, attacks: list[str], but: str) -> list[list[str]]:
-    """Groups of attacks that are the same `but` for their gradient estimator or their number of steps."""
-    groups: dict[str, list[str]] = {}
-    for label in attacks:
-        task = report.task(label)
-        factors = {name: value for name, value in task["attack"].items() if name != but}
-        plugin = re.sub(r"\bsteps=\d+", "", task["plugin"]) if but == "steps" else task["plugin"]
-        groups.setdefault(repr((task["name"], plugin, factors)), []).append(label)
-    return [
-        group for group in groups.values() if len(group) > 1 and all(_shared(report, group[0], each) for each in group)
-    ]
-
-
-def _steps(task: dict[str, Any]) -> int | None:
-    found = re.search(r"\bsteps=(\d+)", task["plugin"])
-    return int(found[1]) if found else None

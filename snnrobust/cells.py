@@ -16,7 +16,7 @@ from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
-from snnrobust.problem import Found, Judge, Problem
+from snnrobust.problem import Found, Judge, Problem, keep_padding
 from snnrobust.search import perturb, search
 from snnrobust.store import Arrays, Store
 from snnrobust.task import Attack, Task
@@ -73,7 +73,7 @@ class Cells:
             right = (self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)
             arrays["correct"][at] = right.cpu().numpy()
             arrays["voted"][at] = (score.voted & torch.isfinite(logits).all(dim=1)).cpu().numpy()
-            arrays["margin"][at] = margin(logits, y).cpu().numpy()
+            arrays["margin"][at] = margin(logits, y).float().cpu().numpy()
             arrays["tied"][at] = ((logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1).cpu().numpy()
             arrays["silent"][at] = (logits == 0).all(dim=1).cpu().numpy()
         return arrays
@@ -87,7 +87,7 @@ class Cells:
             right = torch.zeros(len(rows))
             for draw in range(task.draws):
                 rng = Draws(self.seed, task.label).sub(f"{severity:.12g}", draw).on(x)
-                noisy = task.plugin.apply(x, severity, rng, index).clamp(low, high)
+                noisy = keep_padding(task.plugin.apply(x, severity, rng, index).clamp(low, high), x, lengths)
                 self._check_noise(noisy, x, task, index)
                 with torch.no_grad():
                     # One draw of a stochastic net for each draw of the noise: both are averaged over.
@@ -126,11 +126,12 @@ class Cells:
                     saved = time.monotonic()
 
             due = standing & (arrays["restarts"] == restart)
-            if self.stop:
+            if self.stop and not self.model.stochastic:  # scoring draws must not steer a search
                 due &= _unbroken(arrays)
             rows = torch.from_numpy(np.flatnonzero(due))
             if len(rows):
-                rng = Draws(self.seed, task.label).sub(f"{epsilon:.12g}", restart)
+                # Not keyed by label: attacks that differ in one factor start alike, and are compared in pairs.
+                rng = Draws(self.seed, "attack").sub(f"{epsilon:.12g}", restart)
                 problem = self._problem(task, attack, epsilon, rng)
                 try:
                     if isinstance(task.plugin, Optimiser):
@@ -187,7 +188,7 @@ class Cells:
     def _merge(self, arrays: Arrays, found: Found, restart: int) -> None:
         """Takes a sample's outcome over where this restart was stronger than the ones before."""
         rows = found.rows.numpy()
-        correct, rank = found.correct.numpy(), found.rank.numpy()
+        correct, rank = found.correct.numpy(), found.rank.float().numpy()
         stronger = rank < arrays["rank"][rows]
         if restart == 0:
             stronger[:] = True
@@ -198,7 +199,7 @@ class Cells:
         taken = rows[stronger]
         arrays["correct"][taken] = correct[stronger]
         arrays["voted"][taken] = found.voted.numpy()[stronger]
-        arrays["margin"][taken] = found.margin.numpy()[stronger]
+        arrays["margin"][taken] = found.margin.float().numpy()[stronger]
         last = found.last_correct.numpy()
         arrays["last_correct"][rows] = last if restart == 0 else np.minimum(arrays["last_correct"][rows], last)
         arrays["unchanged"][taken] = found.unchanged.numpy()[stronger]

@@ -1,11 +1,17 @@
-"""The command line. Exit status: 0 done, 1 a verdict below "trusted" with --strict, 2 bad input, 130 interrupted."""
+"""The command line.
+
+Exit status: 0 done, 1 a verdict below "trusted" with --strict, 2 bad input or a file that can't be read or written,
+3 an unexpected error (with SNNROBUST_TRACEBACK set, its traceback), 130 interrupted.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _out = Console(highlight=False, markup=False)
+#: Newer typer carries a click of its own and older typer depends on click: this is the UsageError of either.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Strict = Annotated[bool, typer.Option("--strict", help='Exit with status 1 if the verdict is below "trusted".')]
@@ -120,15 +129,37 @@ def report(
 
 
 def main() -> None:
-    """Entry point: errors of ours become one line and status 2, never a traceback."""
+    """Entry point: every failure becomes one line and a status of its own."""
     try:
-        app(standalone_mode=True)
+        # Standalone, typer would swallow an interruption; like this, some versions return 130 and others raise Abort.
+        status = app(standalone_mode=False)
+    except _UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except SnnRobustError as error:
-        Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(f"snnrobust: {error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True, markup=False).print("snnrobust: interrupted; what was finished is kept, resume to go on")
-        sys.exit(130)
+        _stop(str(error), 2)
+    except OSError as error:
+        _stop(f"expected files that can be read and written, got {error}; check paths, permissions and free space", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    except Exception as error:
+        _unexpected(error)
+    if status == _INTERRUPTED:
+        _stop("interrupted; what was finished is kept, resume to go on", _INTERRUPTED)
+    sys.exit(status)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    if os.environ.get("SNNROBUST_TRACEBACK"):
+        traceback.print_exception(error)
+        sys.exit(3)
+    _stop(f"unexpected {type(error).__name__}: {error}; set SNNROBUST_TRACEBACK=1 to see where", 3)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    line = " ".join(message.split())
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(f"snnrobust: {line}")
+    sys.exit(status)
 
 
 def _show(finished: Any, page: Path, as_json: bool) -> None:

@@ -10,6 +10,8 @@ import importlib
 import inspect
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torch import nn
 
 from snnrobust import data as named_data
 from snnrobust.data import Dataset, Splits
+from snnrobust.draws import global_rng
 from snnrobust.errors import InputError, InputTypeError, SnnRobustError
 from snnrobust.model import SpikingModel
 from snnrobust.registry import check_parameters
@@ -34,7 +37,7 @@ class ModelConfig:
         factory: "module:function" that returns an `nn.Module`. This is code, and it is run.
         arguments: Keyword arguments for the factory.
         checkpoint: A state dict written by `torch.save`, relative to the config; None: the factory's own weights.
-        wrap: Settings for `sr.wrap`.
+        wrap: Settings for `sr.wrap`; encoder = "none" stands for None (temporal data), which TOML can't say.
         device: Where the net is put.
     """
 
@@ -52,7 +55,7 @@ class DataConfig:
     Attributes:
         name: A data set by name ("mnist5k", "digits", "torchvision:CIFAR10"); or
         file: an .npz file, relative to the config.
-        root: Folder of the torchvision sets.
+        root: Folder of the torchvision sets, relative to the config.
         samples: How many test samples to use; None: all.
     """
 
@@ -105,7 +108,8 @@ class Config:
             InputError: If the data can't be loaded.
         """
         if self.data.name is not None:
-            loaded: Splits | Dataset = named_data.load(self.data.name, root=self.data.root)
+            root = None if self.data.root is None else self.folder / self.data.root
+            loaded: Splits | Dataset = named_data.load(self.data.name, root=root)
         else:
             loaded = named_data.from_npz(self.folder / str(self.data.file))
         test, rest = (loaded, {}) if isinstance(loaded, Dataset) else (loaded.test, vars(loaded))
@@ -118,18 +122,21 @@ class Config:
         return [load(**task) for task in self.tasks]
 
     def _model(self, name: str, config: ModelConfig) -> SpikingModel:
-        net = _call_factory(config.factory, config.arguments, self.folder)
+        net = _call_factory(config.factory, config.arguments, self.folder, self.evaluate.seed)
         if config.checkpoint is not None:
             _load_checkpoint(net, self.folder / config.checkpoint)
         try:
             net.to(config.device)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"expected a usable device for '{name}', got '{config.device}': {reason}") from error
+        except Exception as error:  # torch's kind of error depends on the device and the build
+            raise InputError(
+                f"expected a usable device for '{name}', got '{config.device}': {_reason(error)}; name another device"
+            ) from error
         settings = {**config.wrap, "name": name}
         for pair in ("bounds", "normalize"):
-            if pair in settings:
+            if isinstance(settings.get(pair), list):
                 settings[pair] = tuple(settings[pair])
+        if settings.get("encoder") == "none":
+            settings["encoder"] = None
         return wrap(net, **settings)
 
 
@@ -196,32 +203,46 @@ def _section(kind: Any, table: Any, name: str) -> Any:
     return kind(**table)
 
 
-def _call_factory(target: str, arguments: dict[str, Any], folder: Path) -> nn.Module:
-    """Imports and calls "module:function", looking beside the config file too."""
+def _call_factory(target: str, arguments: dict[str, Any], folder: Path, seed: int) -> nn.Module:
+    """Imports and calls "module:function", looking beside the config file too.
+
+    The global generators are seeded, so that weights without a checkpoint are the same in every process.
+    """
     module_name, _, function = target.partition(":")
-    if not module_name or not function:
+    if not module_name or module_name.startswith(".") or not function:
         raise InputError(f"expected a factory as 'module:function', got {target!r}; e.g. 'my_nets:build'")
+    expected = f"an importable factory '{target}'"
+    with _users_code(folder, seed, expected, "put the module beside the config or install it"):
+        factory = getattr(importlib.import_module(module_name), function)
+    expected = f"factory '{target}' to return a net for {arguments}"
+    with _users_code(folder, seed, expected, "change the factory or its arguments"):
+        net = factory(**arguments)
+    if not isinstance(net, nn.Module):
+        raise InputTypeError(
+            f"expected factory '{target}' to return an nn.Module, got {type(net).__name__}; return the net"
+        )
+    return net
+
+
+@contextmanager
+def _users_code(folder: Path, seed: int, expected: str, remedy: str) -> Iterator[None]:
+    """Lets the user's code import from `folder` and draw seeded numbers, and puts any failure of it in one line."""
     sys.path.insert(0, str(folder))
     try:
-        factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"expected an importable factory '{target}', got {type(error).__name__}: {error}; "
-            f"put the module beside the config or install it"
-        ) from error
-    finally:
-        sys.path.remove(str(folder))
-    try:
-        net = factory(**arguments)
+        with global_rng(seed % 2**63, torch.device("cpu")):
+            yield
     except SnnRobustError:
         raise
-    except Exception as error:  # the user's own code may fail in any way
-        raise InputError(
-            f"expected factory '{target}' to return a net for {arguments}, got {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(net, nn.Module):
-        raise InputTypeError(f"expected factory '{target}' to return an nn.Module, got {type(net).__name__}")
-    return net
+    except (Exception, SystemExit) as error:
+        raise InputError(f"expected {expected}, got {_reason(error)}; {remedy}") from error
+    finally:
+        with suppress(ValueError):  # the user's code may have taken it out
+            sys.path.remove(str(folder))
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of others says, in one line."""
+    return ": ".join([type(error).__name__, *filter(None, [" ".join(str(error).split())])])
 
 
 def _load_checkpoint(net: nn.Module, path: Path) -> None:
@@ -231,10 +252,9 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors alike mean that it can't be read safely
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"expected a state dict in '{path.name}', got a file that can't be read as weights only: {reason}; "
-            f"save net.state_dict()"
+            f"expected a state dict in '{path.name}', got a file that can't be read as weights only "
+            f"({_reason(error).split('. ')[0]}); save net.state_dict()"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -243,6 +263,8 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
         raise InputError(f"expected a state dict in '{path.name}', got {type(state).__name__}; save net.state_dict()")
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"expected a checkpoint that fits the net, got '{path.name}': {reason}") from error
+    except Exception as error:  # keys that are no names and values that are no tensors fail in other ways
+        raise InputError(
+            f"expected a checkpoint that fits the net, got '{path.name}': {_reason(error)}; "
+            f"save this net's state_dict()"
+        ) from error

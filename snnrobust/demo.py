@@ -12,6 +12,7 @@ from torch import nn
 
 from snnrobust import nets, neurons, store, training
 from snnrobust.data import Splits, load
+from snnrobust.errors import StoreError
 from snnrobust.evaluate import evaluate
 from snnrobust.model import SpikingModel
 from snnrobust.report import Report
@@ -62,8 +63,8 @@ def run(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _
         StoreError: If `out` holds something else.
     """
     size = QUICK if quick else FULL
+    results = _check_folder(out)
     splits = load("mnist5k")
-    results = store.check_folder(out / "results")
     models = {name: _model(name, splits, size, out / "nets", say) for name in VARIANTS}
     tasks, notes = _tasks(size)
     say(f"evaluating {len(models)} nets on {size.samples} test digits")
@@ -77,6 +78,21 @@ def run(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _
     )
     report.to_html(out / "report.html")
     return report
+
+
+def _check_folder(out: Path) -> Path:
+    """The folder of results in `out`, if `out` holds nothing but a demo."""
+    store.check_folder(out / "results")
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"expected a folder at '{out}', got a file; choose another output folder")
+    pages = {"report.html", ".report.html.tmp", "report_files"}
+    own = {"nets", "results"} | (pages if (out / "results" / "run.json").is_file() else set())
+    if foreign := sorted({path.name for path in out.iterdir()} - own if out.exists() else []):
+        raise StoreError(
+            f"expected an empty folder or a demo in '{out}', got other files ({', '.join(foreign[:3])}); "
+            f"choose another output folder"
+        )
+    return out / "results"
 
 
 def build(variant: str) -> nn.Sequential:
@@ -108,6 +124,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
         task("pgd", epsilon=epsilons, steps=size.pgd_steps),
         task("pgd", label="pgd-atan", epsilon=epsilons, steps=size.pgd_steps, gradient="atan"),
         task("pgd", label="pgd-long", epsilon=epsilons, steps=2 * size.pgd_steps),
+        task("random-search", epsilon=epsilons, steps=2 * size.pgd_steps),
         task("uniform", severity=severities),
         task("gaussian", severity=severities),
         task("salt-and-pepper", severity=[0.02, 0.05, 0.1]),

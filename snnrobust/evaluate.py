@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +17,14 @@ import torch
 from snnrobust.cells import Cells
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.evaluation_data import EvaluationData, check_fit, prepare
+from snnrobust.evaluation_data import BATCH, EvaluationData, check_fit, prepare
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Optimiser
 from snnrobust.probe import probe
 from snnrobust.progress import Steps, shown
 from snnrobust.report import Report
 from snnrobust.results import Record
+from snnrobust.spike_gradient import SpikeGradient
 from snnrobust.store import FORMAT, Store
 from snnrobust.task import Task, load
 from snnrobust.threat import ThreatModel
@@ -31,8 +32,6 @@ from snnrobust.threat import ThreatModel
 Mode = Literal["nested", "exhaustive"]
 Evidence = Literal["none", "basic"]
 
-#: Samples in flight where the user names no batch size.
-BATCH = 256
 #: Fresh draws that a stochastic model is scored on.
 SCORING_DRAWS = 50
 
@@ -147,7 +146,7 @@ def make_plan(
             raise InputError(f"expected {name} in {list(known)}, got {value!r}; name one of these")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise InputError(f"expected seed to be a whole number >= 0, got {seed!r}; give one")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
         raise InputError(f"expected batch_size to be a whole number >= 1, got {batch_size!r}; leave it out for {BATCH}")
     prepared = prepare(data, batch_size or BATCH)
     for each in models.values():
@@ -192,10 +191,19 @@ def describe(
     return {
         **decisive,
         "fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        "signature": {name: _signature(model, data) for name, model in models.items()},
         "batch_size": data.batch_size,
         "notes": list(notes),
         "environment": _environment(next(iter(models.values())).device),
     }
+
+
+def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
+    """Logits of a few samples: they tell models apart whose settings and weights look alike (a threshold kept by hand,
+    two lambdas as read-outs). Compared with a tolerance, since float rounding depends on the number of threads."""
+    sample = data.test.take(min(8, len(data.test)))
+    with torch.no_grad():
+        return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu().tolist()
 
 
 def _seeded_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:
@@ -242,6 +250,8 @@ def _models(model: Any) -> dict[str, SpikingModel]:
 def _tasks(tasks: Sequence[Task | str]) -> list[Task]:
     if isinstance(tasks, Task | str):
         tasks = [tasks]
+    if not isinstance(tasks, Iterable):
+        raise InputTypeError(f"expected a list of tasks, got {type(tasks).__name__}; use sr.load")
     listed = []
     for task in tasks:
         if not isinstance(task, Task | str):
@@ -258,6 +268,7 @@ def _tasks(tasks: Sequence[Task | str]) -> list[Task]:
 
 def _check_task(task: Task, model: SpikingModel, data: EvaluationData) -> None:
     if task.attack is not None:
+        SpikeGradient(model.net, task.attack.gradient)  # raises where there is nothing to swap
         for epsilon in task.strengths:
             threat = ThreatModel(task.attack.norm, epsilon, model.bounds, model.domain)
             if model.domain != "real" and 0 < epsilon < 1:
@@ -271,7 +282,7 @@ def _check_task(task: Task, model: SpikingModel, data: EvaluationData) -> None:
                 f"gradient steps under other norms are cut to nothing there"
             )
     if (check := getattr(task.plugin, "check", None)) is not None:
-        check(model, data)
+        check(model, data, task)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -51,13 +51,19 @@ class EvaluationData:
         return digest.hexdigest()
 
 
-def prepare(data: Any, batch_size: int) -> EvaluationData:
+#: Samples in flight where the user names no batch size.
+BATCH = 256
+
+
+def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
     """Turns (x, y), a Dataset, or {"test": ..., "train": ..., "validation": ...} into `EvaluationData`.
 
     Raises:
         InputTypeError: For anything else, or tensors of another type.
         InputError: For empty data, NaN, labels below 0, or lengths that don't match.
     """
+    if isinstance(data, EvaluationData):
+        return data
     if isinstance(data, Splits):
         data = {"test": data.test, "train": data.train, "validation": data.validation}
     elif not isinstance(data, Mapping):
@@ -112,7 +118,7 @@ def _described(value: object) -> str:
 
 
 def check_fit(model: SpikingModel, data: EvaluationData) -> None:
-    """Runs one sample through the model and compares its classes, bounds and domain with the data.
+    """Runs a few samples of each split through the model and compares its classes, bounds and domain with the data.
 
     Raises:
         InputError: If the net does not take the data's shape, labels exceed its classes, or inputs are out of bounds
@@ -133,19 +139,10 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
                 f"expected whole numbers in '{name}' for domain '{model.domain}' of model '{model.name}', "
                 f"got fractions; round the data, or wrap with domain='real'"
             )
-    sample = data.test.take(1)
-    try:
-        with torch.no_grad():
-            logits = model.logits(sample.x, keys=sample.index, lengths=sample.lengths)
-    except (InputError, InputTypeError):
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"expected model '{model.name}' to take inputs of shape {tuple(sample.x.shape)} "
-            f"(layout '{model.layout}'), got an error: {reason}; check layout=, steps=, encoder= and the data's shape"
-        ) from error
-    classes = logits.shape[1]
+    for _, split in splits:
+        # Three sizes: a net whose state has the shape of its batch fails at the second or third.
+        for count in sorted({min(count, len(split)) for count in (1, 2, 3)}):
+            classes = _try(model, split.take(count)).shape[1]
     if classes < 2:
         raise InputError(
             f"expected a logit for each class from model '{model.name}', got {classes} in all; "
@@ -157,3 +154,17 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
                 f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label} "
                 f"in '{name}'; check labels and model"
             )
+
+
+def _try(model: SpikingModel, sample: Dataset) -> Tensor:
+    """The logits of a few samples, or an error in a line that says what may be wrong."""
+    try:
+        with torch.no_grad():
+            return model.logits(sample.x, keys=sample.index, lengths=sample.lengths)
+    except Exception as error:  # the user's own net may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reset = "" if model.resets else ", and pass reset= if the net keeps state"
+        raise InputError(
+            f"expected model '{model.name}' to take inputs of shape {tuple(sample.x.shape)} (layout '{model.layout}'), "
+            f"got {type(error).__name__}: {reason}; check layout=, steps=, encoder= and the data's shape{reset}"
+        ) from error

@@ -148,6 +148,11 @@ class SpikingModel:
             finally:
                 self._depth -= 1
 
+    @property
+    def resets(self) -> bool:
+        """Whether the net's state is known how to reset."""
+        return self.adapter is not None or self._reset is not None
+
     def reset(self) -> None:
         """Puts the net's state back to its initial value."""
         if self.adapter is not None:
@@ -247,6 +252,11 @@ class SpikingModel:
             return x
         shape = [1] * x.ndim
         shape[channel] = -1
+        if (count := len(self.normalize[0])) not in (1, x.shape[channel]):
+            raise InputError(
+                f"expected a mean and std for each of {x.shape[channel]} channels, or one for all, got {count}; "
+                f"check normalize= of model '{self.name}'"
+            )
         mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
         return (x - mean) / std
 

@@ -2,6 +2,10 @@
 
 A plugin is a frozen dataclass of scalars (and nested plugins): its `repr` identifies it and its fields are its
 recorded settings. The strengths at which it is applied belong to the `Task`, not to the plugin.
+
+Optimisers, perturbations, corruptions and measurements may have a hook `check(self, model, data, task)`: it gets the
+`SpikingModel`, the `EvaluationData` and the `Task` (its `strengths`, its `attack.norm`), is called before anything long
+starts, and raises an `InputError` if the plugin does not fit them.
 """
 
 from __future__ import annotations

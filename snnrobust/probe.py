@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snnrobust.data import Dataset
 from snnrobust.errors import PluginError
-from snnrobust.evaluation_data import EvaluationData
+from snnrobust.evaluation_data import check_fit, prepare
 from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
@@ -23,14 +24,23 @@ SAMPLES = 64
 TOLERANCE = 1e-4
 
 
-def probe(model: SpikingModel, data: EvaluationData) -> list[Finding]:
+def probe(model: SpikingModel, data: Any) -> list[Finding]:
     """Checks a model on a few test samples; each check is a `Finding`.
 
     Repeatability, independence of the batch (alone, shuffled), of what came before, finite outputs, bounds and domain
-    of the inputs, input gradients, randomness, ties and the encoder's gradient.
+    of the inputs, step modes, input gradients, randomness, ties and the encoder's gradient.
+
+    Args:
+        model: A wrapped model.
+        data: As for `snnrobust.evaluate`.
+
+    Raises:
+        InputError: If the data does not fit the model.
     """
+    data = prepare(data)
     sample = data.test.take(min(SAMPLES, len(data.test)))
     with model.session():
+        check_fit(model, data)
         logits = _logits(model, sample)
         findings = [
             _finite(logits),
@@ -75,7 +85,7 @@ def _finite(logits: Tensor) -> Finding:
 def _repeatable(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
     apart = _apart(logits, _logits(model, sample))
     why = "largest relative change of the logits when a forward pass is repeated; state or randomness leaks through"
-    if model.adapter is None and model._reset is None:
+    if not model.resets:
         why += " (no reset is known for this net, and repetition tells whether it needs one)"
     return Finding(
         "repeatable",
@@ -157,10 +167,12 @@ def _stochastic(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding
 
 
 def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
-    """Whether time is time to every node: single-step nodes called T times, multi-step ones with T steps."""
+    """Whether time is time to every node: a single-step one takes [N, *], a multi-step one [T, N, *]."""
     steps = sample.x.shape[1] if model.encoder is None else model.steps
+    if len(sample) == steps:  # a batch as long as the sequence could not be told from it
+        sample = sample.take(len(sample) - 1) if len(sample) > 1 else sample
     nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
-    if model.layout == "N" or not nodes:
+    if model.layout == "N" or not nodes or len(sample) == steps:
         return []
     seen: dict[str, list[int]] = {name: [] for name in nodes}
 
@@ -168,9 +180,9 @@ def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
         return lambda module, args, out: seen[name].append(len(out))
 
     def fits(name: str) -> bool:
-        if getattr(nodes[name], "step_mode", "m") == "m":
-            return all(length == steps for length in seen[name])
-        return len(seen[name]) % (steps or 1) == 0  # a node that stands in two places runs T times for each
+        # Told by what is wrong, not by what is right: a net may pool time, or leave a node unused.
+        taken_for = len(sample) if getattr(nodes[name], "step_mode", "m") == "m" else steps
+        return all(length != taken_for for length in seen[name])
 
     handles = [node.register_forward_hook(listen(name)) for name, node in nodes.items()]
     try:
@@ -178,14 +190,14 @@ def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
     finally:
         for handle in handles:
             handle.remove()
-    wrong = [name for name in nodes if not (seen[name] and fits(name))]
+    wrong = [name for name in nodes if not fits(name)]
     return [
         Finding(
             "step-mode",
             not wrong,
             float(len(wrong)),
             0.0,
-            "nodes that did not see the input's time steps" + (f": {wrong}" if wrong else "; each saw all of them"),
+            "nodes that took the batch for time, or time for the batch" + (f": {wrong}" if wrong else ""),
             "set the nodes' step mode to what layout= hands them: 'm' for 'TN', 's' for 'step'",
             fatal=True,
         )

@@ -16,8 +16,11 @@ from torch import Tensor
 from snnrobust.errors import PluginError
 from snnrobust.losses import margin
 from snnrobust.plugin import Optimiser, Perturbation, State
-from snnrobust.problem import Found, Problem
+from snnrobust.problem import Found, Problem, keep_padding
 from snnrobust.verify import verify
+
+#: The query whose draws choose among restarts; past any that an attack makes by itself.
+SELECTION = 2**32
 
 
 def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable[[Found], None]) -> None:
@@ -30,10 +33,12 @@ def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable
         x0, y, index, lengths = problem.take(chunk)
         oracle = problem.oracle
         forwards, backwards = oracle.forwards, oracle.backwards
-        x = plugin.perturb(oracle, x0, y, problem.threat, problem.rng.on(x0), index)
+        x = keep_padding(plugin.perturb(oracle, x0, y, problem.threat, problem.rng.on(x0), index), x0, lengths)
         verify(x, x0, problem.threat, index.tolist(), problem.name)
         score = problem.judge.score(x, y, index, lengths)
         size = margin(score.logits, y)
+        # Restarts on a stochastic net are chosen by draws of the search, never by those that score.
+        rank = margin(oracle.logits(x, index, SELECTION), y) if oracle.stochastic else size
         share = torch.ones(len(chunk), dtype=torch.long)
         done(
             Found(
@@ -42,7 +47,7 @@ def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable
                 correct=score.correct.cpu(),
                 voted=score.voted.cpu(),
                 margin=size.cpu(),
-                rank=size.cpu(),
+                rank=rank.cpu(),
                 last_x=x.detach().cpu(),
                 last_correct=score.correct.cpu(),
                 forwards=share * ((oracle.forwards - forwards) // len(chunk) + problem.judge.draws),
@@ -239,12 +244,7 @@ class _Flight:
         self._mask()
 
     def _mask(self) -> None:
-        """Steps past a sequence's end stay as they are: changing them would cost budget and do nothing."""
-        if self.lengths is not None:
-            clock = torch.arange(self.x0.shape[1], device=self.x0.device)
-            valid = clock < self.lengths.to(self.x0.device)[:, None]
-            valid = valid.reshape(*valid.shape, *[1] * (self.x0.ndim - 2))
-            self.state["x"] = torch.where(valid, self.state["x"], self.x0)
+        self.state["x"] = keep_padding(self.state["x"], self.x0, self.lengths)
 
 
 def _cat(a: Any, b: Any) -> Any:

@@ -99,7 +99,8 @@ class SpikeGradient:
         estimator: One for all nodes, or a mapping from node name to estimator; nodes left out keep their own.
 
     Raises:
-        InputError: If `net` has no node whose gradient can be swapped, or a name is not among its nodes.
+        InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, or a node to be
+            swapped emits smooth values instead of spikes (a surrogate with `spiking=False`).
         PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
 
     Example:
@@ -131,6 +132,17 @@ class SpikeGradient:
         chosen = estimator if isinstance(estimator, Mapping) else dict.fromkeys(nodes, estimator)
         if unknown := sorted(set(chosen) - set(nodes)):
             raise InputError(f"expected node names among {sorted(nodes)}, got {unknown}; name nodes of this net")
+        smooth = sorted(
+            name
+            for name, each in chosen.items()
+            if not isinstance(each, Own)
+            and not getattr(nodes[name].get_submodule("surrogate_function"), "spiking", True)
+        )
+        if smooth:
+            raise InputError(
+                f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
+                f"values, which a swap would change; set spiking=True, or leave these nodes out"
+            )
         self._adapter = adapter
         for name, each in chosen.items():
             if not isinstance(each, Own):

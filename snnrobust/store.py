@@ -283,9 +283,9 @@ class Store:
 
     def _continue(self, folder: Path) -> None:
         held = self.read_run(folder)
-        if held["fingerprint"] != self.run["fingerprint"]:
+        if held.get("fingerprint") != self.run["fingerprint"] or not _same_signature(held, self.run):
             raise StoreError(
-                f"expected this run in '{folder}', got another run (its models, data, tasks, seed or mode differ); "
+                f"expected this run in '{folder}', got another run ({_different(held, self.run)}); "
                 f"choose another output folder"
             )
         self.run = held
@@ -302,6 +302,23 @@ class Store:
         if self.folder is None:
             raise StoreError("expected an output folder, got a run in memory; pass out=")
         return self.folder
+
+
+def _different(held: dict[str, Any], run: dict[str, Any]) -> str:
+    """Which of the parts that decide the outcomes differ between two runs' content."""
+    free = ("fingerprint", "signature", "batch_size", "notes", "environment")
+    run = from_json(to_json(run))  # as the held one was read
+    names = [name for name in run if name not in free and held.get(name) != run[name]]
+    return f"different in: {', '.join(names)}" if names else "its models give other outputs"
+
+
+def _same_signature(held: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether two runs' models gave the same logits, up to the rounding of another thread count or device."""
+    ours, theirs = from_json(to_json(run)).get("signature", {}), held.get("signature", {})
+    return ours.keys() == theirs.keys() and all(
+        np.allclose(np.array(ours[name], float), np.array(theirs[name], float), rtol=1e-3, atol=1e-3, equal_nan=True)
+        for name in ours
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -45,15 +45,22 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
     checked = plan(read(path))
     store = Store(out, checked.run)
     if workers > 1 and len(checked.models) > 1:
+        others = set(active_children())
         threads = max(1, (os.cpu_count() or 1) // workers)
         with (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
             shown(len(checked.models), progress) as steps,
         ):
             futures = [executor.submit(_work, path, out, name, threads) for name in checked.models]
-            for future in as_completed(futures):
-                future.result()
-                steps.advance()
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    steps.advance()
+            except KeyboardInterrupt:  # leaving the executor would wait for every model that is still to come
+                executor.shutdown(wait=False, cancel_futures=True)
+                for child in set(active_children()) - others:
+                    child.terminate()
+                raise
         store.read_timings()
     checked.execute(store, progress=progress)
     return Report(store)

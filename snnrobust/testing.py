@@ -30,6 +30,7 @@ from snnrobust.problem import Found, Judge, Problem
 from snnrobust.results import Record, Surface
 from snnrobust.search import perturb, search
 from snnrobust.spike_gradient import Own, SpikeGradient
+from snnrobust.task import Attack, Task
 from snnrobust.threat import ThreatModel
 from snnrobust.wrapping import wrap
 
@@ -116,11 +117,20 @@ def _check_dataclass(name: str, plugin: Any) -> None:
     _require(name, same, "a plugin equal to its pickled copy", "an unequal one")
 
 
-def _fits(plugin: Any, model: SpikingModel, data: Dataset) -> bool:
+def _task(name: str, plugin: Any) -> Task:
+    """The plugin at strength 0, under L-inf if it is an attack."""
+    if isinstance(plugin, Measurement):
+        return Task(name, name, "measurement", "", plugin)
+    if isinstance(plugin, Corruption):
+        return Task(name, name, "noise", "", plugin, (0.0,))
+    return Task(name, name, "attack", "", plugin, (0.0,), Attack("linf", CrossEntropy(), Own(), restarts=1, eot=1))
+
+
+def _fits(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool:
     check = getattr(plugin, "check", None)
     try:
         if check is not None:
-            check(model, EvaluationData(data, data, data, 4))
+            check(model, EvaluationData(data, data, data, 4), _task(name, plugin))
     except InputError:
         return False
     return True
@@ -130,7 +140,7 @@ def _setting(name: str, plugin: Any) -> tuple[SpikingModel, Dataset]:
     """The tiny model and data that the plugin accepts: static if it can, else temporal."""
     for temporal in (False, True):
         model, data = tiny_model(temporal), tiny_data(temporal)
-        if _fits(plugin, model, data):
+        if _fits(name, plugin, model, data):
             return model, data
     raise PluginError(f"expected '{name}' to accept static or binary temporal data, got neither; see its check method")
 

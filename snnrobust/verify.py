@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from snnrobust.errors import ViolationError
@@ -40,13 +41,14 @@ def verify(x: Tensor, x0: Tensor, threat: ThreatModel, sample_ids: Sequence[int]
         )
     if not len(x):
         return
-    found = x.detach().cpu().numpy().astype(np.float64).reshape(len(x), -1)
-    original = x0.detach().cpu().numpy().astype(np.float64).reshape(len(x), -1)
+    found = x.detach().double().cpu().numpy().reshape(len(x), -1)
+    original = x0.detach().double().cpu().numpy().reshape(len(x), -1)
 
     finite = np.isfinite(found).all(axis=1)
     _reject(np.logical_not(finite), sample_ids, plugin, "finite values", lambda i: "NaN or infinity")
 
-    slack = ABSOLUTE + np.finfo(np.float32).eps * np.maximum(np.abs(found), np.abs(original)).max(axis=1)
+    rounding = max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
+    slack = ABSOLUTE + rounding * np.maximum(np.abs(found), np.abs(original)).max(axis=1)
     low, high = threat.bounds
     below, above = found.min(axis=1), found.max(axis=1)
     _reject(

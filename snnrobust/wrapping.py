@@ -87,6 +87,8 @@ def wrap(
         raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
     if domain == "binary" and (low, high) != (0.0, 1.0):
         raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
+    if not isinstance(stochastic, bool):
+        raise InputTypeError(f"expected stochastic to be True or False, got {stochastic!r}; pass one of them")
     if reset is not None and not callable(reset):
         raise InputTypeError(
             f"expected reset to be callable, got {type(reset).__name__}; pass a function of no arguments"

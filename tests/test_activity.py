@@ -19,6 +19,7 @@ from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record
+from snnrobust.task import load
 from snnrobust.wrapping import wrap
 
 N, T = 9, 5
@@ -206,9 +207,9 @@ def test_first_samples_and_the_net_as_before() -> None:
 
 def test_a_net_without_spiking_nodes() -> None:
     assert isinstance(Activity(), Measurement)
-    Activity().check(wrap(mlp(), steps=T), data())
+    Activity().check(wrap(mlp(), steps=T), data(), load("activity"))
     with pytest.raises(InputError, match="spiking nodes of a known framework"):
-        Activity().check(wrap(nn.Linear(6, 3), layout="N"), data())
+        Activity().check(wrap(nn.Linear(6, 3), layout="N"), data(), load("activity"))
 
 
 @pytest.mark.parametrize("samples", [0, 2.0, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from snnrobust.report import Report
 from snnrobust.results import Finding
 from snnrobust.store import Store
 
-COUNT = 100
+COUNT = 1000
 
 
 def attack(
@@ -80,7 +81,7 @@ def report(
             "disagreements": zeros,
         }
         for k in range(len(task["strengths"])):
-            store.save_cell("m", label, k, cell, 0.0)
+            store.save_cell("m", label, k, dict(cell), 0.0)
     if noise is not None:
         store.save_cell(
             "m", "uniform", 0, {"fraction": np.full(COUNT, noise), "forwards": ones, "backwards": ~ones}, 0.0
@@ -159,3 +160,58 @@ def test_verdict() -> None:
     assert audit.verdict([good, Finding("b", False, 0.0, 0.0, "", "")]) == "doubtful"
     assert audit.verdict([good, Finding("b", False, 0.0, 0.0, "", "", required=False)]) == "trusted"
     assert audit.verdict([good, Finding("b", False, 0.0, 0.0, "", "", required=False, fatal=True)]) == "untrustworthy"
+
+
+def test_a_gap_that_may_be_chance_is_missing_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "COUNT", 50)
+    tasks = {"own": (attack("own"), 0.5), "atan": (attack("atan", gradient="ATan(alpha=2.0)"), 0.44)}
+    assert finding(report(tasks), "surrogate-gap").passed is None
+    assert "more samples" in finding(report(tasks), "surrogate-gap").remedy
+
+
+def test_attacks_that_share_no_radius_are_not_compared() -> None:
+    """Three alike attacks, of which two share nothing with each other."""
+    tasks = {
+        "a": (attack("a", steps=5, strengths=[0.1, 0.2]), 0.5),
+        "b": (attack("b", steps=10, strengths=[0.1]), 0.5),
+        "c": (attack("c", steps=20, strengths=[0.2]), 0.1),
+    }
+    assert finding(report(tasks), "steps-converged").passed is None
+    tasks["c"][0]["strengths"] = [0.1, 0.2]
+    assert finding(report(tasks), "steps-converged").passed is False
+
+
+def test_the_longest_attack_decides_whether_steps_have_converged() -> None:
+    tasks = {
+        f"s{steps}": (attack(f"s{steps}", steps=steps), standing)
+        for steps, standing in ((1, 0.9), (2, 0.9), (100, 0.1))
+    }
+    assert finding(report(tasks), "steps-converged").passed is False
+
+
+def test_the_rival_of_a_black_box_is_the_best_at_each_radius() -> None:
+    """A is best at the small radius and B at the large one; an attack in between beats neither there."""
+
+    def found(a: Any, b: Any, blind: Any) -> Finding:
+        names = {"a": "pgd", "b": "pgd", "blind": "torchattacks:Square"}
+        tasks = {label: (attack(label, name=name, strengths=[0.1, 0.2]), a[0]) for label, name in names.items()}
+        made = report(tasks)
+        for label, standing in (("a", a), ("b", b), ("blind", blind)):
+            for k in (0, 1):
+                made.cell("m", label, k)["correct"] = (np.arange(COUNT) < standing[k] * COUNT).astype(np.int8)
+        made.findings = audit.judge(made)
+        return finding(made, "black-box-not-stronger")
+
+    assert found((0.5, 0.4), (0.6, 0.1), (0.55, 0.3)).passed is True
+    assert found((0.5, 0.4), (0.6, 0.1), (0.45, 0.3)).passed is False
+
+
+def test_without_an_attack_nothing_is_trusted() -> None:
+    made = report({}, noise=1.0)
+    assert finding(made, "attacked").passed is None
+    assert made.verdict == "doubtful"
+
+
+def test_noise_of_equal_strength_is_no_alarm() -> None:
+    made = report({"pgd": (attack("pgd"), 0.9)}, noise=np.float32(0.9))
+    assert finding(made, "noise-not-stronger:pgd").passed is True

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tiny_data(count=20)
     np.savez(tmp_path / "data.npz", x=data.x.numpy(), y=data.y.numpy())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "cli_factory", raising=False)
     return tmp_path
 
 
@@ -119,7 +125,8 @@ def test_another_run_is_not_overwritten(
     text = (folder / "study.toml").read_text()
     (folder / "study.toml").write_text(text.replace("steps = 3", "steps = 4"))
     assert call("run", "study.toml", "--out", "out", "--resume", monkeypatch=monkeypatch) == 2
-    assert "another run" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "got another run (different in: tasks)" in error
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
 
 
@@ -127,6 +134,9 @@ def test_usage_errors_are_status_2_and_no_command_shows_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("run", monkeypatch=monkeypatch) == 2
+    assert "missing argument 'config'" in capsys.readouterr().err.lower()
+    assert call("run", "x.toml", "--workers", "0", monkeypatch=monkeypatch) == 2
+    assert "--workers" in capsys.readouterr().err
     assert call("--help", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert all(command in shown for command in ("demo", "run", "list", "probe", "report"))
@@ -140,3 +150,107 @@ def test_a_checkpoint_of_another_net_is_refused(
     (folder / "study.toml").write_text(text.replace("wrap =", 'checkpoint = "w.pt"\nwrap ='))
     assert call("run", "study.toml", monkeypatch=monkeypatch) == 2
     assert "fits the net" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "study.toml", "--out", "/proc/xx", monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("snnrobust: expected files that can be read and written, got")
+    assert error.count("\n") == 1
+
+
+def test_an_unexpected_error_is_one_line_and_status_3(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("two\nlines")
+
+    monkeypatch.setattr("snnrobust.study.run", fail)
+    monkeypatch.delenv("SNNROBUST_TRACEBACK", raising=False)
+    assert call("run", "study.toml", monkeypatch=monkeypatch) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("snnrobust: unexpected KeyError: ")
+    assert error.endswith("; set SNNROBUST_TRACEBACK=1 to see where\n")
+    assert error.count("\n") == 1
+    monkeypatch.setenv("SNNROBUST_TRACEBACK", "1")
+    assert call("run", "study.toml", monkeypatch=monkeypatch) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_weights_without_a_checkpoint_can_be_resumed(folder: Path) -> None:
+    (folder / "cli_factory.py").write_text(
+        "from torch import nn\nfrom spikingjelly.activation_based import neuron\n\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(2), nn.Linear(16, 3), neuron.LIFNode(step_mode='m'))\n"
+    )
+    for arguments in ((), ("--resume",)):  # processes of their own: each starts from other random numbers
+        assert finish(start("run", "study.toml", *arguments)) == (0, "")
+
+
+SLOW_NET = """
+import pathlib, time
+import torch
+from snnrobust.testing import tiny_model
+
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        time.sleep(0.3 if pathlib.Path("slow").exists() else 0)
+        return x
+
+def build():
+    return torch.nn.Sequential(Slow(), tiny_model().net)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_run_says_so_and_goes_on(folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "cli_factory.py").write_text(SLOW_NET)
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace("[data]", f"{text.split('[data]')[0].replace('tiny', 'b')}[data]"))
+    assert call("run", "study.toml", "--out", "whole", monkeypatch=monkeypatch) == 0
+
+    (folder / "slow").touch()
+    process = start("run", "study.toml", "--out", "cut", "--workers", str(workers))
+    deadline = time.monotonic() + 60
+    while not list((folder / "cut").rglob("findings.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    status, error = finish(process)
+    assert status == 130
+    assert error.splitlines()[-1].startswith("snnrobust: interrupted; ")
+    assert "Traceback" not in error
+    assert not (folder / "cut" / "report.html").exists()
+
+    (folder / "slow").unlink()
+    assert call("run", "study.toml", "--out", "cut", "--resume", monkeypatch=monkeypatch) == 0
+    assert results(folder / "cut") == results(folder / "whole")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`snnrobust ARGUMENTS` in a process of its own, with Python's own handler of SIGINT whatever ours is."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from snnrobust.cli import main\nif __name__ == '__main__': main()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and standard error."""
+    error = process.communicate(timeout=120)[1]
+    return process.returncode, error
+
+
+def results(folder: Path) -> dict[Path, bytes]:
+    """All of a run's files but the times and the page that shows them."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("timings.json", "report.html")
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,20 @@ def fail():
 
 def number():
     return 3
+
+def leave():
+    raise SystemExit("enough")
+
+def late():
+    import sibling
+    return sibling.net()
+
+def drawn():
+    import random, numpy, torch
+    net = tiny_model().net
+    with torch.no_grad():
+        net[1].bias += torch.rand(12) + random.random() + numpy.random.rand()
+    return net
 """
 CONFIG = """
 [models.tiny]
@@ -57,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(tiny_model().net.state_dict(), tmp_path / "tiny.pt")
     data = tiny_data(count=20)
     np.savez(tmp_path / "data.npz", x=data.x.numpy(), y=data.y.numpy())
-    monkeypatch.delitem(__import__("sys").modules, "factory_module", raising=False)
+    monkeypatch.delitem(sys.modules, "factory_module", raising=False)
     return tmp_path
 
 
@@ -113,6 +129,16 @@ def change(old: str, new: str) -> str:
         (change("factory_module:build", "factory_module:bild"), "importable factory"),
         (change("factory_module:build", "factory_module:fail"), "no such thing"),
         (change("factory_module:build", "factory_module:number"), "nn.Module"),
+        (change("factory_module:build", "factory_module:leave"), "SystemExit: enough"),
+        (change("factory_module:build", "broken_syntax:build"), "SyntaxError"),
+        (change("factory_module:build", "broken_import:build"), "ZeroDivisionError"),
+        (change("factory_module:build", ".factory_module:build"), "module:function"),
+        (change('checkpoint = "tiny.pt"', 'checkpoint = "empty.pt"'), "weights only"),
+        (change('checkpoint = "tiny.pt"', 'checkpoint = "numbers.pt"'), "fits the net"),
+        (change('checkpoint = "tiny.pt"', 'device = "nonsense"'), "usable device"),
+        (change("{ steps = 4 }", "{ steps = 4, bounds = 1.0 }"), "pair of numbers"),
+        (change("{ steps = 4 }", "{ steps = 4, normalize = 3 }"), "(mean, std)"),
+        (change("{ steps = 4 }", '{ steps = 4, encoder = "nine" }'), "'nine'"),
         (change('checkpoint = "tiny.pt"', 'checkpoint = "none.pt"'), "no such file"),
         (change('checkpoint = "tiny.pt"', 'checkpont = "tiny.pt"'), "did you mean 'checkpoint'"),
         (change('checkpoint = "tiny.pt"', 'checkpoint = "other.pt"'), "fits the net"),
@@ -131,6 +157,10 @@ def change(old: str, new: str) -> str:
 def test_bad_configs_are_refused(folder: Path, text: str, message: str) -> None:
     (folder / "config.toml").write_text(text)
     torch.save({"layer.weight": torch.zeros(1)}, folder / "other.pt")
+    torch.save({1: 2}, folder / "numbers.pt")
+    (folder / "empty.pt").touch()
+    (folder / "broken_syntax.py").write_text("def build(:\n")
+    (folder / "broken_import.py").write_text("1 / 0\n")
     with (folder / "evil.pt").open("wb") as file:
         pickle.dump(print, file)
     with pytest.raises(sr.SnnRobustError) as caught:
@@ -151,3 +181,73 @@ def test_checkpoints_may_wrap_their_state_dict(folder: Path, wrapper: str) -> No
     (model,) = config.read(folder / "config.toml").load_models().values()
     expected: Any = tiny_model().net.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no NVIDIA driver\nhere"), AssertionError("not compiled with CUDA")])
+def test_a_device_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def to(self: torch.nn.Module, device: str) -> torch.nn.Module:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    (folder / "config.toml").write_text(change('checkpoint = "tiny.pt"', 'device = "cuda"'))
+    with pytest.raises(sr.InputError, match=r"^expected a usable device for 'tiny', got 'cuda': .*; name another"):
+        config.read(folder / "config.toml").load_models()
+
+
+def test_temporal_data_runs(folder: Path) -> None:
+    (folder / "events.py").write_text(FACTORY.replace("tiny_model()", "tiny_model(temporal=True)"))
+    data = tiny_data(temporal=True, count=20)
+    np.savez(folder / "events.npz", x=data.x.numpy(), y=data.y.numpy())
+    (folder / "events.toml").write_text("""
+[models.tiny]
+factory = "events:build"
+wrap = { encoder = "none", domain = "binary" }
+
+[data]
+file = "events.npz"
+
+[[tasks]]
+name = "pgd"
+epsilon = 1
+steps = 3
+
+[[tasks]]
+name = "spike-deletion"
+severity = 0.5
+""")
+    report = study.run(folder / "events.toml", folder / "out")
+    assert report.run["models"]["tiny"]["encoder"] is None
+    tasks = [sr.load("pgd", epsilon=1, steps=3), sr.load("spike-deletion", severity=0.5)]
+    direct = sr.evaluate({"tiny": tiny_model(temporal=True)}, data, tasks)
+    assert direct.curve("pgd") == report.curve("pgd")
+    assert direct.curve("spike-deletion") == report.curve("spike-deletion")
+
+
+def test_a_factory_may_import_beside_the_config_while_it_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sibling.py").write_text(FACTORY.replace("build(scale=1.0)", "net()"))
+    monkeypatch.delitem(sys.modules, "sibling", raising=False)
+    (folder / "config.toml").write_text(change("factory_module:build", "factory_module:late"))
+    before = list(sys.path)
+    assert config.read(folder / "config.toml").load_models()
+    assert sys.path == before
+
+
+def test_weights_that_a_factory_draws_are_the_same_each_time(folder: Path) -> None:
+    text = change("factory_module:build", "factory_module:drawn").replace('checkpoint = "tiny.pt"', "")
+    (folder / "config.toml").write_text(text)
+    states = torch.random.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    prints = [config.read(folder / "config.toml").load_models()["tiny"].fingerprint() for _ in range(2)]
+    assert prints[0] == prints[1]
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert (random.getstate(), str(np.random.get_state())) == states[1:]  # noqa: NPY002
+    (folder / "config.toml").write_text(text.replace("seed = 3", "seed = 4"))
+    assert config.read(folder / "config.toml").load_models()["tiny"].fingerprint() != prints[0]
+
+
+def test_the_root_of_data_starts_at_the_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(config.named_data, "load", lambda name, root: asked.append(root) or tiny_data())
+    for root in ('"sets"', f'"{folder / "elsewhere"}"'):
+        (folder / "config.toml").write_text(change('file = "data.npz"', f'name = "torchvision:MNIST"\nroot = {root}'))
+        config.read(folder / "config.toml").load_data()
+    assert asked == [folder / "sets", folder / "elsewhere"]

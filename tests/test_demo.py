@@ -39,3 +39,14 @@ def test_a_foreign_folder_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(sr.StoreError, match="other files"):
         demo.run(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
     assert (tmp_path / "results" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize("foreign", ["run.json", "thesis.tex", "report.html"])
+def test_another_runs_folder_is_refused_before_training(tmp_path: Path, foreign: str) -> None:
+    (tmp_path / foreign).write_text("mine")
+    (tmp_path / "nets").mkdir()
+    with pytest.raises(sr.StoreError, match=f"got other files .*{foreign}"):
+        demo.run(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
+    assert (tmp_path / foreign).read_text() == "mine"
+    with pytest.raises(sr.StoreError, match="got a file"):
+        demo.run(tmp_path / foreign, quick=True, say=lambda line: pytest.fail(f"started: {line}"))

@@ -19,6 +19,7 @@ from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.evaluate import Plan
 from snnrobust.evaluation_data import EvaluationData
@@ -253,6 +254,22 @@ def test_poisson_outcomes_repeat_and_do_not_depend_on_the_batch() -> None:
         ({"evidence": "plenty"}, "expected evidence in"),
         ({"seed": -1}, "expected seed"),
         ({"batch_size": 0}, "expected batch_size"),
+        ({"batch_size": True}, "expected batch_size"),
+        ({"tasks": None}, "list of tasks"),
+        ({"tasks": 5}, "list of tasks"),
+        (
+            {
+                "model": sr.wrap(nn.Linear(4, 3), layout="N"),
+                "data": (torch.rand(3, 4), torch.arange(3)),
+                "tasks": [sr.load("pgd", epsilon=0.1, gradient="atan")],
+            },
+            "spiking nodes",
+        ),
+        ({"model": sr.wrap(tiny_model().net, steps=4, normalize=([0.1, 0.2], [1.0, 1.0]))}, "channels"),
+        (
+            {"data": {"test": tiny_data(), "train": (torch.rand(3, 1, 5, 5), torch.zeros(3, dtype=torch.long))}},
+            "inputs of shape",
+        ),
         ({"tasks": ["pgdd"]}, "did you mean 'pgd'"),
         ({"tasks": [3]}, "expected tasks"),
         ({"tasks": [sr.load("gaussian", severity=0.1), sr.load("gaussian", severity=0.2)]}, "label once"),
@@ -329,3 +346,52 @@ def test_worst_case_and_attribution() -> None:
     assert report.curve("pgd").low[0] <= report.curve("pgd").value[0] <= report.curve("pgd").high[0]
     with pytest.raises(sr.InputError, match="exhaustive"):
         report.curve("pgd", sense="last-iterate")
+
+
+def test_attacks_that_differ_in_one_factor_start_alike() -> None:
+    """The tiny net's surrogate is ATan(2): attacking through ATan(2) is the same attack, to the sample."""
+    data = tiny_data(count=80)
+    tasks = [sr.load("pgd", label=g, epsilon=[0.05, 0.1, 0.2], steps=3, gradient=g) for g in ("own", "atan")]
+    report = sr.evaluate(tiny_model(), data, tasks)
+    assert np.array_equal(report.robust("own"), report.robust("atan"))
+    assert {finding.name: finding.value for finding in report.findings}["surrogate-gap"] == 0.0
+
+
+def test_models_that_only_their_outputs_tell_apart_are_other_runs(tmp_path: Path) -> None:
+    net, data = tiny_model().net, tiny_data()
+    readouts = [lambda out, _: out.mean(dim=1), lambda out, _: out[:, 0]]
+    sr.evaluate(sr.wrap(net, steps=4, readout=readouts[0]), data, ["clean"], out=tmp_path)
+    sr.evaluate(sr.wrap(net, steps=4, readout=readouts[0]), data, ["clean"], out=tmp_path)
+    with pytest.raises(sr.StoreError, match="other outputs"):
+        sr.evaluate(sr.wrap(net, steps=4, readout=readouts[1]), data, ["clean"], out=tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_nets_are_not_accused_of_rounding(dtype: torch.dtype) -> None:
+    model = sr.wrap(tiny_model().net.to(dtype), steps=4)
+    report = sr.evaluate(model, tiny_data(), [sr.load("pgd", epsilon=[0.1], steps=3)])
+    assert report.curve("pgd").count == len(tiny_data())
+
+
+def test_noise_spares_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Averages(nn.Module):
+        """Reads out over all steps by itself, and so would notice noise in steps that do not exist."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(dim=1)[:, :3] + 0 * x.sum()
+
+    x = torch.zeros(6, 4, 6)
+    x[:, 0, 0] = 1.0
+    data = Dataset.of(x, torch.zeros(6, dtype=torch.long), lengths=torch.ones(6, dtype=torch.long), name="padded")
+    model = sr.wrap(Averages(), layout="N", encoder=None, bounds=(-9.0, 9.0))
+    seen: list[Tensor] = []
+    logits = sr.SpikingModel.logits
+
+    def listening(self: sr.SpikingModel, x: Tensor, **keywords: Any) -> Tensor:
+        seen.append(x)
+        return logits(self, x, **keywords)
+
+    monkeypatch.setattr(sr.SpikingModel, "logits", listening)
+    sr.evaluate(model, data, [sr.load("gaussian", severity=1e-3)], evidence="none")
+    assert any((each[:, 0] != x[: len(each), 0]).any() for each in seen)
+    assert not any((each[:, 1:] != 0).any() for each in seen)

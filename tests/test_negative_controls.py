@@ -293,3 +293,63 @@ def test_an_encoder_without_gradient_is_recorded() -> None:
     report = sr.evaluate(sr.wrap(tiny_model().net, steps=4, encoder=rounded), tiny_data(), ["clean"])
     assert "encoder-gradient" in failed(report)
     assert "encoder-gradient" not in failed(sr.evaluate(tiny_model(), tiny_data(), ["clean"]))
+
+
+def test_a_net_with_state_of_its_batch_is_told_about_reset() -> None:
+    class Rigid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+            self.membrane: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            now = self.layer(x.flatten(1))
+            self.membrane = now if self.membrane is None else 0.5 * self.membrane + now
+            return self.membrane
+
+    with pytest.raises(sr.InputError, match="pass reset= if the net keeps state"):
+        sr.evaluate(sr.wrap(Rigid(), layout="N"), tiny_data(), ["clean"], evidence="none")
+
+
+def test_healthy_uses_of_time_raise_no_alarm() -> None:
+    class Pooled(nn.Module):
+        """Halves time between its layers and keeps a node that it does not use."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            flatten, first, self.node, second, self.out = tiny_model().net
+            self.first, self.second = nn.Sequential(flatten, first), second
+            self.spare = neuron.LIFNode(step_mode="m")
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.node(self.first(x))
+            pooled = spikes.reshape(2, 2, *spikes.shape[1:]).mean(dim=1)
+            out: Tensor = self.out(self.second(pooled))
+            return out
+
+    assert "step-mode" not in failed(sr.evaluate(sr.wrap(Pooled(), steps=4), tiny_data(), ["clean"]))
+
+
+@dataclass(frozen=True)
+class Selective:
+    """Breaks every other sample and hands the rest back, as a minimum-norm attack does."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        gradient, _, _ = oracle.gradient(x, y, index)
+        moved = threat.project(x + threat.epsilon * gradient.sign(), x)
+        return torch.where((index % 2 == 0).reshape(-1, 1, 1, 1), moved, x)
+
+
+def test_an_attack_that_leaves_alone_what_it_cannot_break_costs_no_trust() -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(count=60), [as_task(Selective(), epsilon=0.4)])
+    flagged = {finding.name: finding for finding in report.findings}["attack-moves:cheat"]
+    assert 0 < report.robust("cheat").mean() < 1
+    assert flagged.passed is False
+    assert not flagged.required
+    assert not flagged.fatal
+
+
+def test_the_probe_takes_plain_data() -> None:
+    data = tiny_data()
+    names = {finding.name for finding in sr.probe(tiny_model(), (data.x, data.y))}
+    assert {"repeatable", "step-mode", "input-gradient"} <= names

@@ -207,6 +207,17 @@ def test_bad_names_and_nets_are_refused() -> None:
             SpikeGradient(net, ATan())
 
 
+def test_nodes_that_emit_smooth_values_are_refused() -> None:
+    smooth = neuron.IFNode(surrogate_function=surrogate.Sigmoid(spiking=False))
+    net = nn.Sequential(neuron.IFNode(), smooth)
+    for estimator in (ATan(), {"1": ATan()}):
+        with pytest.raises(InputError, match=r"nodes that emit spikes, got \['1'\] .*spiking=False"):
+            SpikeGradient(net, estimator)
+    SpikeGradient(net, Own())
+    with SpikeGradient(net, {"0": ATan(), "1": Own()}):  # its forward values are left alone
+        net(torch.rand(2, 3))
+
+
 # ---- spike(): higher derivatives against a dense reference -------------------------------------------------------
 
 

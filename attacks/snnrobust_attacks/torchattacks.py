@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
     from snnrobust.model import SpikingModel
     from snnrobust.oracle import Oracle
+    from snnrobust.task import Task
 
 Scalar = bool | int | float | str
 
@@ -26,6 +27,8 @@ Scalar = bool | int | float | str
 _L2 = frozenset({"PGDL2", "PGDRSL2"})
 #: Arguments that the threat model, the evaluation's seed and the model decide.
 _DECIDED = frozenset({"self", "model", "eps", "norm", "seed", "verbose", "n_classes"})
+#: Arguments whose default is a whole number and whose values need not be.
+_REAL = frozenset({"scale", "nsig"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Torchattacks:
 
     Raises:
         MissingExtraError: If torchattacks is not installed.
-        InputError: For an unknown attack or option, or an attack without a radius.
+        InputError: For an unknown attack or option, an option of another type than its default, or an attack without
+            a radius.
 
     Example:
         >>> from snnrobust.task import load
@@ -58,8 +62,9 @@ class Torchattacks:
     options: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
-        known = sorted(set(_arguments(self.attack)) - _DECIDED)
-        for option, _ in self.options:
+        arguments = _arguments(self.attack)
+        known = sorted(set(arguments) - _DECIDED)
+        for option, value in self.options:
             if option in _DECIDED:
                 raise InputError(
                     f"expected options of '{self.attack}' among {known}, got '{option}'; "
@@ -67,20 +72,37 @@ class Torchattacks:
                 )
             if option not in known:
                 raise InputError(f"expected options of '{self.attack}' among {known}, got '{option}'; rename it")
+            kind = float if option in _REAL else type(arguments[option].default)
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or isinstance(value, bool) is not (kind is bool):
+                raise InputError(
+                    f"expected {option} of '{self.attack}' to be of type {kind.__name__} like its default "
+                    f"{arguments[option].default!r}, got {value!r}; give such a value"
+                )
 
     @classmethod
     def from_name(cls, attack: str, **parameters: Scalar) -> Self:
         """The attack called `attack` with the options `parameters`."""
         return cls(attack, tuple(sorted(parameters.items())))
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
-        """Raises an `InputError` unless inputs are static and real."""
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` unless inputs are static and real, and the attack takes its norm and options."""
         if not model.static or model.domain != "real":
             raise InputError(
                 f"expected static inputs of domain 'real' for torchattacks, got "
                 f"{'static' if model.static else 'temporal'} inputs of domain '{model.domain}' of model "
                 f"'{model.name}'; use this package's own attacks"
             )
+        norm: Norm = "linf" if task.attack is None else task.attack.norm
+        self._norm(norm)
+        threat = ThreatModel(norm, task.strengths[-1], model.bounds, model.domain)
+        try:
+            self._build(nn.Identity(), threat)
+        except Exception as error:  # third-party code fails in any way
+            raise InputError(
+                f"expected options that torchattacks' '{self.attack}' takes, got {dict(self.options)} and "
+                f"{type(error).__name__}: {error}; correct them or leave them out"
+            ) from error
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N].
@@ -101,10 +123,15 @@ class Torchattacks:
         unit = (x - low) / (high - low)
         images = unit if x.ndim == 4 else unit.reshape(len(x), 1, 1, -1)  # [N, C, H, W], which many attacks count on
         module = nn.Sequential(nn.Flatten(), nn.Unflatten(1, x.shape[1:]), oracle.as_module(index))
-        arguments = {**dict(self.options), **self._decided(oracle, x, threat, rng, index)}
+        self._norm(threat.norm)
+        drawn: dict[str, Any] = {}
+        if "seed" in (known := _arguments(self.attack)):
+            drawn["seed"] = rng.number("seed", *index.tolist()) % 2**32  # numpy's generator takes no more
+        if "n_classes" in known:
+            drawn["n_classes"] = oracle.logits(x[:1], index[:1]).shape[1]
         try:
             with torch.enable_grad(), global_rng(rng.number(*index.tolist()), x.device):
-                found = _attacks()[self.attack](module, **arguments)(images, y).detach().reshape(x.shape)
+                found = self._build(module, threat, **drawn)(images, y).detach().reshape(x.shape)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # third-party code fails in any way
@@ -116,22 +143,17 @@ class Torchattacks:
         back = torch.lerp(x.new_tensor(low), x.new_tensor(high), found)
         return torch.where(found == unit, x, back)
 
-    def _decided(self, oracle: Oracle, x: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> dict[str, Any]:
-        """The arguments that are not the user's to choose."""
-        arguments, norm = _arguments(self.attack), self._norm(threat.norm)
-        decided: dict[str, Any] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0])}
+    def _build(self, module: nn.Module, threat: ThreatModel, **drawn: Any) -> Any:
+        """The attack on `module`, with the radius, norm and step that are not the user's to choose."""
+        arguments, options = _arguments(self.attack), dict(self.options)
+        decided: dict[str, Any] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0]), **drawn}
         if "norm" in arguments:
-            decided["norm"] = norm
-        options = dict(self.options)
+            decided["norm"] = self._norm(threat.norm)
         if "alpha" in arguments and "alpha" not in options:
             defaults = {name: each.default for name, each in arguments.items()}
             steps = float(defaults.get("steps", 1)) / float(options.get("steps", defaults.get("steps", 1)))
             decided["alpha"] = decided["eps"] * defaults["alpha"] / defaults["eps"] * steps
-        if "seed" in arguments:
-            decided["seed"] = rng.number("seed", *index.tolist()) % 2**32  # numpy's generator takes no more
-        if "n_classes" in arguments:
-            decided["n_classes"] = oracle.logits(x[:1], index[:1]).shape[1]
-        return decided
+        return _attacks()[self.attack](module, **{**options, **decided})
 
     def _norm(self, norm: Norm) -> str:
         """The norm in torchattacks' words."""

@@ -21,6 +21,7 @@ from snnrobust_landscapes.directions import filter_normalised
 if TYPE_CHECKING:
     from snnrobust.data import Dataset
     from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.task import Task
 
 PLANE = "filter-normalised random plane"
 UNIT = "filter-normalised radius"
@@ -68,8 +69,11 @@ class Plane:
         if not (self.logit_scale > 0 and math.isfinite(self.logit_scale)):
             raise InputError(f"expected a finite logit_scale > 0, got {self.logit_scale!r}; give what training used")
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless there are training data and weights to move."""
+        self._require(model, data)
+
+    def _require(self, model: SpikingModel, data: EvaluationData) -> None:
         data.training("a loss landscape")
         if not any(p.ndim > 1 and bool(p.detach().any()) for p in model.net.parameters()):
             raise InputError(
@@ -80,7 +84,7 @@ class Plane:
     @torch.no_grad()
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record | Artifact]:
         """The surface and the records; the net's weights are never written to."""
-        self.check(model, data)
+        self._require(model, data)
         train = data.training("a loss landscape")
         train = train.take(min(self.samples, len(train)))
         with model.session():

@@ -22,6 +22,7 @@ from snnrobust.results import Record
 if TYPE_CHECKING:
     from snnrobust.data import Dataset
     from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.task import Task
 
 OPERATOR = "formal surrogate Hessian"
 
@@ -72,8 +73,11 @@ class PyHessian:
         if not 0 < self.logit_scale < float("inf"):
             raise InputError(f"expected a finite logit_scale > 0, got {self.logit_scale!r}; give what training used")
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises if PyHessian or training data is missing, or the net has too few parameters."""
+        self._require(model, data)
+
+    def _require(self, model: SpikingModel, data: EvaluationData) -> None:
         _pyhessian()
         data.training("curvature")
         count = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
@@ -90,7 +94,7 @@ class PyHessian:
             InputError: If the net has too few parameters or its loss is not finite.
             PluginError: If the surrogate can't be differentiated twice, or PyHessian returns NaN.
         """
-        self.check(model, data)
+        self._require(model, data)
         train = data.training("curvature")
         train = train.take(min(self.samples, len(train)))
         with ExitStack() as stack:

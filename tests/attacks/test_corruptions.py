@@ -15,6 +15,7 @@ from snnrobust.errors import InputError
 from snnrobust.evaluation_data import prepare
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Corruption
+from snnrobust.task import Task
 from snnrobust.wrapping import wrap
 from snnrobust_attacks.corruptions.gaussian import Gaussian
 from snnrobust_attacks.corruptions.salt_and_pepper import SaltAndPepper
@@ -143,6 +144,10 @@ def test_jitter_merges_and_clamps() -> None:
     assert torch.equal(small.sum(dim=1) > 0, x.sum(dim=1) > 0)
 
 
+def task(corruption: Corruption, *severities: float) -> Task:
+    return Task("noise", "noise", "noise", "", corruption, severities or (0.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("corruption", "settings"),
     [
@@ -159,7 +164,7 @@ def test_jitter_merges_and_clamps() -> None:
 )
 def test_check_refuses_models_that_do_not_fit(corruption: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"expected .*, got .*"):
-        corruption.check(model(**settings), DATA)
+        corruption.check(model(**settings), DATA, task(corruption))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_check_refuses_models_that_do_not_fit(corruption: Any, settings: dict[st
     ids=repr,
 )
 def test_check_accepts_models_that_fit(corruption: Any, settings: dict[str, Any]) -> None:
-    corruption.check(model(**settings), DATA)
+    corruption.check(model(**settings), DATA, task(corruption))
 
 
 @pytest.mark.parametrize(
@@ -191,3 +196,9 @@ def test_severities_out_of_range(corruption: Corruption, severity: float) -> Non
 def test_salt_and_pepper_needs_low_below_high() -> None:
     with pytest.raises(InputError, match="low < high"):
         SaltAndPepper(1.0, 0.0)
+
+
+@pytest.mark.parametrize("corruption", [SaltAndPepper(), SpikeDeletion()], ids=repr)
+def test_check_refuses_shares_above_one(corruption: Any) -> None:
+    with pytest.raises(InputError, match=r"severity in \[0, 1\] .* got 1.5"):
+        corruption.check(model(**TEMPORAL), DATA, task(corruption, 0.5, 1.5))

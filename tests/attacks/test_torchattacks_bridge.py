@@ -24,7 +24,7 @@ from snnrobust.task import load
 from snnrobust.threat import Norm, ThreatModel
 from snnrobust.verify import verify
 from snnrobust.wrapping import wrap
-from snnrobust_attacks.torchattacks import Torchattacks
+from snnrobust_attacks.torchattacks import _L2, Torchattacks, _attacks
 
 reference = pytest.importorskip("torchattacks", reason="the extra 'torchattacks' is not installed")
 
@@ -185,6 +185,44 @@ def test_another_norm_is_an_error(attack: str, norm: Norm) -> None:
         run(Torchattacks(attack), wrap(net(), steps=6), images(), 0.1, norm)
 
 
+def checked(attack: str, norm: Norm = "linf", **options: Any) -> None:
+    task = load(f"torchattacks:{attack}", epsilon=[0.0, 0.1], norm=norm, **options)
+    task.plugin.check(wrap(net(), steps=4), prepare((images(), torch.zeros(N, dtype=torch.long)), N), task)
+
+
+@pytest.mark.parametrize(("attack", "norm"), [("MIFGSM", "l2"), ("PGDL2", "linf"), ("APGD", "l1")])
+def test_check_refuses_another_norm(attack: str, norm: Norm) -> None:
+    with pytest.raises(InputError, match=f"expected norm .* got '{norm}'"):
+        checked(attack, norm)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"steps": "x"}, {"steps": 2.5}, {"steps": True}, {"decay": "1"}, {"decay": False}, {"alpha": None}],
+    ids=repr,
+)
+def test_options_of_another_type(option: dict[str, Any]) -> None:
+    name = next(iter(option))
+    with pytest.raises(InputError, match=rf"expected {name} of 'MIFGSM' to be of type"):
+        load("torchattacks:MIFGSM", epsilon=0.1, **option)
+    load("torchattacks:MIFGSM", epsilon=0.1, steps=3, decay=1)  # control
+
+
+@pytest.mark.parametrize(
+    ("attack", "option"), [("AutoAttack", {"version": "best"}), ("TIFGSM", {"kernel_name": "x"}), ("PGD", {"steps": 0})]
+)
+def test_check_refuses_options_that_torchattacks_does_not_take(attack: str, option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"expected options that torchattacks' '{attack}' takes"):
+        checked(attack, **option)
+
+
+@pytest.mark.parametrize("attack", sorted(_attacks()))
+def test_check_accepts_every_attack_as_it_is(attack: str) -> None:
+    before = torch.random.get_rng_state()
+    checked(attack, "l2" if attack in _L2 else "linf")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_a_failure_inside_torchattacks_names_the_attack() -> None:
     with pytest.raises(PluginError, match=r"'TIFGSM' to run on inputs of shape .*3 channels") as raised:
         run(Torchattacks("TIFGSM"), wrap(net(), steps=6), images(), 0.1)
@@ -197,12 +235,12 @@ def test_temporal_and_event_inputs_are_refused(settings: dict[str, Any]) -> None
     x = images(6, 50).round() if model.encoder is None else images(50).round()
     y = torch.zeros(N, dtype=torch.long)
     with pytest.raises(InputError, match="static inputs of domain 'real'"):
-        Torchattacks("PGD").check(model, prepare((x, y), N))
+        Torchattacks("PGD").check(model, prepare((x, y), N), load("torchattacks:PGD", epsilon=1.0))
     oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
     threat = ThreatModel("linf", 1.0, model.bounds, model.domain)
     with pytest.raises(InputError, match="static inputs of domain 'real'"):
         Torchattacks("PGD").perturb(oracle, x, y, threat, Draws(0, "bridge"), INDEX)
-    Torchattacks("PGD").check(wrap(net(), steps=4), prepare((images(), y), N))  # control
+    checked("PGD")  # control
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record, Surface
+from snnrobust.task import load
 from snnrobust.testing import tiny_data, tiny_model
 from snnrobust.wrapping import wrap
 from snnrobust_landscapes.directions import filter_normalised
@@ -195,10 +196,10 @@ def test_the_net_is_as_before_after_an_exception() -> None:
 def test_no_training_data_and_no_weights() -> None:
     x = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.long)
     with pytest.raises(InputError, match="training data"):
-        Plane().check(wrap(net(), steps=4), prepare(x, 4))
+        Plane().check(wrap(net(), steps=4), prepare(x, 4), load("plane"))
     with pytest.raises(InputError, match="nothing to move"):
-        Plane().check(wrap(neuron.IFNode(step_mode="m"), steps=4), data())
-    Plane().check(wrap(net(), steps=4), data())
+        Plane().check(wrap(neuron.IFNode(step_mode="m"), steps=4), data(), load("plane"))
+    Plane().check(wrap(net(), steps=4), data(), load("plane"))
     assert isinstance(Plane(), Measurement)
 
 

@@ -19,6 +19,7 @@ from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record
+from snnrobust.task import load
 from snnrobust.wrapping import wrap
 from snnrobust_landscapes.pyhessian import OPERATOR, PyHessian
 
@@ -223,7 +224,8 @@ def test_float32_nets_work_and_fewer_samples_are_told() -> None:
 
 def test_no_training_data() -> None:
     x = torch.rand(4, 6), torch.zeros(4, dtype=torch.long)
-    for call in (PyHessian().check, lambda m, d: PyHessian().measure(m, d, RNG)):
+    task = load("pyhessian")
+    for call in (lambda m, d: PyHessian().check(m, d, task), lambda m, d: PyHessian().measure(m, d, RNG)):
         with pytest.raises(InputError, match="training data"):
             call(model(net()), prepare(x, 4))
 

@@ -13,6 +13,7 @@ from snnrobust.errors import InputError
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
     from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Gaussian:
     core clips the result to the model's bounds.
     """
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless inputs are real numbers."""
         if model.domain != "real":
             raise InputError(

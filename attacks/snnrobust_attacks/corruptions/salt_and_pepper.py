@@ -11,10 +11,12 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
+from snnrobust_attacks.corruptions._share import check_share
 
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
     from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,19 @@ class SaltAndPepper:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(f"expected finite low < high, got {self.low!r} and {self.high!r}; give the model's bounds")
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
-        """Raises an `InputError` unless `low` and `high` are the model's bounds."""
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` unless `low` and `high` are the model's bounds and severities are in [0, 1]."""
         if (self.low, self.high) != model.bounds:
             raise InputError(
                 f"expected low and high to be the bounds {model.bounds} of model '{model.name}', "
                 f"got {(self.low, self.high)}; pass low={model.bounds[0]:g}, high={model.bounds[1]:g}"
             )
+        for severity in task.strengths:
+            check_share(severity, "salt and pepper")
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Noisy inputs [N, *] for inputs x [N, *] of the samples `index` [N]."""
-        if not 0 <= severity <= 1:
-            raise InputError(f"expected a severity in [0, 1] for salt and pepper, got {severity}; give a probability")
+        check_share(severity, "salt and pepper")
         rng = rng.on(x)
         replaced = rng.sub("replaced").uniform(index, x.shape[1:]) < severity
         salt = rng.sub("salt").uniform(index, x.shape[1:]) < 0.5

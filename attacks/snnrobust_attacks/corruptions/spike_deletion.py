@@ -10,10 +10,12 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
+from snnrobust_attacks.corruptions._share import check_share
 
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
     from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,20 @@ class SpikeDeletion:
         InputError: For a severity outside [0, 1].
     """
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
-        """Raises an `InputError` unless inputs are sequences of spikes or event counts."""
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` unless inputs are sequences of spikes or event counts and severities in [0, 1]."""
         if model.static or model.domain == "real" or model.bounds[0] < 0:
             raise InputError(
                 f"expected sequences of spikes or event counts for spike deletion, got "
                 f"{'static' if model.static else 'temporal'} data of domain '{model.domain}' in {model.bounds} of "
                 f"model '{model.name}'; wrap with encoder=None and domain='binary' or 'integer'"
             )
+        for severity in task.strengths:
+            check_share(severity, "spike deletion")
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Thinned sequences [N, T, *] for sequences x [N, T, *] of the samples `index` [N]."""
-        if not 0 <= severity <= 1:
-            raise InputError(f"expected a severity in [0, 1] for spike deletion, got {severity}; give a probability")
+        check_share(severity, "spike deletion")
         if severity == 0:
             return x
         rng = rng.on(x)

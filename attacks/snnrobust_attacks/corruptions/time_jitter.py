@@ -15,6 +15,7 @@ from snnrobust.errors import InputError
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
     from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TimeJitter:
         InputError: For a severity that is negative or not finite.
     """
 
-    def check(self, model: SpikingModel, data: EvaluationData) -> None:
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless inputs are sequences of binary spikes."""
         if model.static or model.domain != "binary":
             raise InputError(
