@@ -46,7 +46,7 @@ class Size:
     surface_samples: int
 
 
-FULL = Size(steps=8, epochs=5, samples=500, pgd_steps=20, points=21, surface_samples=500)
+FULL = Size(steps=8, epochs=5, samples=500, pgd_steps=20, points=15, surface_samples=500)
 QUICK = Size(steps=4, epochs=2, samples=200, pgd_steps=10, points=9, surface_samples=200)
 
 
@@ -122,7 +122,7 @@ def _tasks(size: Size) -> tuple[list[Task], list[str]]:
         task("clean"),
         task("fgsm", epsilon=epsilons),
         task("pgd", epsilon=epsilons, steps=size.pgd_steps),
-        task("pgd", label="pgd-atan", epsilon=epsilons, steps=size.pgd_steps, gradient="atan"),
+        task("pgd", label="pgd-atan4", epsilon=epsilons, steps=size.pgd_steps, gradient={"name": "atan", "alpha": 4.0}),
         task("pgd", label="pgd-long", epsilon=epsilons, steps=2 * size.pgd_steps),
         task("random-search", epsilon=epsilons, steps=2 * size.pgd_steps),
         task("uniform", severity=severities),

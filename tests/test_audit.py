@@ -74,7 +74,7 @@ def report(
         zeros = np.zeros(COUNT, dtype=np.int32)
         cell = {
             "correct": correct,
-            "margin": np.where(correct == 1, 0.5, -0.5),
+            "margin": np.where(correct == 1, 0.5, -0.5) + 0.01 * list(tasks).index(label),
             "unchanged": np.zeros(COUNT, dtype=np.int8),
             "forwards": zeros + 20,
             "backwards": zeros + (20 if task["name"] == "pgd" and backwards else 0),
