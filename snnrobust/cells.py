@@ -12,13 +12,14 @@ from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.errors import ViolationError
 from snnrobust.evaluation_data import EvaluationData
+from snnrobust.files import Arrays
 from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
 from snnrobust.problem import Found, Judge, Problem, keep_padding
 from snnrobust.search import perturb, search
-from snnrobust.store import Arrays, Store
+from snnrobust.store import Store
 from snnrobust.task import Attack, Task
 from snnrobust.threat import ThreatModel
 

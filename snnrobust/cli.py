@@ -189,6 +189,6 @@ def _judge(finished: Any, strict: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from snnrobust.store import to_json
+    from snnrobust.files import to_json
 
     sys.stdout.write(json.dumps(json.loads(to_json(value))) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from snnrobust import nets, neurons, store, training
+from snnrobust import files, nets, neurons, training
 from snnrobust.data import Splits, load
 from snnrobust.errors import StoreError
 from snnrobust.evaluate import evaluate
@@ -82,7 +82,7 @@ def run(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _
 
 def _check_folder(out: Path) -> Path:
     """The folder of results in `out`, if `out` holds nothing but a demo."""
-    store.check_folder(out / "results")
+    files.check_folder(out / "results")
     if out.exists() and not out.is_dir():
         raise StoreError(f"expected a folder at '{out}', got a file; choose another output folder")
     pages = {"report.html", ".report.html.tmp", "report_files"}
@@ -104,13 +104,13 @@ def build(variant: str) -> nn.Sequential:
 def _model(name: str, splits: Splits, size: Size, folder: Path, say: Callable[[str], None]) -> SpikingModel:
     """A trained net, from its checkpoint where there is one."""
     net = training.initialised(lambda: build(name), SEED)
-    path = folder / f"{store.slug(name)}-T{size.steps}-E{size.epochs}.pt"
+    path = folder / f"{files.slug(name)}-T{size.steps}-E{size.epochs}.pt"
     if path.is_file():
         net.load_state_dict(torch.load(path, weights_only=True))
     else:
         say(f"training {name}: {size.epochs} epochs on {len(splits.train)} digits, T = {size.steps}")
         training.train(net, splits.train, steps=size.steps, epochs=size.epochs, seed=SEED)
-        store.write_checkpoint(path, net.state_dict())
+        files.write_checkpoint(path, net.state_dict())
     return wrap(net, name=name, steps=size.steps)
 
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnrobust.errors import InputError, StoreError
+from snnrobust.files import check_folder, pack, slug, to_json, unpack, write, write_checkpoint
 from snnrobust.results import Finding, Record, Surface
-from snnrobust.store import FORMAT, Store, check_folder, pack, slug, to_json, unpack, write, write_checkpoint
+from snnrobust.store import FORMAT, Store
 
 
 def a_run(**changes: Any) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Torchattacks:
         self._norm(norm)
         threat = ThreatModel(norm, task.strengths[-1], model.bounds, model.domain)
         try:
-            self._build(nn.Identity(), threat)
+            self._build(nn.PReLU(), threat)  # a module with a parameter, or torchattacks prints a complaint
         except Exception as error:  # third-party code fails in any way
             raise InputError(
                 f"expected options that torchattacks' '{self.attack}' takes, got {dict(self.options)} and "

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from snnrobust import audit
+from snnrobust.files import slug, write
 from snnrobust.report import plots, tables
 from snnrobust.report.report import Report
 from snnrobust.report.sections import Picture, sections
 from snnrobust.results import Record
-from snnrobust.store import slug, write
 
 
 def write_page(report: Report, path: Path) -> Path:

@@ -13,10 +13,11 @@ import pandas as pd
 
 from snnrobust import audit
 from snnrobust.errors import InputError
+from snnrobust.files import Arrays
 from snnrobust.report.records import task_records
 from snnrobust.results import NAN, Artifact, Curve, Finding, Record, Sense, Verdict
 from snnrobust.statistics import bootstrap_mean, clopper_pearson
-from snnrobust.store import Arrays, Store
+from snnrobust.store import Store
 
 
 class Report:

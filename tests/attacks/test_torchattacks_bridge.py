@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError, MissingExtraError, PluginError
-from snnrobust.evaluation_data import prepare
+from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Perturbation
 from snnrobust.spike_gradient import Own
 from snnrobust.task import load
+from snnrobust.testing import tiny_data, tiny_model
 from snnrobust.threat import Norm, ThreatModel
 from snnrobust.verify import verify
 from snnrobust.wrapping import wrap
@@ -254,3 +255,10 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'snnrobust\[torchattacks\]'"):
         Torchattacks("PGD")
+
+
+def test_checking_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    task = load("torchattacks:MIFGSM", epsilon=0.1)
+    model, data = tiny_model(), tiny_data()
+    task.plugin.check(model, EvaluationData(data, None, None, 4), task)
+    assert capsys.readouterr().out == ""
