@@ -217,4 +217,4 @@ def test_the_scale_of_the_logits_is_that_of_training() -> None:
     scaled = Plane(points=3, logit_scale=5.0).measure(model, data, Draws(0, "plane"))
     (loss,) = [each.value for each in scaled if isinstance(each, Record) and each.metric == "loss"]
     expected = torch.nn.functional.cross_entropy(5.0 * model.logits(train.x), train.y)
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
