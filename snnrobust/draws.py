@@ -108,5 +108,5 @@ def global_rng(seed: int, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            np.random.set_state(state_numpy)  # noqa: NPY002
+            np.random.set_state(state_numpy)  # noqa: NPY002 - put back for the caller
             random.setstate(state_random)

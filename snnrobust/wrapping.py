@@ -124,7 +124,7 @@ def _pair(what: str, value: object) -> tuple[float, float]:
 
 def _per_channel(normalize: object) -> tuple[list[float], list[float]]:
     try:
-        mean, std = ([float(each) for each in part] for part in normalize)  # type: ignore[attr-defined]
+        mean, std = ([float(each) for each in part] for part in normalize)  # type: ignore[attr-defined]  # as above
     except (TypeError, ValueError):
         raise InputTypeError(
             f"expected normalize to be (mean, std), a list per channel each, got {normalize!r}; "

@@ -235,11 +235,11 @@ def test_a_factory_may_import_beside_the_config_while_it_runs(folder: Path, monk
 def test_weights_that_a_factory_draws_are_the_same_each_time(folder: Path) -> None:
     text = change("factory_module:build", "factory_module:drawn").replace('checkpoint = "tiny.pt"', "")
     (folder / "config.toml").write_text(text)
-    states = torch.random.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    states = torch.random.get_rng_state(), random.getstate(), str(np.random.get_state())
     prints = [config.read(folder / "config.toml").load_models()["tiny"].fingerprint() for _ in range(2)]
     assert prints[0] == prints[1]
     assert torch.equal(torch.random.get_rng_state(), states[0])
-    assert (random.getstate(), str(np.random.get_state())) == states[1:]  # noqa: NPY002
+    assert (random.getstate(), str(np.random.get_state())) == states[1:]
     (folder / "config.toml").write_text(text.replace("seed = 3", "seed = 4"))
     assert config.read(folder / "config.toml").load_models()["tiny"].fingerprint() != prints[0]
 

@@ -91,17 +91,17 @@ def test_numbers_come_in_the_dtype_that_was_asked_for() -> None:
 
 
 def _draw_all() -> tuple[float, float, float]:
-    return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002 - the global is the subject
+    return float(torch.rand(())), float(np.random.rand()), random.random()
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_global_rng_restores_all_three_generators(fails: bool) -> None:
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     random.seed(1)
     expected = _draw_all()
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     random.seed(1)
     inside: tuple[float, ...] = ()
     try:

@@ -20,7 +20,7 @@ def images(n: int = 3) -> Tensor:
 
 
 def run(encoder: object, x: Tensor, bounds: tuple[float, float] = UNIT, draw: int | Tensor = 0) -> Tensor:
-    return encode(encoder, x, T, bounds, torch.arange(len(x)), draw)  # type: ignore[arg-type]
+    return encode(encoder, x, T, bounds, torch.arange(len(x)), draw)
 
 
 def test_repeat_is_the_same_values_at_each_step() -> None:

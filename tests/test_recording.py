@@ -97,7 +97,7 @@ def test_recording_works_inside_a_session_and_without_state_from_before() -> Non
         assert not model.net[3]._forward_hooks
 
 
-class Deaf(base.MemoryModule):  # type: ignore[misc]  # untyped base
+class Deaf(base.MemoryModule):
     """A node that never asks its surrogate function."""
 
     def __init__(self) -> None:

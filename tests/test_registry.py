@@ -91,7 +91,7 @@ def test_names_are_unique_and_every_installed_plugin_keeps_its_protocol() -> Non
         built = registry.create(plugin.name)
         assert isinstance(built, registry.GROUPS[plugin.kind])
         assert dataclasses.is_dataclass(built)
-        assert type(built).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert type(built).__dataclass_params__.frozen
         assert hash(built) == hash(registry.create(plugin.name))
 
 
@@ -150,7 +150,7 @@ def test_unknown_names_and_parameters_get_a_hint() -> None:
     with pytest.raises(InputError, match="without ':'"):
         registry.create("pgd:fast")
     with pytest.raises(InputTypeError, match="name of a plugin as text, got 3"):
-        registry.find(3)  # type: ignore[arg-type]
+        registry.find(3)
 
 
 def test_refused_parameters_are_input_errors(install: Install) -> None:

@@ -68,7 +68,7 @@ def test_linear_model_closed_form(norm: str, optimiser: Optimiser) -> None:
     x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     data = Dataset.of(x, model.logits(x).argmax(dim=1).detach(), name="linear")
     epsilon = 0.05
-    found = run(model, data, optimiser, ThreatModel(norm, epsilon, (-100.0, 100.0)))  # type: ignore[arg-type]
+    found = run(model, data, optimiser, ThreatModel(norm, epsilon, (-100.0, 100.0)))
     layer = model.net
     assert isinstance(layer, nn.Linear)
     difference = layer.weight[0] - layer.weight[1]
@@ -192,7 +192,7 @@ def test_nested_equals_exhaustive_carried_forward() -> None:
         sr.load("pgd", epsilon=[0.0, 0.02, 0.05, 0.1, 0.2, 0.4], steps=6, restarts=2),
         sr.load("fgsm", epsilon=[0.1, 0.3]),
     ]
-    nested, full = (sr.evaluate(tiny_model(), data, tasks, mode=mode) for mode in ("nested", "exhaustive"))  # type: ignore[arg-type]
+    nested, full = (sr.evaluate(tiny_model(), data, tasks, mode=mode) for mode in ("nested", "exhaustive"))
     for label in ("pgd", "fgsm"):
         assert np.array_equal(nested.robust(label), full.robust(label))
     values = nested.curve("pgd").value

@@ -163,7 +163,7 @@ def test_estimator_state_lives_as_long_as_the_object(session_outside: bool) -> N
     assert sorted(counter.counts.values()) == [3, 3]  # one state a node, three backward passes each
 
 
-class Deaf(base.MemoryModule):  # type: ignore[misc]  # untyped base
+class Deaf(base.MemoryModule):
     """A node that has a surrogate function and computes its gradient elsewhere."""
 
     def __init__(self) -> None:

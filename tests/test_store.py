@@ -148,7 +148,7 @@ def test_object_arrays_are_never_written_nor_read(tmp_path: Path) -> None:
     objects = {"x": np.array([object()], dtype=object)}
     with pytest.raises(ValueError, match=r"[Oo]bject"):
         pack(objects)
-    np.savez(tmp_path / "evil.npz", **objects)  # type: ignore[arg-type]
+    np.savez(tmp_path / "evil.npz", **objects)
     with pytest.raises(StoreError, match=r"damaged file"):
         unpack(tmp_path / "evil.npz")
 
@@ -248,7 +248,7 @@ def test_records_surfaces_and_findings_round_trip(tmp_path: Path) -> None:
     records = [
         Record("eigenvalue:1", 2.5, low=math.nan, high=3.0, count=4, strength=0.1, unit="epsilon", model="lif"),
         Record("broken", math.nan),
-        Record("numpy", np.float32(0.5), count=np.int64(3)),  # type: ignore[arg-type]
+        Record("numpy", np.float32(0.5), count=np.int64(3)),
     ]
     surface = Surface(
         np.linspace(0, 1, 3), np.linspace(0, 2, 2), {"loss": np.full((2, 3), np.nan), "a/b": np.eye(2, 3)},

@@ -117,7 +117,7 @@ def test_bad_tasks_are_refused(name: str, arguments: dict[str, Any], message: st
     with pytest.raises(InputError, match=message):
         sr.load(name, **arguments)
     with pytest.raises(InputTypeError):
-        sr.load(None)  # type: ignore[arg-type]
+        sr.load(None)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ cases = given(
 def test_a_projection_is_allowed_and_stays_where_it_is(
     seed: int, epsilon: float, norm: str, domain: str, dtype: torch.dtype
 ) -> None:
-    threat = ThreatModel(norm, epsilon, BOUNDS[domain], domain)  # type: ignore[arg-type]
+    threat = ThreatModel(norm, epsilon, BOUNDS[domain], domain)
     x0, x = case(domain, seed, dtype)
     projected = threat.project(x, x0)
     verify(projected, x0, threat, range(len(x)), "projection")
@@ -64,7 +64,7 @@ def test_a_projection_is_allowed_and_stays_where_it_is(
 @cases
 @settings(max_examples=150, deadline=None)
 def test_allowed_points_are_left_alone(seed: int, epsilon: float, norm: str, domain: str, dtype: torch.dtype) -> None:
-    threat = ThreatModel(norm, epsilon, BOUNDS[domain], domain)  # type: ignore[arg-type]
+    threat = ThreatModel(norm, epsilon, BOUNDS[domain], domain)
     x0, x = case(domain, seed, dtype)
     inside = _random_allowed(threat, x0, x, np.random.default_rng(seed))
     verify(inside, x0, threat, range(len(x)), "this test")
@@ -92,7 +92,7 @@ def _random_allowed(threat: ThreatModel, x0: Tensor, towards: Tensor, rng: np.ra
 @settings(max_examples=100, deadline=None)
 def test_no_allowed_point_is_nearer(seed: int, epsilon: float, norm: str) -> None:
     """P(x) is the projection onto a convex set iff (x - P)(z - P) <= 0 for every allowed z."""
-    threat = ThreatModel(norm, epsilon, BOUNDS["real"])  # type: ignore[arg-type]
+    threat = ThreatModel(norm, epsilon, BOUNDS["real"])
     x0, x = case("real", seed, torch.float64)
     projected = threat.project(x, x0)
     rng = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_no_allowed_point_is_nearer(seed: int, epsilon: float, norm: str) -> Non
 @pytest.mark.parametrize("seed", range(4))
 def test_projection_equals_an_independent_solver(norm: str, seed: int) -> None:
     """min |p + m - d|^2 over p, m >= 0 (change p - m), in the box, with the norm as a smooth constraint: SLSQP."""
-    threat = ThreatModel(norm, [0.1, 0.5, 1.0, 2.0][seed], BOUNDS["real"])  # type: ignore[arg-type]
+    threat = ThreatModel(norm, [0.1, 0.5, 1.0, 2.0][seed], BOUNDS["real"])
     x0, x = case("real", seed, torch.float64, n=3, d=5)
     projected = threat.project(x, x0)
     low, high = threat.bounds
@@ -168,7 +168,7 @@ def test_whole_numbers_under_linf_are_projected_to_the_nearest(seed: int, epsilo
 def test_shapes_beyond_vectors_are_kept_and_the_time_axis_counts() -> None:
     x0 = torch.full((2, 3, 4, 5), 0.5)
     for norm in NORMS:
-        threat = ThreatModel(norm, 0.25)  # type: ignore[arg-type]
+        threat = ThreatModel(norm, 0.25)
         projected = threat.project(x0 + 1, x0)
         assert projected.shape == x0.shape
         assert float(_length((projected - x0).flatten(1), norm).max()) == pytest.approx(0.25, rel=1e-4)
@@ -180,7 +180,7 @@ def test_float32_projections_survive_far_points_and_many_entries(norm: str, scal
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(3, 4000, generator=generator)
     x = x0 + scale * torch.randn(3, 4000, generator=generator)
-    threat = ThreatModel(norm, 0.5)  # type: ignore[arg-type]
+    threat = ThreatModel(norm, 0.5)
     projected = threat.project(x, x0)
     verify(projected, x0, threat, range(3), "projection")
     if scale >= 1:
@@ -190,7 +190,7 @@ def test_float32_projections_survive_far_points_and_many_entries(norm: str, scal
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("domain", list(BOUNDS))
 def test_start_is_allowed_and_keyed(norm: str, domain: str) -> None:
-    threat = ThreatModel(norm, 2.0, BOUNDS[domain], domain)  # type: ignore[arg-type]
+    threat = ThreatModel(norm, 2.0, BOUNDS[domain], domain)
     x0, _ = case(domain, 0, torch.float32, n=40)
     rng, ids = Draws(0, "start"), torch.arange(40)
     start = threat.start(x0, rng, ids)
@@ -200,7 +200,7 @@ def test_start_is_allowed_and_keyed(norm: str, domain: str) -> None:
     mixed = threat.start(x0, rng, ids, draws)
     assert torch.equal(mixed[:3], start[:3])
     assert torch.equal(mixed[3], threat.start(x0, rng, ids, 1)[3])
-    still = ThreatModel(norm, 0.0, BOUNDS[domain], domain)  # type: ignore[arg-type]
+    still = ThreatModel(norm, 0.0, BOUNDS[domain], domain)
     assert torch.equal(still.start(x0, rng, ids), x0)
 
 
@@ -208,7 +208,7 @@ def test_starts_are_spread_over_the_ball() -> None:
     n, d, ids = 4000, 3, torch.arange(4000)
     x0, rng = torch.zeros(n, d), Draws(5, "spread")
     for norm in NORMS:
-        start = ThreatModel(norm, 2.0, (-9.0, 9.0)).start(x0, rng, ids)  # type: ignore[arg-type]
+        start = ThreatModel(norm, 2.0, (-9.0, 9.0)).start(x0, rng, ids)
         radius = _length(start, norm) / 2
         # Uniform in a ball of dimension d: radius^d is uniform.
         assert float((radius**d).mean()) == pytest.approx(0.5, abs=0.02)
@@ -220,7 +220,7 @@ def test_starts_are_spread_over_the_ball() -> None:
 @pytest.mark.parametrize(("domain", "epsilon"), [("binary", 1.0), ("integer", 1.0), ("integer", 3.0)])
 def test_whole_number_starts_move_under_linf(domain: str, epsilon: float) -> None:
     """Cutting a uniform change in (-1, 1) towards zero would leave every event where it is."""
-    threat = ThreatModel("linf", epsilon, BOUNDS[domain], domain)  # type: ignore[arg-type]
+    threat = ThreatModel("linf", epsilon, BOUNDS[domain], domain)
     x0, _ = case(domain, 1, torch.float32, n=50, d=40)
     moved = (threat.start(x0, Draws(0, "a"), torch.arange(50)) != x0).float().mean()
     assert float(moved) > 0.2
@@ -238,7 +238,7 @@ def test_steepest_maximises_a_linear_function(entries: list[float], scale: float
     """The largest g.d over the unit ball is the dual norm of g, however small g is: a faint gradient is a gradient."""
     gradient = (torch.tensor([entries], dtype=torch.float64) * scale).float()
     gradient[gradient.abs() < 1e-37] = 0  # below float32's normal range
-    step = ThreatModel(norm, 0.1).steepest(gradient.reshape(1, 2, 3))  # type: ignore[arg-type]
+    step = ThreatModel(norm, 0.1).steepest(gradient.reshape(1, 2, 3))
     assert step.shape == (1, 2, 3)
     flat, g = step.flatten(1).double(), gradient.double()
     dual = {"linf": g.abs().sum(), "l2": g.norm(), "l1": g.abs().max()}[norm]
@@ -251,7 +251,7 @@ def test_steepest_shares_an_l1_step_among_ties_and_rests_at_zero() -> None:
     threat = ThreatModel("l1", 1.0)
     assert torch.equal(threat.steepest(torch.tensor([[3.0, -3.0, 1.0]])), torch.tensor([[0.5, -0.5, 0.0]]))
     for norm in NORMS:
-        zero = ThreatModel(norm, 1.0).steepest(torch.zeros(2, 3))  # type: ignore[arg-type]
+        zero = ThreatModel(norm, 1.0).steepest(torch.zeros(2, 3))
         assert torch.equal(zero, torch.zeros(2, 3))
 
 
@@ -270,13 +270,13 @@ def test_steepest_shares_an_l1_step_among_ties_and_rests_at_zero() -> None:
 )
 def test_bad_threat_models_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=f"expected {message}.*got"):
-        ThreatModel(**{"norm": "l2", "epsilon": 0.1, **arguments})  # type: ignore[arg-type]
+        ThreatModel(**{"norm": "l2", "epsilon": 0.1, **arguments})
 
 
 def test_ball_tells_threat_models_apart_but_not_radii() -> None:
     assert ThreatModel("l2", 0.1).ball == ThreatModel("l2", 0.7).ball
     balls = {
-        ThreatModel(norm, 1.0, bounds, domain).ball  # type: ignore[arg-type]
+        ThreatModel(norm, 1.0, bounds, domain).ball
         for norm in NORMS
         for domain in BOUNDS
         for bounds in ((0.0, 1.0), (0.0, 255.0))

@@ -91,13 +91,13 @@ def test_a_seed_fixes_everything_and_another_changes_it():
 
 
 def test_global_generators_stay_untouched():
-    before, numpys = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, numpys = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     net = toy_net()
     net.insert(1, nn.Dropout(0.2))
     fit(net)
     accuracy(net, toy(), steps=4)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert (numpys == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert (numpys == np.random.get_state()[1]).all()
 
 
 def test_the_net_is_left_in_eval_mode_reset_and_without_gradients():

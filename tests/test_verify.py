@@ -37,7 +37,7 @@ def test_each_violation_names_plugin_sample_and_value(entry: float, domain: str,
     x0 = original(0.5 if domain == "real" else 1.0)
     x = x0.clone()
     x[1, 0, 1] = entry
-    threat = ThreatModel("linf", 100.0, (0.0, 1.0), domain)  # type: ignore[arg-type]
+    threat = ThreatModel("linf", 100.0, (0.0, 1.0), domain)
     with pytest.raises(ViolationError, match=f"expected {message}") as caught:
         verify(x, x0, threat, IDS, "evil")
     text = str(caught.value)
@@ -53,9 +53,9 @@ def test_the_budget_is_checked_in_each_norm(norm: str, length: float, dtype: tor
     x0 = original().to(dtype)
     x = x0.clone()
     x[2].view(-1)[:3] += torch.tensor([0.1, -0.1, 0.1], dtype=dtype)
-    verify(x, x0, ThreatModel(norm, length), IDS, "fits")  # type: ignore[arg-type]
+    verify(x, x0, ThreatModel(norm, length), IDS, "fits")
     with pytest.raises(ViolationError, match=rf"{norm} distance <= .*got {length:.4g}.* for sample 42"):
-        verify(x, x0, ThreatModel(norm, length * 0.999), IDS, "evil")  # type: ignore[arg-type]
+        verify(x, x0, ThreatModel(norm, length * 0.999), IDS, "evil")
 
 
 def test_epsilon_zero_allows_the_original_alone() -> None:

@@ -11,4 +11,4 @@ splits = data.load("digits")
 net = training.initialised(build, seed=0)
 history = training.train(net, splits.train, steps=6, epochs=15)
 torch.save(net.state_dict(), Path(__file__).with_name("digits.pt"))
-print(f"training accuracy {history.accuracy[-1]:.3f}, {history.seconds:.0f} s; wrote digits.pt")  # noqa: T201
+print(f"training accuracy {history.accuracy[-1]:.3f}, {history.seconds:.0f} s; wrote digits.pt")

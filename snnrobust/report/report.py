@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from snnrobust.report.records import task_records
 from snnrobust.results import NAN, Artifact, Curve, Finding, Record, Sense, Verdict
 from snnrobust.statistics import bootstrap_mean, clopper_pearson
 from snnrobust.store import Store
+from snnrobust.threat import ThreatModel
 
 
 class Report:
@@ -215,9 +215,9 @@ class Report:
 
     def _threat(self, model: str, label: str) -> str:
         """The ball that an attack searched, without its radius."""
-        settings: Mapping[str, Any] = self.run["models"][model]
-        low, high = settings["bounds"]
-        return f"{self.task(label)['attack']['norm']} in [{low:g}, {high:g}], {settings['domain']}"
+        settings = self.run["models"][model]
+        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
+        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
 
     def share_curve(
         self,

@@ -124,11 +124,11 @@ def test_epsilon_zero_returns_every_bit_in_any_scale() -> None:
 def test_random_attacks_are_seeded_and_global_generators_untouched() -> None:
     model, x = wrap(net(), steps=6), images()
     torch.manual_seed(5)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     first, _ = run(Torchattacks("PGD"), model, x, 0.1)
     seeded, _ = run(Torchattacks("Square", (("n_queries", 30),)), model, x, 0.1)  # seeds the generators itself
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
     torch.manual_seed(6)
     assert torch.equal(run(Torchattacks("PGD"), model, x, 0.1)[0], first)

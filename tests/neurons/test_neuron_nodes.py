@@ -190,7 +190,7 @@ def test_a_recurrent_node_names_the_features_it_was_built_for() -> None:
 
 def test_a_variant_refuses_what_lif_refuses() -> None:
     with pytest.raises(InputError, match="did you mean 'learnable'"):
-        Variant(leak="learnabel")  # type: ignore[arg-type]
+        Variant(leak="learnabel")
 
 
 def test_presets_are_read_only_and_those_of_the_paper() -> None:
@@ -204,7 +204,7 @@ def test_presets_are_read_only_and_those_of_the_paper() -> None:
         "no-leak-no-reset-recurrent",
     ]
     with pytest.raises(TypeError):
-        PRESETS["mine"] = Variant()  # type: ignore[index]
+        PRESETS["mine"] = Variant()
 
 
 def test_the_table_names_the_class_and_the_way_each_preset_runs() -> None:

@@ -192,11 +192,11 @@ def test_what_cannot_be_replaced_is_refused() -> None:
     with pytest.raises(InputError, match=r"did you mean 'no-leak'.*do: "):
         replace(small_net(), "no-laek")
     with pytest.raises(InputTypeError, match="preset's name or a Variant"):
-        replace(small_net(), 3)  # type: ignore[arg-type]
+        replace(small_net(), 3)
     with pytest.raises(InputError, match="spiking nodes, got Linear without one"):
         replace(nn.Linear(2, 2), "vanilla")
     with pytest.raises(InputTypeError, match="torch module, got str"):
-        replace("net", "vanilla")  # type: ignore[arg-type]
+        replace("net", "vanilla")
     with pytest.raises(InputError, match="strictly between 0 and 1"):
         replace(small_net(), "vanilla", k=2.0)
     with pytest.raises(InputError, match="got '1', a PSN"):

@@ -69,7 +69,7 @@ def test_lines_can_be_told_apart_without_colour() -> None:
 def test_the_legend_lies_outside_the_panel() -> None:
     figure = plots.lines([line("a" * 30), line("b" * 30), line("c")], "Title", "x", "y")
     figure.draw_without_rendering()
-    assert figure.legends[0].get_window_extent().y1 <= figure.axes[0].get_tightbbox().y0 + 1  # type: ignore[union-attr]
+    assert figure.legends[0].get_window_extent().y1 <= figure.axes[0].get_tightbbox().y0 + 1
 
 
 def test_intervals_are_drawn_where_they_are_known() -> None:
