@@ -25,20 +25,24 @@ from snnrobust.evaluate import evaluate
 from snnrobust.model import Recording, SpikingModel
 from snnrobust.probe import probe
 from snnrobust.registry import create, plugins
-from snnrobust.report import Report
-from snnrobust.results import Curve, Finding, Record, Surface
+from snnrobust.report import Comparison, Member, Report, Transfer
+from snnrobust.results import Claim, Curve, Finding, Record, Surface
 from snnrobust.spike_gradient import SpikeGradient
 from snnrobust.task import Task, load
 from snnrobust.threat import ThreatModel
+from snnrobust.tuning import Tuned, tune
 from snnrobust.wrapping import wrap
 
 __version__ = version("snnrobust")
 
 __all__ = [
+    "Claim",
+    "Comparison",
     "Curve",
     "Finding",
     "InputError",
     "InputTypeError",
+    "Member",
     "MissingExtraError",
     "PluginError",
     "Record",
@@ -51,6 +55,8 @@ __all__ = [
     "Surface",
     "Task",
     "ThreatModel",
+    "Transfer",
+    "Tuned",
     "ViolationError",
     "create",
     "data",
@@ -59,5 +65,6 @@ __all__ = [
     "neurons",
     "plugins",
     "probe",
+    "tune",
     "wrap",
 ]

@@ -3,59 +3,80 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from snnrobust.attack_cell import AttackCell, Effort, at_smaller_radius
 from snnrobust.data import Dataset
 from snnrobust.draws import Draws
-from snnrobust.errors import ViolationError
+from snnrobust.errors import StoreError, ViolationError
 from snnrobust.evaluation_data import EvaluationData
 from snnrobust.files import Arrays
 from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
-from snnrobust.oracle import Oracle
-from snnrobust.plugin import Optimiser
-from snnrobust.problem import Found, Judge, Problem, keep_padding
-from snnrobust.search import perturb, search
+from snnrobust.problem import Judge, keep_padding
 from snnrobust.store import Store
-from snnrobust.task import Attack, Task
-from snnrobust.threat import ThreatModel
-
-#: Seconds between two saves of a cell that is still running.
-SAVE_EVERY = 20.0
+from snnrobust.task import Task
 
 
 class Cells:
-    """Computes the cells of one model and keeps them in a store."""
+    """Computes the cells of one model and keeps them in a store.
+
+    Args:
+        model: The model.
+        data: The samples.
+        store: Where cells are kept.
+        seed: Seed of the evaluation.
+        effort: How much of each search is done.
+        scoring_draws: Draws that a stochastic model is scored on.
+        sources: All models by name, for attacks that transfer from one to another.
+        prefix: What goes before a task's label in the store.
+        clean: Clean outcomes of the samples, where the store does not hold them for just these.
+        skip: Labels of members of ensembles that the model does not allow.
+    """
 
     def __init__(
-        self, model: SpikingModel, data: EvaluationData, store: Store, *, seed: int, mode: str, scoring_draws: int
+        self,
+        model: SpikingModel,
+        data: EvaluationData,
+        store: Store,
+        *,
+        seed: int,
+        effort: Effort,
+        scoring_draws: int,
+        sources: Mapping[str, SpikingModel],
+        prefix: str = "",
+        clean: Arrays | None = None,
+        skip: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.data: Dataset = data.test
         self.batch_size = data.batch_size
         self.store = store
         self.seed = seed
-        self.stop = mode == "nested"
+        self.effort = effort
         self.judge = Judge(model, seed, scoring_draws)
-        self._lengths: dict[int, int] | None = None
-        if self.data.lengths is not None:
-            self._lengths = dict(zip(self.data.index.tolist(), self.data.lengths.tolist(), strict=True))
+        self.sources = sources
+        self.prefix = prefix
+        self._known_clean = clean
+        self._skip = skip
 
     def run(self, task: Task, position: int) -> None:
         """Computes the cell of `task` at its `position`-th strength unless the store holds it."""
-        if self.store.cell(self.model.name, task.label, position) is not None:
+        label = self.prefix + task.label
+        if self.store.cell(self.model.name, label, position) is not None:
             return
         start = time.perf_counter()
         if task.kind == "clean":
             arrays = self._clean()
-        elif task.attack is None:
+        elif task.kind == "noise":
             arrays = self._noise(task, task.strengths[position])
         else:
-            arrays = self._attack(task, task.attack, position)
-        self.store.save_cell(self.model.name, task.label, position, arrays, time.perf_counter() - start)
+            arrays = self._attack(task, position)
+        self.store.save_cell(self.model.name, label, position, arrays, time.perf_counter() - start)
 
     def _clean(self) -> Arrays:
         count = len(self.data)
@@ -110,113 +131,47 @@ class Cells:
         if wrong is not None:
             raise ViolationError(f"expected finite inputs of the model's domain from '{task.label}', got {wrong}")
 
-    def _attack(self, task: Task, attack: Attack, position: int) -> Arrays:
-        epsilon = task.strengths[position]
-        name = self.model.name
-        arrays = self.store.partial(name, task.label, position) or self._untouched()
-        standing = self._standing(task, position)
-        saved = time.monotonic()
-
-        for restart in range(attack.restarts):
-
-            def done(found: Found, restart: int = restart) -> None:
-                nonlocal saved
-                self._merge(arrays, found, restart)
-                if time.monotonic() - saved > SAVE_EVERY:
-                    self.store.save_partial(name, task.label, position, arrays)
-                    saved = time.monotonic()
-
-            due = standing & (arrays["restarts"] == restart)
-            if self.stop and not self.model.stochastic:  # scoring draws must not steer a search
-                due &= _unbroken(arrays)
-            rows = torch.from_numpy(np.flatnonzero(due))
-            if len(rows):
-                # Not keyed by label: attacks that differ in one factor start alike, and are compared in pairs.
-                rng = Draws(self.seed, "attack").sub(f"{epsilon:.12g}", restart)
-                problem = self._problem(task, attack, epsilon, rng)
-                try:
-                    if isinstance(task.plugin, Optimiser):
-                        search(problem, task.plugin, rows, done)
-                    else:
-                        perturb(problem, task.plugin, rows, done)
-                except BaseException:
-                    self.store.save_partial(name, task.label, position, arrays)
-                    raise
-        return {key: value for key, value in arrays.items() if key not in ("restarts", "rank")}
-
-    def _problem(self, task: Task, attack: Attack, epsilon: float, rng: Draws) -> Problem:
-        return Problem(
-            judge=self.judge,
-            oracle=Oracle(
-                self.model, attack.objective, attack.gradient, attack.eot, rng.sub("search").number(), self._lengths
-            ),
-            objective=attack.objective,
+    def _attack(self, task: Task, position: int) -> Arrays:
+        if getattr(task.plugin, "minimum_norm", False) and position < len(task.strengths) - 1:
+            self.run(task, len(task.strengths) - 1)  # one search at the largest radius serves them all
+            return at_smaller_radius(self._cell(task, len(task.strengths) - 1), task.strengths[position])
+        cell = AttackCell(
+            model=self.model,
+            sources=self.sources,
             data=self.data,
-            threat=ThreatModel(attack.norm, epsilon, self.model.bounds, self.model.domain),
-            rng=rng,
+            standing=self._standing(task, position),
+            judge=self.judge,
+            store=self.store,
+            label=self.prefix + task.label,
+            position=position,
+            seed=self.seed,
+            effort=self.effort,
             pool=self.batch_size,
-            stop=self.stop,
-            name=task.label,
+            skip=self._skip if task.members else frozenset(),
         )
+        return cell.run(task)
+
+    def _cell(self, task: Task, position: int) -> Arrays:
+        cell = self.store.cell(self.model.name, self.prefix + task.label, position)
+        if cell is None:
+            raise StoreError(f"expected a finished cell of '{task.label}', got none; report this as a bug")
+        return cell
 
     def _standing(self, task: Task, position: int) -> np.ndarray:
         """Which samples are attacked: all of them when exhaustive, else those right so far by mean or by vote."""
-        if not self.stop:
-            return np.ones(len(self.data), dtype=bool)
-        clean = self.store.cell(self.model.name, "clean", 0)
-        standing = np.ones(len(self.data), dtype=bool) if clean is None else clean["correct"] | clean["voted"]
-        for earlier in range(position):
-            cell = self.store.cell(self.model.name, task.label, earlier)
+        standing = np.ones(len(self.data), dtype=bool)
+        if not self.effort.stop:
+            return standing
+        clean = self._known_clean or self.store.cell(self.model.name, "clean", 0)
+        if clean is not None:
+            standing = clean["correct"] | clean["voted"]
+        for earlier in range(position) if self.effort.carry else ():
+            cell = self.store.cell(self.model.name, self.prefix + task.label, earlier)
             if cell is not None:
-                standing &= _unbroken(cell)
+                standing &= (cell["correct"] != 0) | (cell["voted"] != 0)
         return standing
-
-    def _untouched(self) -> Arrays:
-        count = len(self.data)
-        return {
-            "correct": np.full(count, -1, dtype=np.int8),
-            "voted": np.full(count, -1, dtype=np.int8),
-            "margin": np.full(count, np.nan, dtype=np.float32),
-            "last_correct": np.full(count, -1, dtype=np.int8),
-            "unchanged": np.full(count, -1, dtype=np.int8),
-            "forwards": np.zeros(count, dtype=np.int32),
-            "backwards": np.zeros(count, dtype=np.int32),
-            "disagreements": np.zeros(count, dtype=np.int32),
-            "restarts": np.zeros(count, dtype=np.int32),
-            "rank": np.full(count, np.inf, dtype=np.float32),
-        }
-
-    def _merge(self, arrays: Arrays, found: Found, restart: int) -> None:
-        """Takes a sample's outcome over where this restart was stronger than the ones before."""
-        rows = found.rows.numpy()
-        correct, rank = found.correct.numpy(), found.rank.float().numpy()
-        stronger = rank < arrays["rank"][rows]
-        if restart == 0:
-            stronger[:] = True
-        if not self.model.stochastic:
-            # A restart that broke the sample on the user's net outweighs one that only looked stronger.
-            broken = arrays["correct"][rows] == 0
-            stronger = (~correct & ~broken) | (stronger & ~(correct & broken))
-        taken = rows[stronger]
-        arrays["correct"][taken] = correct[stronger]
-        arrays["voted"][taken] = found.voted.numpy()[stronger]
-        arrays["margin"][taken] = found.margin.float().numpy()[stronger]
-        last = found.last_correct.numpy()
-        arrays["last_correct"][rows] = last if restart == 0 else np.minimum(arrays["last_correct"][rows], last)
-        arrays["unchanged"][taken] = found.unchanged.numpy()[stronger]
-        arrays["rank"][taken] = rank[stronger]
-        arrays["forwards"][rows] += found.forwards.numpy().astype(np.int32)
-        arrays["backwards"][rows] += found.backwards.numpy().astype(np.int32)
-        arrays["disagreements"][rows] += found.disagreements.numpy().astype(np.int32)
-        arrays["restarts"][rows] = restart + 1
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         x = self.data.x[rows].to(device=self.model.device, dtype=self.model.dtype)
         lengths = None if self.data.lengths is None else self.data.lengths[rows]
         return x, self.data.y[rows].to(self.model.device), self.data.index[rows], lengths
-
-
-def _unbroken(arrays: Arrays) -> np.ndarray:
-    """Which samples an attack has not broken, or not yet tried: by mean logits or, for stochastic nets, by vote."""
-    unbroken: np.ndarray = (arrays["correct"] != 0) | (arrays["voted"] != 0)
-    return unbroken

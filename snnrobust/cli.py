@@ -163,21 +163,25 @@ def _stop(message: str, status: int) -> NoReturn:
 
 
 def _show(finished: Any, page: Path, as_json: bool) -> None:
-    from snnrobust.report.tables import terminal_table
+    from snnrobust.report import terminal
 
     if as_json:
         _print_json(
             {
                 "verdict": finished.verdict,
                 "page": str(page),
+                "claims": [vars(claim) for claim in finished.claims],
                 "records": [vars(record) for record in finished.records],
                 "findings": [vars(finding) for finding in finished.findings],
             }
         )
         return
-    _out.print(terminal_table(finished))
-    failed = [f"{finding.model}: {finding.name}" for finding in finished.findings if finding.passed is False]
-    _out.print(f"Verdict: {finished.verdict}" + (f" (failed: {len(failed)} findings, see the page)" if failed else ""))
+    _out.print(terminal.terminal_table(finished))
+    _out.print(f"Verdict: {finished.verdict}")
+    if finished.quoted():
+        _out.print(terminal.claims_table(finished))
+    for failure in terminal.failures(finished):
+        _out.print(f"Failed: {failure}", soft_wrap=True)
     for note in finished.run.get("notes", []):
         _out.print(f"Note: {note}")
     _out.print(f"Page: {page}", soft_wrap=True)

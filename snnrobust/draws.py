@@ -82,8 +82,13 @@ class Draws:
         ids = index.tolist()
         block = np.empty((len(ids), *shape), dtype=np.float32)
         draws = draw.tolist() if isinstance(draw, Tensor) else [draw] * len(ids)
+        # One generator whose state is set anew for each row: building one asks the system for entropy it does not use.
+        philox = np.random.Philox(key=0)
+        generator, fresh = np.random.Generator(philox), philox.state
         for row, (sample, number) in enumerate(zip(ids, draws, strict=True)):
-            generator = np.random.Generator(np.random.Philox(key=key(self.seed, self.label, sample, number)))
+            wide = key(self.seed, self.label, sample, number)
+            fresh["state"]["key"][:] = wide & (2**64 - 1), wide >> 64
+            philox.state = fresh
             fill(generator, block[row])
         return torch.from_numpy(block).to(device=self.device, dtype=self.dtype)
 

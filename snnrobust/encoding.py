@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
+from snnrobust.straight_through import passed_straight_through as passed_straight_through  # part of this face
+from snnrobust.straight_through import straight_through
 
 #: (x [N, *], steps) -> [N, T, *]
 EncoderFunction = Callable[[Tensor, int], Tensor]
@@ -18,18 +19,6 @@ ReadoutFunction = Callable[[Tensor, "Tensor | None"], Tensor]
 
 ENCODERS = ("repeat", "poisson", "latency")
 READOUTS = ("mean", "sum", "last", "max", "first_spike")
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The encoded sequence forward; its gradient handed to the repeated input unchanged backward."""
-
-    @staticmethod
-    def forward(ctx: Any, repeated: Tensor, encoded: Tensor) -> Tensor:
-        return encoded.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
 
 
 def encode(
@@ -71,7 +60,7 @@ def encode(
                 f"expected an encoder with a gradient, or one of shape {tuple(repeated.shape)} for a straight-through "
                 f"gradient, got {tuple(encoded.shape)} without one; make the encoder differentiable"
             )
-        return _straight_through(repeated, encoded)
+        return straight_through(repeated, encoded)
     low, high = bounds
     rate = ((x.detach() - low) / (high - low)).clamp(0, 1)
     if encoder == "poisson":
@@ -81,17 +70,7 @@ def encode(
         time = torch.round((1 - rate) * (steps - 1)).unsqueeze(1)  # [N, 1, *]
         clock = torch.arange(steps, device=x.device).reshape(1, steps, *[1] * (x.ndim - 1))
         spikes = ((clock == time) & (rate.unsqueeze(1) > 0)).to(x)
-    return _straight_through(repeated, spikes)
-
-
-def _straight_through(repeated: Tensor, encoded: Tensor) -> Tensor:
-    through: Tensor = _StraightThrough.apply(repeated, encoded.detach())
-    return through
-
-
-def passed_straight_through(encoded: Tensor) -> bool:
-    """Whether `encode` replaced the encoder's gradient by the identity for this result."""
-    return type(encoded.grad_fn).__name__ == "_StraightThroughBackward"
+    return straight_through(repeated, spikes)
 
 
 def read_out(readout: str | ReadoutFunction, outputs: Tensor, lengths: Tensor | None) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from snnrobust.plugin import View
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -40,3 +43,107 @@ class Margin:
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss per sample, [N], for logits [N, K] and labels y [N]."""
         return -margin(logits, y)
+
+
+#: Least denominator of the difference-of-logits ratios, as a share of the range of the logits.
+FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class DLR:
+    """Difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690), with a denominator that ties can't empty.
+
+    -(z_y - max_{i != y} z_i) / d, where d = max(z_(1) - z_(3), 0.1 (z_(1) - z_(K))) with z sorted downwards.
+
+    The original d = z_(1) - z_(3) is exactly zero wherever three classes tie at the top, as those of a rate read-out
+    often do. The floor keeps what the ratio is for, a value that neither a shift nor a scale of the logits changes,
+    bounds it by 10, and is not in the way where z_(3) is further than a tenth of the range below z_(1). Where all
+    logits are equal d = 1, and so it is for two classes, whose ratio would be the sign of the margin, without any
+    gradient.
+    """
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Loss per sample, [N], for logits [N, K] and labels y [N]."""
+        if logits.shape[1] < 3:
+            return -margin(logits, y)
+        return -margin(logits, y) / _denominator(logits, _ranked(logits, 3))
+
+
+@dataclass(frozen=True)
+class TargetedDLR:
+    """Targeted difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690).
+
+    -(z_y - z_t) / d, where d = max(z_(1) - (z_(3) + z_(4)) / 2, 0.1 (z_(1) - z_(K))); for the floor see `DLR`. With
+    three classes z_(4) is left out, and with two, or where all logits are equal, d = 1.
+    """
+
+    targeted: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Loss per sample, [N], for logits [N, K], labels y [N] and target classes [N]."""
+        gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+        classes = logits.shape[1]
+        if classes < 3:
+            return gap
+        third = _ranked(logits, 3)
+        return gap / _denominator(logits, third if classes == 3 else (third + _ranked(logits, 4)) / 2)
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """Margin of the mean over time, for what the output layer does before its spikes make it coarse."""
+
+    def __call__(self, sequence: Tensor, y: Tensor) -> Tensor:
+        """Loss per sample, [N], for a sequence [N, T, K] and labels y [N]."""
+        return -margin(sequence.mean(dim=1), y)
+
+
+@dataclass(frozen=True)
+class GradedMargin(_Graded):
+    """Best other minus true class of the output layer's distance to threshold, mean over time.
+
+    A rate read-out takes T + 1 values, and most small changes of the input leave it where it is; membrane potentials
+    still tell which of them lead towards another class. The read-out alone decides what counts as a success.
+    """
+
+    of: ClassVar[View] = "membrane"
+
+
+@dataclass(frozen=True)
+class GradedCurrent(_Graded):
+    """Best other minus true class of the output layer's input current, mean over time; see `GradedMargin`.
+
+    Unlike the membrane potential, the current is not cut by the layer's own resets.
+    """
+
+    of: ClassVar[View] = "current"
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """Mean over time of the cross entropy at each step (the loss of TET, Deng et al. 2022, arXiv 2202.11946).
+
+    (1 / T) sum_t CE(o_t, y): also moves steps that a read-out over all of them has given up on.
+    """
+
+    of: ClassVar[View] = "outputs"
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Loss per sample, [N], for outputs [N, T, K] and labels y [N]."""
+        steps = outputs.shape[1]
+        each = functional.cross_entropy(outputs.flatten(0, 1), y.repeat_interleave(steps), reduction="none")  # [N T]
+        return each.reshape(-1, steps).mean(dim=1)
+
+
+def _ranked(logits: Tensor, rank: int) -> Tensor:
+    """The `rank`-th largest logit, [N], with its gradient shared evenly among classes that tie for it."""
+    value = logits.detach().topk(rank, dim=1).values[:, -1:]  # [N, 1]
+    tied = logits.detach() == value
+    return value[:, 0] + torch.where(tied, logits - value, 0).sum(dim=1) / tied.sum(dim=1)
+
+
+def _denominator(logits: Tensor, lower: Tensor) -> Tensor:
+    """max(z_(1) - lower, 0.1 range), [N]; 1 where the logits are equal, down to what can be divided by."""
+    top = logits.amax(dim=1)
+    spread = torch.maximum(top - lower, FLOOR * (top - logits.amin(dim=1)))
+    return torch.where(spread > torch.finfo(logits.dtype).tiny ** 0.5, spread, 1.0)

@@ -112,6 +112,7 @@ class SpikingModel:
         return {
             "name": self.name,
             "net": type(self.net).__qualname__,
+            "structure": hashlib.blake2b(str(self.net).encode(), digest_size=8).hexdigest(),
             "layout": self.layout,
             "steps": self.steps,
             "encoder": named(self.encoder),
@@ -121,6 +122,7 @@ class SpikingModel:
             "decide": self.decide,
             "normalize": None if self.normalize is None else [list(part) for part in self.normalize],
             "stochastic": self.stochastic,
+            "keyed_by_batch": self.foreign_randomness,
             "framework": self.adapter.name if self.adapter is not None else None,
             "parameters": sum(p.numel() for p in self.net.parameters()),
         }
@@ -129,7 +131,6 @@ class SpikingModel:
         """A digest of settings, structure and weights: equal for equal models, to recognise a run."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr(self.settings()).encode())
-        digest.update(str(self.net).encode())
         for key, value in (*self.net.named_parameters(), *self.net.named_buffers()):
             digest.update(repr((key, tuple(value.shape), value.dtype)).encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -194,13 +195,18 @@ class SpikingModel:
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
     ) -> Tensor:
         """Logits [N, K], oriented so that the largest wins (negated for `decide="argmin"`). See `outputs`."""
-        outputs = self.outputs(x, keys=keys, draw=draw, lengths=lengths)
+        return self.read(self.outputs(x, keys=keys, draw=draw, lengths=lengths), lengths)
+
+    def read(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits [N, K] from the outputs [N, T, K] that `outputs` gave."""
         if lengths is not None:
             # A net that reads out by itself has no time left to cut.
             lengths = lengths.to(outputs.device) if outputs.shape[1] > 1 else None
         logits = read_out(self.readout, outputs, lengths)
-        if logits.ndim != 2 or len(logits) != len(x):
-            raise InputError(f"expected logits [N, K] with N = {len(x)}, got {tuple(logits.shape)}; check the read-out")
+        if logits.ndim != 2 or len(logits) != len(outputs):
+            raise InputError(
+                f"expected logits [N, K] with N = {len(outputs)}, got {tuple(logits.shape)}; check the read-out"
+            )
         return -logits if self.decide == "argmin" else logits
 
     def predict(self, logits: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
-"""What an attack may ask of a model: logits and objective gradients, counted."""
+"""What an attack may ask of a model: logits, objectives and their gradients, counted."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from snnrobust.errors import PluginError
 from snnrobust.model import SpikingModel
-from snnrobust.plugin import Estimator, Objective
-from snnrobust.spike_gradient import SpikeGradient
+from snnrobust.output_layer import OutputLayer
+from snnrobust.plugin import AnyEstimator, Objective, View
+from snnrobust.spike_gradient import SpikeGradient, passes
 
 
 class Oracle:
@@ -26,10 +29,10 @@ class Oracle:
         self,
         model: SpikingModel,
         objective: Objective,
-        estimator: Estimator,
+        estimator: AnyEstimator,
         eot: int,
         first_draw: int,
-        lengths: dict[int, int] | None,
+        lengths: Mapping[int, int] | None,
     ) -> None:
         self.bounds = model.bounds
         self.static = model.static
@@ -39,62 +42,120 @@ class Oracle:
         self.backwards = 0
         self._model = model
         self._objective = objective
+        self._view: View = getattr(objective, "of", "logits")
         self._estimator = estimator
-        self._swap = SpikeGradient(model.net, estimator)
+        self._passes = passes(model.net, estimator)
         self._first_draw = first_draw
         self._lengths = lengths
+        self._targets: Mapping[int, int] | None = None
+        self._output_layer: OutputLayer | None = None
+
+    def towards(self, targets: Mapping[int, int]) -> Oracle:
+        """The same oracle for a targeted objective: sample id -> target class."""
+        self._targets = targets
+        return self
 
     def logits(self, x: Tensor, index: Tensor, query: int | Tensor = 0) -> Tensor:
         """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
         with torch.no_grad():
-            return torch.stack([self._forward(x, index, query, e) for e in range(self.eot)]).mean(dim=0)
+            return torch.stack([self._forward(x, index, query, e)[0] for e in range(self.eot)]).mean(dim=0)
+
+    def value(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Objective [N] and logits [N, K] at x, without a gradient."""
+        with torch.no_grad():
+            seen = [self._evaluate(x, y, index, query, e) for e in range(self.eot)]
+        return torch.stack([loss for loss, _ in seen]).mean(dim=0), torch.stack([out for _, out in seen]).mean(dim=0)
 
     def gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Objective gradient [N, *], objective [N] and logits [N, K] at x, with spikes passed by the estimator.
+
+        The last two are those of the net itself, whatever the estimator puts in its place for the gradient.
 
         Raises:
             PluginError: If the gradient is not finite, or does not exist.
         """
         at = x.detach().requires_grad_()
-        gradient, loss, logits = torch.zeros_like(x), x.new_zeros(len(x)), []
+        gradient, losses, logits = torch.zeros_like(x), [], []
         for e in range(self.eot):
-            with torch.enable_grad(), self._swap:
-                out = self._forward(at, index, query, e)
-                objective = self._objective(out, y)
-            if objective.requires_grad:
-                (part,) = torch.autograd.grad(objective.sum(), at, allow_unused=True)
-                gradient += 0 if part is None else part
-            self.backwards += len(x)
-            loss += objective.detach()
-            logits.append(out.detach())
+            real = None
+            for swap in self._passes:
+                with torch.enable_grad(), swap.at(index, frozen=e > 0):
+                    objective, out = self._evaluate(at, y, index, query, e)
+                    if objective.requires_grad:
+                        (part,) = torch.autograd.grad(objective.sum(), at, allow_unused=True)
+                        gradient += 0 if part is None else part / len(self._passes)
+                self.backwards += len(x)
+                if swap.exact:
+                    real = objective.detach(), out.detach()
+            if real is None:
+                with torch.no_grad():
+                    real = self._evaluate(x, y, index, query, e)
+            losses.append(real[0])
+            logits.append(real[1])
         if not torch.isfinite(gradient).all():
             bad = index.cpu()[~torch.isfinite(gradient).flatten(1).all(dim=1).cpu()][0]
             raise PluginError(
                 f"expected a finite gradient of {self._objective!r} through {self._estimator!r}, got NaN or infinity "
                 f"for sample {int(bad)} of model '{self._model.name}'; check the net's outputs or use another estimator"
             )
-        return gradient / self.eot, loss / self.eot, torch.stack(logits).mean(dim=0)
+        return gradient / self.eot, torch.stack(losses).mean(dim=0), torch.stack(logits).mean(dim=0)
+
+    def forget(self, index: Tensor) -> None:
+        """Drops what the estimator remembers of samples that are done."""
+        for swap in self._passes:
+            swap.forget(index)
 
     def as_module(self, index: Tensor) -> nn.Module:
-        """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`."""
-        return _UnitModule(self, index)
+        """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`.
 
-    def _forward(self, x: Tensor, index: Tensor, query: int | Tensor, e: int) -> Tensor:
+        Raises:
+            PluginError: If the estimator is a mixture or a relaxation, which no single forward pass can stand for.
+        """
+        if len(self._passes) > 1 or not self._passes[0].exact:
+            raise PluginError(
+                f"expected an estimator of one pass for a third-party attack, got {self._estimator!r}; "
+                f"use one of this package's own attacks with it"
+            )
+        return _UnitModule(self, index, self._passes[0])
+
+    def _evaluate(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
+        """Objective [N] and logits [N, K] of one forward pass."""
+        logits, seen = self._forward(x, index, query, e)
+        return self._objective(seen, y, *self._target(index, y)), logits
+
+    def _target(self, index: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        if self._targets is None:
+            return ()
+        return (torch.tensor([self._targets[int(i)] for i in index], device=y.device),)
+
+    def _forward(self, x: Tensor, index: Tensor, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
+        """Logits [N, K], and what the objective is a function of."""
         self.forwards += len(x)
         draw = self._first_draw + query * self.eot + e
         lengths = None if self._lengths is None else torch.tensor([self._lengths[int(i)] for i in index])
-        return self._model.logits(x, keys=index, draw=draw, lengths=lengths)
+        if self._view == "logits":
+            logits = self._model.logits(x, keys=index, draw=draw, lengths=lengths)
+            return logits, logits
+        sign = -1 if self._model.decide == "argmin" else 1  # an objective takes the largest for the winner
+        if self._view == "outputs":
+            outputs = self._model.outputs(x, keys=index, draw=draw)
+            return self._model.read(outputs, lengths), sign * outputs
+        if self._output_layer is None:
+            self._output_layer = OutputLayer(self._model, x.detach()[:2])
+        with self._output_layer.listening(self._view):
+            outputs = self._model.outputs(x, keys=index, draw=draw)
+            return self._model.read(outputs, lengths), sign * self._output_layer.heard(outputs)
 
 
 class _UnitModule(nn.Module):
     """The oracle behind the face that torchattacks expects: a module with a parameter, inputs in [0, 1]."""
 
-    def __init__(self, oracle: Oracle, index: Tensor) -> None:
+    def __init__(self, oracle: Oracle, index: Tensor, swap: SpikeGradient) -> None:
         super().__init__()
         self._oracle = oracle
         self._index = index
-        model = oracle._model
-        self.anchor = nn.Parameter(torch.zeros((), device=model.device), requires_grad=False)
+        self._swap = swap
+        self.anchor = nn.Parameter(torch.zeros((), device=oracle._model.device), requires_grad=False)
         self._queries = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,10 +163,10 @@ class _UnitModule(nn.Module):
         oracle = self._oracle
         low, high = oracle.bounds
         index = self._index if len(x) == len(self._index) else torch.arange(len(x))
-        with oracle._swap:
-            total = oracle._forward(low + x * (high - low), index, self._queries, 0)
+        with self._swap:
+            total = oracle._forward(low + x * (high - low), index, self._queries, 0)[0]
             for e in range(1, oracle.eot):
-                total = total + oracle._forward(low + x * (high - low), index, self._queries, e)
+                total = total + oracle._forward(low + x * (high - low), index, self._queries, e)[0]
         self._queries += 1
         if total.requires_grad:
             total.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch leaves it untyped

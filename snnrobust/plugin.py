@@ -10,7 +10,7 @@ starts, and raises an `InputError` if the plugin does not fit them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from snnrobust.model import SpikingModel
     from snnrobust.oracle import Oracle
     from snnrobust.results import Artifact, Record
-    from snnrobust.threat import ThreatModel
+    from snnrobust.threat import Norm, ThreatModel
 
 #: What an optimiser remembers about each sample: tensors [N, ...]; "x" is the iterate to be tried next.
 State = dict[str, Tensor]
@@ -93,32 +93,128 @@ class Measurement(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """How a gradient passes a spike."""
+    """How a gradient passes a spike, as a derivative at each comparison with the threshold."""
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         """The estimated derivative of H(u) at u = membrane potential minus threshold, of the shape of `u`.
 
         Args:
-            u: Distance to threshold, any shape.
-            state: The node's own dict, kept while the estimator is in place; `state["surrogate"]` is the model's own
-                surrogate function.
+            u: Distance to threshold, [N, *] or [T, N, *]: the shape in which the node compares.
+            state: The node's own dict, to keep things in; these are set before each call. "surrogate": the model's
+                own surrogate function. "calls": the distances u of the node's comparisons since the forward pass
+                began, in order; "call": which of them this one is, "axis": the axis of u that counts samples, 0 or 1,
+                None where the node compares in a shape of its own. "memory": a dict of tensors, with as many samples
+                along "axis" as u, that is kept for each sample and call from one iterate to the next. It is empty at
+                first, and zero for a sample that is new among others: keep what is zero at the start.
+                "frozen": whether this is a further draw at the same iterate; "memory" is then not kept.
         """
 
 
 @runtime_checkable
+class NodeEstimator(Protocol):
+    """How a gradient passes a whole node (or any other module), with the values that the node itself gives.
+
+    May also have `backward`, which is then the derivative at the node's comparisons.
+    """
+
+    def through(self, node: NodeRun, x: Tensor) -> Tensor:
+        """The output of `node` for its input x, with a gradient of the estimator's own; [T, N, *] each for a node."""
+
+
+class NodeRun(Protocol):
+    """What a `NodeEstimator` may ask of the node that it stands in for.
+
+    Attributes:
+        name: Qualified name in the net.
+        leak: The share k of the membrane potential that a step keeps, in u[t] = k v[t-1] + gain x[t], where a lateral
+            input from the node's own spikes is left aside.
+        gain: What the input is multiplied by.
+        threshold: Membrane potential at which it fires.
+
+    The last three raise an `InputError` for a node that is not of this equation.
+    """
+
+    name: str
+
+    @property
+    def leak(self) -> float: ...
+    @property
+    def gain(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The node's own forward pass."""
+
+    def step(self, x: Tensor) -> Tensor:
+        """One time step [N, *] of a spiking node."""
+
+    def detach(self) -> None:
+        """Cuts the gradient through the node's state."""
+
+
+@runtime_checkable
+class Relaxation(Protocol):
+    """A smooth net in place of the spiking one: its gradient is taken, its values are not."""
+
+    def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        """What stands for the spike H(u): a differentiable function of u, of its shape; `state` as in `Estimator`."""
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """The mean of the input gradients of several estimators."""
+
+    @property
+    def parts(self) -> Sequence[AnyEstimator]:
+        """The estimators."""
+
+
+@runtime_checkable
+class PerModule(Protocol):
+    """Different estimators at different modules of the net; nodes that are not named keep their own surrogate."""
+
+    @property
+    def modules(self) -> Mapping[str, AnyEstimator]:
+        """Qualified module name -> estimator. A module that is no spiking node needs a `NodeEstimator`."""
+
+
+AnyEstimator = Estimator | NodeEstimator | Relaxation | Mixture | PerModule
+
+#: What an objective is a function of: the logits [N, K]; the output at each step [N, T, K]; or the output layer's
+#: distance to threshold (membrane potential minus threshold), or its input current, at each step, [N, T, K].
+View = Literal["logits", "outputs", "membrane", "current"]
+
+
+@runtime_checkable
 class Objective(Protocol):
-    """What an attack pushes upwards."""
+    """What an attack pushes upwards.
+
+    Two class attributes may be set. `of` says what the objective is a function of, "logits" where left out. Where the
+    output layer does not spike, "membrane" and "current" are its outputs, which are graded by themselves. `targeted`
+    says that it pushes towards a class: it is then called with a third argument, the target classes [N], which are
+    other classes by falling logit at the original input, one after the other for an attack's restarts.
+    """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """Value per sample, [N], for logits [N, K] and labels y [N]; finite wherever the logits are."""
 
 
-#: Entry point group -> the protocol that its plugins implement.
-GROUPS: dict[str, type] = {
-    "optimisers": Optimiser,
-    "perturbations": Perturbation,
-    "corruptions": Corruption,
-    "measurements": Measurement,
-    "estimators": Estimator,
-    "objectives": Objective,
+@runtime_checkable
+class Ensemble(Protocol):
+    """Several attacks as one: a sample that a member broke is not attacked by those after it."""
+
+    def members(self, norm: Norm) -> Sequence[Mapping[str, Any]]:
+        """The arguments of `snnrobust.load` for each member, "name" and "label" among them, in order."""
+
+
+#: Entry point group -> the protocols of which its plugins implement one.
+GROUPS: dict[str, tuple[type, ...]] = {
+    "optimisers": (Optimiser,),
+    "perturbations": (Perturbation,),
+    "corruptions": (Corruption,),
+    "measurements": (Measurement,),
+    "estimators": (Estimator, NodeEstimator, Relaxation, Mixture, PerModule),
+    "objectives": (Objective,),
+    "ensembles": (Ensemble,),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrobust import attack_pass
 from snnrobust.data import Dataset
 from snnrobust.errors import PluginError
 from snnrobust.evaluation_data import check_fit, prepare
@@ -28,7 +29,8 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
     """Checks a model on a few test samples; each check is a `Finding`.
 
     Repeatability, independence of the batch (alone, shuffled), of what came before, finite outputs, bounds and domain
-    of the inputs, step modes, input gradients, randomness, ties and the encoder's gradient.
+    of the inputs, step modes, input gradients, randomness, ties, the encoder's gradient, and whether a pass with
+    gradients is the pass that is scored and leaves parameters and buffers alone.
 
     Args:
         model: A wrapped model.
@@ -52,6 +54,7 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
             *_step_modes(model, sample),
             *_inputs(model, sample),
             *_gradients(model, sample),
+            *attack_pass.check(model, sample),
             _ties(logits),
             _encoder(model),
         ]

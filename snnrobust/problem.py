@@ -11,7 +11,6 @@ from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
-from snnrobust.plugin import Objective
 from snnrobust.threat import ThreatModel
 
 
@@ -96,24 +95,24 @@ class Problem:
     Attributes:
         judge: Scores on the user's net.
         oracle: Answers the attack's questions.
-        objective: What an optimiser of kind "loss" is told.
         data: The samples; `rows` below are positions in it.
         threat: What may change.
         rng: Keyed draws of this attack at this strength and restart.
         pool: Samples in flight at once.
         stop: Whether a sample is done at its first success ("nested"), or runs all its steps ("exhaustive").
         name: The attack's name for messages.
+        transfer: Whether the oracle answers for another model than the judge's; nothing is then judged on the way.
     """
 
     judge: Judge
     oracle: Oracle
-    objective: Objective
     data: Dataset
     threat: ThreatModel
     rng: Draws
     pool: int
     stop: bool
     name: str
+    transfer: bool = False
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Inputs and labels on the model's device, sample ids and lengths for `rows`."""

@@ -82,9 +82,10 @@ def create(name: str, **parameters: Any) -> Any:
         except ValueError as error:
             raise InputError(f"expected fitting parameters for '{name}', got {parameters}: {error}") from error
     if not isinstance(plugin, GROUPS[kind]):
+        protocol = GROUPS[kind][0]
         raise PluginError(
-            f"expected '{name}' to implement {GROUPS[kind].__name__}, got {plugin_class.__qualname__} without "
-            f"{sorted(_members(GROUPS[kind]) - set(dir(plugin)))}; see snnrobust.plugin.{GROUPS[kind].__name__}"
+            f"expected '{name}' to implement {protocol.__name__}, got {plugin_class.__qualname__} without "
+            f"{sorted(_members(protocol) - set(dir(plugin)))}; see snnrobust.plugin.{protocol.__name__}"
         )
     return plugin
 

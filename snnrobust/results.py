@@ -111,6 +111,8 @@ class Finding:
         required: Whether a verdict of "trusted" needs it.
         fatal: Whether failing it makes the numbers meaningless rather than doubtful.
         model: The model it is about.
+        label: The attack it is about; empty where it is about the model.
+        strength: The radius it is about; NaN where it is about all.
     """
 
     name: str
@@ -122,3 +124,43 @@ class Finding:
     required: bool = True
     fatal: bool = False
     model: str = ""
+    label: str = ""
+    strength: float = NAN
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that the report puts forward, and whether it is to be believed.
+
+    Attributes:
+        model: Name of the model.
+        data: Name of the data set.
+        threat: The threat model, without its radius.
+        strength: The radius.
+        label: The attack or ensemble.
+        value: Robust accuracy (any-iterate).
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        count: Samples behind it.
+        quoted: Whether it is one of the numbers that the report's own verdict is about.
+        verdict: "trusted" if every required finding about it passed, "untrustworthy" if a fatal one failed, else
+            "doubtful".
+        failed: Names of the findings that failed and count for the verdict.
+        advice: Names of the others that failed.
+        missing: Names of the required findings for which the evidence is missing.
+    """
+
+    model: str
+    data: str
+    threat: str
+    strength: float
+    label: str
+    value: float
+    low: float
+    high: float
+    count: int
+    quoted: bool
+    verdict: Verdict
+    failed: tuple[str, ...]
+    advice: tuple[str, ...]
+    missing: tuple[str, ...]

@@ -82,6 +82,7 @@ def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[
             break
         landed = flight.advance(problem, optimiser)
         if landed.any():
+            problem.oracle.forget(flight.index[landed.cpu()])
             done(flight.land(problem, landed))
             flight = flight.keep(~landed)
 
@@ -134,29 +135,29 @@ class _Flight:
             if not part.any():
                 continue
             here = part.cpu()
+            asked = oracle.forwards, oracle.backwards
             if evaluate_gradient and gradient is not None:
                 gradient[part], loss[part], got = oracle.gradient(
                     x[part], self.y[part], self.index[here], self.k[part].cpu()
                 )
-                self.backwards[here] += oracle.eot
             else:
-                got = oracle.logits(x[part], self.index[here], self.k[part].cpu())
-                loss[part] = problem.objective(got, self.y[part])
-            self.forwards[here] += oracle.eot
+                loss[part], got = oracle.value(x[part], self.y[part], self.index[here], self.k[part].cpu())
+            count = int(here.sum())
+            self.forwards[here] += (oracle.forwards - asked[0]) // count
+            self.backwards[here] += (oracle.backwards - asked[1]) // count
             logits = got.new_zeros(len(x), got.shape[1]) if logits is None else logits
             logits[part] = got
         if logits is None:
             raise PluginError(f"expected samples in flight of '{problem.name}', got none; report this as a bug")
 
         right = problem.judge.correct(logits, self.y)
-        # Wrong before right, then by margin: a tie that the net loses has margin 0 and still beats margin 0 won.
-        size = margin(logits, self.y).nan_to_num(nan=torch.inf)
-        rank = torch.where(right, size.clamp_min(0), size.clamp_max(0) - 1)
+        rank = _rank(right, margin(logits, self.y))
         better = rank < self.best_rank
         self.best_x[better], self.best_rank[better] = x[better], rank[better]
 
         landed = final.clone()
-        if problem.stop and not problem.judge.model.stochastic and not bool(right.all()):
+        decided = problem.stop and not problem.transfer and not problem.judge.model.stochastic
+        if decided and not bool(right.all()):
             landed |= self._confirm(problem, ~right)
         moving = ~landed
         if moving.any():
@@ -209,15 +210,20 @@ class _Flight:
         last_correct = correct
         if not problem.stop:
             last_correct = problem.judge.score(last, y, index, lengths).correct
+        size = margin(score.logits, y)
+        rank = self.best_rank[landed]
+        if problem.transfer and not problem.judge.model.stochastic:
+            rank = _rank(correct, size)  # how strong it looked on its source says nothing here
         claimed = (self.best_rank[landed] < 0).cpu()
-        missed = claimed & correct.cpu() if not problem.judge.model.stochastic else torch.zeros_like(claimed)
+        uncertain = problem.transfer or problem.judge.model.stochastic
+        missed = torch.zeros_like(claimed) if uncertain else claimed & correct.cpu()
         return Found(
             rows=self.rows[here],
             x=x.cpu(),
             correct=correct.cpu(),
             voted=score.voted.cpu(),
-            margin=margin(score.logits, y).cpu(),
-            rank=self.best_rank[landed].cpu(),
+            margin=size.cpu(),
+            rank=rank.cpu(),
             last_x=last.cpu(),
             last_correct=last_correct.cpu(),
             forwards=self.forwards[here] + problem.judge.draws * (1 if problem.stop else 2),
@@ -245,6 +251,12 @@ class _Flight:
 
     def _mask(self) -> None:
         self.state["x"] = keep_padding(self.state["x"], self.x0, self.lengths)
+
+
+def _rank(right: Tensor, size: Tensor) -> Tensor:
+    """Wrong before right, then by margin: a tie that the net loses has margin 0 and still beats margin 0 won."""
+    size = size.nan_to_num(nan=torch.inf)
+    return torch.where(right, size.clamp_min(0), size.clamp_max(0) - 1)
 
 
 def _cat(a: Any, b: Any) -> Any:

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from snnrobust import adapters
 from snnrobust.errors import InputError, PluginError
-from snnrobust.plugin import Estimator
+from snnrobust.plugin import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
+from snnrobust.sample_memory import SampleMemory
+from snnrobust.spike_function import Spike, spike
+from snnrobust.stand_in import Site, Visit
 
-
-class Spike(torch.autograd.Function):
-    """H(u) forward, grad * derivative(u) backward; works under vmap, jvp and double backward.
-
-    The derivative is ordinary torch code, so a second backward differentiates it.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(u: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """Spikes: 1 where u >= 0, else 0."""
-        return (u >= 0).to(u)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Callable[[Tensor], Tensor]], output: Tensor) -> None:
-        """Keeps u for the backward and the forward-mode derivative."""
-        u, ctx.derivative = inputs
-        ctx.save_for_backward(u)
-        ctx.save_for_forward(u)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Gradient with respect to u."""
-        return grad * ctx.derivative(ctx.saved_tensors[0]), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        """Forward-mode derivative along `tangent`."""
-        along: Tensor = tangent * ctx.derivative(ctx.saved_tensors[0])
-        return along
-
-
-def spike(u: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-    """Spikes of u = membrane potential minus threshold, with `derivative(u)` as their gradient.
-
-    Example:
-        >>> u = torch.tensor([-1.0, 0.5], requires_grad=True)
-        >>> spike(u, lambda u: 1 / (1 + u**2)).sum().backward()
-        >>> u.grad
-        tensor([0.5000, 0.8000])
-    """
-    spikes: Tensor = Spike.apply(u, derivative)
-    return spikes
+__all__ = ["Own", "Spike", "SpikeGradient", "passes", "spike"]
 
 
 @dataclass(frozen=True)
@@ -73,34 +32,22 @@ class Own:
         return gradient
 
 
-class _SwappedSpike(nn.Module):
-    """Stands in for a node's surrogate function while an estimator is in place."""
-
-    def __init__(self, estimator: Estimator, own: nn.Module, note: Callable[[], None]) -> None:
-        super().__init__()
-        # The state belongs to the `SpikeGradient`: as an attribute here, a session would put it back as the net's own.
-        state: dict[str, Any] = {"surrogate": own.forward}  # the bound method: registers no submodule
-        self._derivative = lambda u: estimator.backward(u, state)
-        self._note = note
-
-    def forward(self, u: Tensor) -> Tensor:
-        self._note()
-        return spike(u, self._derivative)
-
-
 class SpikeGradient:
-    """A reusable context that sets how gradients pass spikes in a net; forward values stay the same.
+    """A reusable context that sets how gradients pass spikes in a net; forward values stay the same if it is `exact`.
 
     Everything is restored on leaving, also after an exception. What an estimator keeps in its state lives as long as
-    this object, over any number of times it is entered.
+    this object, over any number of times it is entered; its memory of single samples only where they are told, by
+    `at`.
 
     Args:
         net: A net with spiking nodes of a known framework.
-        estimator: One for all nodes, or a mapping from node name to estimator; nodes left out keep their own.
+        estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
+            `Mixture`, which needs several passes, see `passes`.
 
     Raises:
-        InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, or a node to be
-            swapped emits smooth values instead of spikes (a surrogate with `spiking=False`).
+        InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
+            swapped emits smooth values instead of spikes (a surrogate with `spiking=False`), or a `NodeEstimator` is
+            to stand in for a node that is called step by step.
         PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
 
     Example:
@@ -114,57 +61,125 @@ class SpikeGradient:
         'Sigmoid'
     """
 
-    def __init__(self, net: nn.Module, estimator: Estimator | Mapping[str, Estimator]) -> None:
+    def __init__(self, net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> None:
         self._estimator = estimator
-        self._placed: list[tuple[str, nn.Module, _SwappedSpike]] = []
-        self._entered: list[list[tuple[nn.Module, nn.Module, RemovableHandle]]] = []
-        self._ran: set[str] = set()
-        self._used: set[str] = set()
-        if isinstance(estimator, Own):
-            return
-        adapter = adapters.find(net)
-        nodes = adapter.nodes(net) if adapter is not None else {}
-        if adapter is None or not nodes:
-            raise InputError(
-                f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
-                f"got {type(net).__name__}; use gradient='own'"
-            )
-        chosen = estimator if isinstance(estimator, Mapping) else dict.fromkeys(nodes, estimator)
-        if unknown := sorted(set(chosen) - set(nodes)):
-            raise InputError(f"expected node names among {sorted(nodes)}, got {unknown}; name nodes of this net")
-        smooth = sorted(
-            name
-            for name, each in chosen.items()
-            if not isinstance(each, Own)
-            and not getattr(nodes[name].get_submodule("surrogate_function"), "spiking", True)
-        )
-        if smooth:
-            raise InputError(
-                f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
-                f"values, which a swap would change; set spiking=True, or leave these nodes out"
-            )
-        self._adapter = adapter
-        for name, each in chosen.items():
-            if not isinstance(each, Own):
-                own = nodes[name].get_submodule("surrogate_function")
-                stand_in = _SwappedSpike(each, own, partial(self._used.add, name))
-                self._placed.append((name, nodes[name], stand_in))
+        self._memory = SampleMemory()
+        self._entered: list[ExitStack] = []
+        self._visit: Visit | None = None
+        self._sites = [] if isinstance(estimator, Own) else _sites(net, estimator)
+
+    @property
+    def exact(self) -> bool:
+        """Whether forward values are the net's own: they are, unless a `Relaxation` is in place."""
+        return not any(isinstance(site.estimator, Relaxation) for site in self._sites)
+
+    @contextmanager
+    def at(self, index: Tensor, frozen: bool = False) -> Iterator[Self]:
+        """In place for one forward and backward pass, both inside, that is about the samples `index` [N].
+
+        Args:
+            index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
+            frozen: Whether this is a further draw at the same iterates, which leaves what is remembered alone.
+        """
+        outer, self._visit = self._visit, Visit(index, frozen, self._memory)
+        try:
+            with self:
+                yield self
+        finally:
+            self._visit = outer
+
+    def forget(self, index: Tensor | None = None) -> None:
+        """Drops what is remembered of the samples `index` [N], or of all, to free its room."""
+        self._memory.forget(index)
 
     def __enter__(self) -> Self:
-        entered = []
-        for name, node, stand_in in self._placed:
-            handle = node.register_forward_hook(lambda *_, name=name: self._ran.add(name))
-            entered.append((node, self._adapter.swap_surrogate(node, stand_in), handle))
-        self._entered.append(entered)
+        with ExitStack() as stack:
+            for site in self._sites:
+                stack.enter_context(site.place(self._visit))
+            self._entered.append(stack.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        for node, own, handle in self._entered.pop():
-            self._adapter.swap_surrogate(node, own)
-            handle.remove()
-        idle = sorted(self._ran - self._used)
+        self._entered.pop().close()
+        idle = sorted(site.name for site in self._sites if site.ran and not site.used)
         if kind is None and idle:
             raise PluginError(
                 f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
                 f"used it; name the other nodes in a mapping, or use gradient='own'"
             )
+
+
+def passes(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
+    """What to enter, one after the other, for a gradient by `estimator`: the mean over the passes is its gradient.
+
+    One for each part of a `Mixture`, of which there may be several within each other; else a single one.
+
+    Raises:
+        InputError: As `SpikeGradient`; also for a mixture of nothing.
+    """
+    return [SpikeGradient(net, part) for part in _parts(estimator)]
+
+
+def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
+    if not isinstance(estimator, Mixture):
+        return [estimator]
+    if not estimator.parts:
+        raise InputError(f"expected a mixture of at least one estimator, got {estimator!r}; name its parts")
+    return [part for each in estimator.parts for part in _parts(each)]
+
+
+def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[Site]:
+    """Where the estimators go; nodes left out, or with `Own`, are no sites."""
+    adapter = adapters.find(net)
+    nodes = adapter.nodes(net) if adapter is not None else {}
+    named = estimator.modules if isinstance(estimator, PerModule) else estimator
+    if isinstance(named, Mapping):
+        modules = dict(net.named_modules())
+        others = [name for name, each in named.items() if name not in nodes and isinstance(each, NodeEstimator)]
+        if unknown := sorted(set(named) - set(nodes) - (set(others) & set(modules))):
+            raise InputError(
+                f"expected node names among {sorted(nodes)}, got {unknown}; name nodes of this net, or any module of "
+                f"it with an estimator of whole modules (NodeEstimator)"
+            )
+        chosen = {name: each for name, each in named.items() if not isinstance(each, Own)}
+    elif nodes:
+        modules, chosen = dict(nodes), dict.fromkeys(nodes, named)
+    else:
+        raise InputError(
+            f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
+            f"got {type(net).__name__}; use gradient='own'"
+        )
+    sites = [Site(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()]
+    _check(sites, nodes, adapter)
+    return sites
+
+
+def _check(sites: list[Site], nodes: Mapping[str, nn.Module], adapter: adapters.Adapter | None) -> None:
+    for site in sites:
+        if isinstance(site.estimator, Mixture | PerModule):
+            raise InputError(
+                f"expected one estimator for '{site.name}', got {site.estimator!r}; mix whole passes (see "
+                f"snnrobust.spike_gradient.passes), or name modules one level deep"
+            )
+        if not isinstance(site.estimator, Estimator | NodeEstimator | Relaxation):
+            raise InputError(
+                f"expected an estimator for '{site.name}', got {site.estimator!r}; see snnrobust.plugin.Estimator"
+            )
+    comparing = [site.name for site in sites if isinstance(site.estimator, Estimator | Relaxation)]
+    smooth = sorted(
+        name
+        for name in set(comparing) & set(nodes)
+        if not getattr(nodes[name].get_submodule("surrogate_function"), "spiking", True)
+    )
+    if smooth:
+        raise InputError(
+            f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
+            f"values, which a swap would change; set spiking=True, or leave these nodes out"
+        )
+    whole = [site for site in sites if isinstance(site.estimator, NodeEstimator) and site.name in nodes]
+    stepwise = [site.name for site in whole if adapter is not None and not adapter.multi_step(nodes[site.name])]
+    if stepwise:
+        raise InputError(
+            f"expected nodes that are called with all steps for {whole[0].estimator!r}, got {stepwise} which take one "
+            f"step a call; set step_mode 'm' (functional.set_step_mode) and wrap the net with layout='TN'"
+        )

@@ -22,7 +22,11 @@ from snnrobust.errors import InputError, StoreError
 from snnrobust.files import Arrays, check_folder, from_json, pack, read_json, slug, to_json, unpack, write
 from snnrobust.results import Artifact, Finding, Record, Surface
 
-FORMAT = 1
+FORMAT = 2
+#: What goes before the labels of the audit's own attacks.
+EVIDENCE = "evidence/"
+#: The label of the audit's swap of each sample for one of another class.
+ANOTHER_CLASS = EVIDENCE + "another class"
 
 
 class Store:
@@ -158,7 +162,10 @@ class Store:
         """
         for model in self.run["models"]:
             self.probe_findings(model)
-            for task in self.run["tasks"]:
+            exhibits = [each["task"] for each in self.run["exhibits"][model]]
+            evidence = [{**task, "label": EVIDENCE + task["label"]} for task in exhibits]
+            swapped = [{"label": ANOTHER_CLASS, "kind": "attack", "strengths": []}] if evidence else []
+            for task in (*self.run["tasks"], *evidence, *swapped):
                 label = task["label"]
                 if task["kind"] == "measurement":
                     found: list[object] = [self.measurement(model, label)]

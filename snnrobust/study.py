@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from snnrobust.config import Config, read
-from snnrobust.evaluate import Plan, make_plan
+from snnrobust.plan import Plan, make_plan
 from snnrobust.progress import shown
 from snnrobust.report import Report
 from snnrobust.store import Store

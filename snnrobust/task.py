@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
 from snnrobust import registry
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.plugin import GROUPS, Estimator, Objective
+from snnrobust.plugin import GROUPS, AnyEstimator, Ensemble, Objective, Optimiser
 from snnrobust.threat import Norm
 
 Kind = Literal["clean", "attack", "noise", "measurement"]
 _KINDS: dict[str, Kind] = {
     "optimisers": "attack",
     "perturbations": "attack",
+    "ensembles": "attack",
     "corruptions": "noise",
     "measurements": "measurement",
 }
-_ATTACK = ("norm", "epsilon", "restarts", "objective", "gradient", "eot")
+_ATTACK = ("norm", "epsilon", "restarts", "objective", "gradient", "eot", "source")
+_ENSEMBLE = ("norm", "epsilon", "eot", "adaptive")
 _NOISE = ("severity", "draws")
 
 
@@ -34,13 +36,21 @@ class Attack:
         gradient: How a gradient passes a spike.
         restarts: Independent searches a sample gets.
         eot: Draws that each gradient is averaged over.
+        source: Name of the model that is attacked in the place of the evaluated one, whose examples are then tried on
+            it (transfer); None: the evaluated model itself.
     """
 
     norm: Norm
     objective: Objective
-    gradient: Estimator
+    gradient: AnyEstimator
     restarts: int
     eot: int
+    source: str | None = None
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the objective pushes towards a class, another one at each restart."""
+        return bool(getattr(self.objective, "targeted", False))
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,10 @@ class Task:
         origin: Distribution that the plugin comes from.
         plugin: The plugin itself; None for "clean".
         strengths: Epsilons or severities, ascending; empty where there are none.
-        attack: The other factors of an attack.
+        attack: The other factors of an attack; None for an ensemble, whose members have their own.
+        members: The attacks of an ensemble, in order.
         draws: Draws per sample, for noise.
+        tuned: What `tune` tried to choose the estimator's parameters, and on which data; None: nothing was tuned.
     """
 
     name: str
@@ -65,7 +77,14 @@ class Task:
     plugin: Any
     strengths: tuple[float, ...] = ()
     attack: Attack | None = None
+    members: tuple[Task, ...] = ()
     draws: int = 1
+    tuned: Mapping[str, Any] | None = None
+
+    @property
+    def attacks(self) -> list[tuple[Task, Attack]]:
+        """The attacks that make up this task: itself, or an ensemble's members."""
+        return [(each, each.attack) for each in self.members or (self,) if each.attack is not None]
 
     @property
     def unit(self) -> str:
@@ -81,11 +100,17 @@ class Task:
             "origin": self.origin,
             "plugin": repr(self.plugin),
             "strengths": list(self.strengths),
-            "attack": None
-            if self.attack is None
-            else {name: _plain(value) for name, value in vars(self.attack).items()},
+            "attack": self._factors(),
+            "members": [member.settings() for member in self.members],
             "draws": self.draws,
+            "tuned": self.tuned,
         }
+
+    def _factors(self) -> dict[str, Any] | None:
+        if self.members:  # what all members share
+            factors = self.attacks[0][1]
+            return {"norm": factors.norm, "eot": factors.eot, "source": None}
+        return None if self.attack is None else {name: _plain(value) for name, value in vars(self.attack).items()}
 
 
 def load(name: str, label: str | None = None, **parameters: Any) -> Task:
@@ -95,8 +120,10 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         name: Name of an installed optimiser, perturbation, corruption or measurement (`snnrobust list`), or "clean".
         label: Name in the report; `name` where left out.
         **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1"),
-            `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`.
-            For noise: `severity` (one or a list) and `draws` per sample.
+            `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`,
+            `source` (the name of another model whose examples are tried on the evaluated one).
+            For ensembles: `epsilon`, `norm`, `eot`, and `adaptive`, further members of your own: tasks, or mappings of
+            these arguments, "name" and "label" among them. For noise: `severity` (one or a list) and `draws` a sample.
 
     Raises:
         InputError: For an unknown name or parameter, or a value out of range.
@@ -106,6 +133,9 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     Example:
         >>> load("pgd", epsilon=[0.1, 0.2], steps=10).strengths
         (0.1, 0.2)
+        >>> mine = {"name": "pgd", "label": "mine", "gradient": {"name": "atan", "alpha": 1.0}}
+        >>> load("fast", epsilon=0.1, adaptive=[mine]).members[-1].label
+        'mine'
     """
     if not isinstance(label, str | None):
         raise InputTypeError(f"expected label to be text, got {label!r}; give a name for the report")
@@ -121,7 +151,7 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
             f"expected an attack, corruption or measurement, got '{name}' of kind '{info.kind}'; "
             f"pass it to an attack instead, e.g. load('pgd', gradient='{name}')"
         )
-    shared = {"attack": _ATTACK, "noise": _NOISE, "measurement": ()}[kind]
+    shared = {"attack": _ENSEMBLE if info.kind == "ensembles" else _ATTACK, "noise": _NOISE, "measurement": ()}[kind]
     own = {key: value for key, value in parameters.items() if key not in shared}
     if ":" not in name:
         registry.check_parameters(name, own, [*registry.parameter_names(name), *shared])
@@ -136,14 +166,72 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     norm = given.get("norm", "linf")
     if norm not in get_args(Norm):
         raise InputError(f"expected norm in {list(get_args(Norm))}, got {norm!r}; name one of these")
+    strengths = _strengths("epsilon", given.get("epsilon"))
+    if info.kind == "ensembles":
+        members = _members(plugin, norm, given)
+        return Task(name, label, kind, info.origin, plugin, strengths, members=members)
+    source = given.get("source")
+    if not isinstance(source, str | None):
+        raise InputTypeError(f"expected source to be the name of a model, got {source!r}; name it as in the evaluation")
+    if getattr(plugin, "minimum_norm", False) and given.get("restarts", 1) != 1:
+        raise InputError(f"expected restarts=1 for '{name}', got {given['restarts']!r}; give it more steps instead")
     attack = Attack(
         norm=norm,
         objective=_factor("objectives", given.get("objective", "cross_entropy")),
         gradient=_factor("estimators", given.get("gradient", "own")),
         restarts=_count("restarts", given.get("restarts", 1)),
         eot=_count("eot", given.get("eot", 1)),
+        source=source,
     )
-    return Task(name, label, kind, info.origin, plugin, _strengths("epsilon", given.get("epsilon")), attack)
+    return Task(name, label, kind, info.origin, plugin, strengths, attack)
+
+
+def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:
+    """The same attack with another number of steps, all members of an ensemble alike; as it is where it has none.
+
+    Attacks of a single step keep it. Searches without gradients take `queries` steps, or keep theirs.
+    """
+    if task.members:
+        return replace(task, members=tuple(with_steps(member, steps, queries) for member in task.members))
+    if not isinstance(task.plugin, Optimiser) or task.plugin.steps == 1:
+        return task
+    wanted = steps if task.plugin.needs == "gradient" else queries
+    plugin: Any = task.plugin  # a frozen dataclass, which the protocol can't say
+    return task if wanted is None else replace(task, plugin=replace(plugin, steps=wanted))
+
+
+def _members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The members of an ensemble and the user's own, which share its threat model and its draws."""
+    adaptive = given.get("adaptive", ())
+    if isinstance(adaptive, str | Mapping) or not isinstance(adaptive, Iterable):
+        raise InputTypeError(f"expected adaptive to be a list of members, got {adaptive!r}; put them into a list")
+    common = {"norm": norm, "epsilon": given["epsilon"], "eot": given.get("eot", 1)}
+    members = []
+    for each in (*plugin.members(norm), *adaptive):
+        if isinstance(each, Task):
+            members.append(_as_member(each, norm, _strengths("epsilon", given["epsilon"])))
+            continue
+        if not isinstance(each, Mapping) or "name" not in each:
+            raise InputTypeError(
+                f"expected members as tasks or mappings with a 'name', got {each!r}; give arguments of load"
+            )
+        if decided := sorted({"norm", "epsilon", "eot"} & set(each)):
+            raise InputError(f"expected {decided} of member '{each['name']}' from the ensemble, got its own; drop it")
+        members.append(load(**each, **common))
+        if members[-1].attack is None:
+            raise InputError(f"expected an attack as a member, got '{each['name']}' of kind '{members[-1].kind}'")
+    if not members:
+        raise InputError("expected at least one member, got none; pass adaptive=[...]")
+    labels = [member.label for member in members]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(f"expected each member's label once, got {repeated} repeatedly; give them other labels")
+    return tuple(members)
+
+
+def _as_member(task: Task, norm: Norm, strengths: tuple[float, ...]) -> Task:
+    if task.attack is None or task.attack.norm != norm:
+        raise InputError(f"expected an attack under '{norm}' as a member, got '{task.label}'; load it with that norm")
+    return replace(task, strengths=strengths)
 
 
 def _factor(kind: str, value: Any) -> Any:
@@ -191,4 +279,4 @@ def _count(what: str, value: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else repr(value)
+    return value if value is None or isinstance(value, str | int | float) else repr(value)

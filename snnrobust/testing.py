@@ -11,7 +11,7 @@ Each check raises a `PluginError` that says what is wrong and what to do.
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from spikingjelly.activation_based import neuron, surrogate
@@ -25,13 +25,13 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
-from snnrobust.plugin import Corruption, Measurement, Optimiser, Perturbation
+from snnrobust.plugin import Corruption, Ensemble, Estimator, Measurement, Optimiser, Perturbation, Relaxation
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.results import Record, Surface
 from snnrobust.search import perturb, search
-from snnrobust.spike_gradient import Own, SpikeGradient
-from snnrobust.task import Attack, Task
-from snnrobust.threat import ThreatModel
+from snnrobust.spike_gradient import Own, passes
+from snnrobust.task import Attack, Task, load
+from snnrobust.threat import Norm, ThreatModel
 from snnrobust.wrapping import wrap
 
 
@@ -41,7 +41,8 @@ def check_plugin(name: str, **parameters: Any) -> None:
     All kinds: a frozen dataclass with an informative `repr` that can be pickled. Optimisers and perturbations:
     allowed examples only (L-inf), the original alone at epsilon 0, the model left alone, and for optimisers equal
     examples for every batch size. Corruptions: shape kept, nothing changed at severity 0, keyed randomness.
-    Estimators: finite derivatives, forward values unchanged. Objectives: one finite value per sample, also at ties
+    Estimators: finite derivatives and input gradients, forward values unchanged unless it is a relaxation, no influence
+    of batch mates unless it says `batch_dependent = True`. Objectives: one finite value per sample, also at ties
     and for silent outputs. Measurements: records or surfaces, the same from a second call.
 
     Args:
@@ -65,6 +66,7 @@ def check_plugin(name: str, **parameters: Any) -> None:
         "estimators": _check_estimator,
         "objectives": _check_objective,
         "measurements": _check_measurement,
+        "ensembles": _check_ensemble,
     }[kind](name, plugin)
 
 
@@ -179,7 +181,7 @@ def _examples(name: str, plugin: Any, model: SpikingModel, data: Dataset, epsilo
     rng = Draws(0, name)
     oracle = Oracle(model, CrossEntropy(), Own(), 1, rng.number(), None)
     threat = ThreatModel("linf", epsilon, model.bounds, model.domain)
-    problem = Problem(Judge(model, 0, 1), oracle, CrossEntropy(), data, threat, rng, pool, False, name)
+    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, pool, False, name)
     examples = torch.full_like(data.x, torch.nan)
 
     def keep(found: Found) -> None:
@@ -219,25 +221,78 @@ def _check_corruption(name: str, plugin: Corruption) -> None:
 
 
 def _check_estimator(name: str, plugin: Any) -> None:
-    u = torch.linspace(-3, 3, 61)
-    derivative = plugin.backward(u, {"surrogate": surrogate.ATan()})
-    _require(name, derivative.shape == u.shape, f"a derivative of shape {tuple(u.shape)}", f"{tuple(derivative.shape)}")
-    _require(name, bool(torch.isfinite(derivative).all()), "finite derivatives", "NaN or infinity")
+    u = torch.arange(-30, 31).reshape(1, 61) / 10  # the threshold itself among them
+    if isinstance(plugin, Estimator):
+        _check_slope(name, u, plugin.backward(u, {"surrogate": surrogate.ATan()}), "a derivative")
+    if isinstance(plugin, Relaxation):
+        at = u.clone().requires_grad_()
+        primitive = plugin.primitive(at, {"surrogate": surrogate.ATan()})
+        _check_slope(name, u, primitive.detach(), "a primitive")
+        _require(name, primitive.requires_grad, "a differentiable primitive", "one without a gradient")
+        _check_slope(name, u, torch.autograd.grad(primitive.sum(), at)[0], "a slope")
     model, data = tiny_model(), tiny_data()
+    before = _state(model)
     with model.session():
         plain = model.logits(data.x)
-        with SpikeGradient(model.net, plugin):
-            swapped = model.logits(data.x)
-    _require(name, torch.equal(plain, swapped), "unchanged forward values", "changed ones")
+        for swap in passes(model.net, plugin):
+            with swap:
+                swapped = model.logits(data.x)
+            same = torch.equal(plain, swapped)
+            _require(name, same or not swap.exact, "unchanged forward values", "changed ones")
+        batches = [list(range(len(data)))], [[i] for i in reversed(range(len(data)))]
+        together, alone = (_estimated(plugin, model, data, batch) for batch in batches)
+    _require(name, _equal(before, _state(model)), "the model and torch's random state left alone", "changed ones")
+    _require(name, bool(torch.isfinite(together).all()), "finite input gradients", "NaN or infinity")
+    if not getattr(plugin, "batch_dependent", False):
+        same = bool((together - alone).abs().max() <= 1e-5 * together.abs().max().clamp(min=1))
+        _require(
+            name,
+            same,
+            "gradients that do not depend on the batch",
+            "others alone; keep what belongs to a sample in state['memory'], or set batch_dependent = True",
+        )
+
+
+def _check_slope(name: str, u: Tensor, value: Tensor, what: str) -> None:
+    _require(name, value.shape == u.shape, f"{what} of shape {tuple(u.shape)}", f"{tuple(value.shape)}")
+    _require(name, bool(torch.isfinite(value).all()), f"{what} that is finite", "NaN or infinity")
+
+
+def _estimated(plugin: Any, model: SpikingModel, data: Dataset, batches: list[list[int]]) -> Tensor:
+    """Input gradients at the second of two iterates, in batches."""
+    swaps, gradients = passes(model.net, plugin), torch.zeros_like(data.x)
+    for iterate in (data.x, 1 - data.x):
+        for rows in batches:
+            total = torch.zeros_like(data.x[rows])
+            for swap in swaps:
+                at = iterate[rows].requires_grad_()
+                with swap.at(data.index[rows]):
+                    loss = CrossEntropy()(model.logits(at, keys=data.index[rows]), data.y[rows]).sum()
+                    total += torch.autograd.grad(loss, at)[0] / len(swaps)
+            gradients[rows] = total
+    return gradients
 
 
 def _check_objective(name: str, plugin: Any) -> None:
-    logits = torch.tensor([[1.0, 0.5, 0.2], [0.0, 0.0, 0.0], [0.4, 0.4, 0.1]], requires_grad=True)
-    value = plugin(logits, torch.tensor([0, 1, 1]))
-    _require(name, value.shape == (3,), "one value per sample, [N]", f"shape {tuple(value.shape)}")
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    finite = bool(torch.isfinite(value).all() and torch.isfinite(gradient).all())
-    _require(name, finite, "finite values and gradients at ties and for silent outputs", "NaN or infinity")
+    """Values and gradients for two to five classes: random ones, ties, and silence."""
+    for classes in (2, 3, 4, 5):
+        ties = [[0.0] * classes, [1.0] * classes, [0.5, 0.5, *[0.0] * (classes - 2)], [0.0, *[0.5] * (classes - 1)]]
+        spread = torch.rand(2, classes, generator=torch.Generator().manual_seed(classes))
+        seen = torch.cat([torch.tensor(ties), spread])  # [6, K]
+        if getattr(plugin, "of", "logits") != "logits":
+            seen = torch.stack([seen, torch.zeros_like(seen), seen.flip(1)], dim=1)  # [6, T, K]
+        y = torch.arange(len(seen)) % classes
+        target = ((y + 1) % classes,) if getattr(plugin, "targeted", False) else ()
+        seen.requires_grad_()
+        value = plugin(seen, y, *target)
+        shape = tuple(value.shape)
+        _require(name, shape == (len(seen),), f"one value per sample, ({len(seen)},)", f"shape {shape}")
+        (gradient,) = torch.autograd.grad(value.sum(), seen)
+        finite = bool(torch.isfinite(value).all() and torch.isfinite(gradient).all())
+        _require(name, finite, "finite values and gradients at ties and for silent outputs", "NaN or infinity")
+        alone = torch.cat([plugin(seen[[i]], y[[i]], *(each[[i]] for each in target)) for i in range(len(seen))])
+        same = torch.allclose(value, alone, atol=1e-6)
+        _require(name, same, "values that do not depend on the batch", "different ones alone")
 
 
 def _check_measurement(name: str, plugin: Measurement) -> None:
@@ -252,3 +307,13 @@ def _check_measurement(name: str, plugin: Measurement) -> None:
         _require(name, isinstance(each, Record | Surface), "records and surfaces", type(each).__name__)
     values = [[r.value for r in run if isinstance(r, Record)] for run in (found, again)]
     _require(name, values[0] == values[1], "the same numbers from a second call", f"{values}")
+
+
+def _check_ensemble(name: str, plugin: Ensemble) -> None:
+    for norm in get_args(Norm):
+        members = list(plugin.members(norm))
+        labels = [member.get("label") for member in members]
+        _require(name, len(set(labels)) == len(labels), f"members of different labels under {norm}", f"{labels}")
+        for member in members:
+            task = load(**member, norm=norm, epsilon=1.0)  # raises where an argument does not fit
+            _require(name, task.attack is not None, f"attacks as members under {norm}", f"'{task.label}'")

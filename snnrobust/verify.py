@@ -72,9 +72,12 @@ def verify(x: Tensor, x0: Tensor, threat: ThreatModel, sample_ids: Sequence[int]
         "linf": lambda: change.max(axis=1),
         "l2": lambda: np.sqrt((change**2).sum(axis=1)),
         "l1": lambda: change.sum(axis=1),
+        "l0": lambda: (change > 0).sum(axis=1),
     }[threat.norm]()
+    # A count of entries has no rounding, but that of an epsilon computed in floats.
+    limit = threat.epsilon + ABSOLUTE if threat.norm == "l0" else threat.epsilon * (1 + RELATIVE) + slack
     _reject(
-        distance > threat.epsilon * (1 + RELATIVE) + slack,
+        distance > limit,
         sample_ids,
         plugin,
         f"{threat.norm} distance <= {threat.epsilon:g}",

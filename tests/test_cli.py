@@ -49,6 +49,10 @@ def test_run_report_and_resume(
     printed = capsys.readouterr().out
     assert "100.0" in printed
     assert "Verdict: doubtful" in printed
+    assert "Quoted claims" in printed
+    assert [line.split()[:3] for line in printed.splitlines() if line.split()[:1] == ["tiny"]] == [
+        ["tiny", "pgd", "0.1"]
+    ]
     page = (folder / "study" / "report.html").read_bytes()
 
     assert call("run", "study.toml", monkeypatch=monkeypatch) == 2
@@ -64,6 +68,7 @@ def test_run_report_and_resume(
     parsed = json.loads(capsys.readouterr().out)
     assert parsed["verdict"] == "doubtful"
     assert {"clean", "pgd"} == {record["label"] for record in parsed["records"]}
+    assert [(claim["label"], claim["strength"], claim["quoted"]) for claim in parsed["claims"]] == [("pgd", 0.1, True)]
     assert call("report", "study", "--strict", monkeypatch=monkeypatch) == 1
 
 
@@ -88,7 +93,9 @@ def test_probe(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list", "--json", monkeypatch=monkeypatch) == 0
-    names = {plugin["name"] for plugin in json.loads(capsys.readouterr().out)}
+    found = json.loads(capsys.readouterr().out)
+    names = {plugin["name"] for plugin in found}
+    assert "standard" in {plugin["name"] for plugin in found if plugin["kind"] == "ensembles"}
     assert {"fgsm", "pgd", "torchattacks", "own", "atan", "gaussian", "activity", "plane", "pyhessian"} <= names
     assert call("list", monkeypatch=monkeypatch) == 0
     assert "spike-deletion" in capsys.readouterr().out

@@ -21,6 +21,15 @@ from snnrobust_attacks.optimisers.pgd import PGD
 
 SMALL: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 3},
+    "apgd": {"steps": 5},
+    "sa-pgd": {"steps": 5},
+    "momentum": {"steps": 3},
+    "square": {"steps": 20},
+    "random-search": {"steps": 20},
+    "flips": {"steps": 5},
+    "minimum-norm": {"steps": 8},
+    "hop-skip-jump": {"steps": 2, "queries": 8, "starts": 2},
+    "threshold-margins": {"samples": 8},
     "plane": {"points": 3, "samples": 8},
     "activity": {"samples": 8},
     "pyhessian": {"samples": 8, "probes": 3, "iterations": 5},

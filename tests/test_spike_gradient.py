@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust.errors import InputError, PluginError
-from snnrobust.spike_gradient import Own, SpikeGradient, spike
+from snnrobust.spike_gradient import Own, SpikeGradient, passes, spike
 from snnrobust_attacks.estimators.atan import ATan
 
 
@@ -141,8 +141,8 @@ class Counter:
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         assert callable(state["surrogate"])
-        state["calls"] = state.get("calls", 0) + 1
-        self.counts[id(state)] = state["calls"]
+        state["count"] = state.get("count", 0) + 1
+        self.counts[id(state)] = state["count"]
         return torch.ones_like(u)
 
 
@@ -216,6 +216,165 @@ def test_nodes_that_emit_smooth_values_are_refused() -> None:
     SpikeGradient(net, Own())
     with SpikeGradient(net, {"0": ATan(), "1": Own()}):  # its forward values are left alone
         net(torch.rand(2, 3))
+
+
+# ---- what an estimator is told: earlier comparisons, and what it remembers of each sample ------------------------
+
+
+class Listener:
+    """Writes down what it is told at each comparison, and counts its iterates for each sample."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+
+    def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        memory = state["memory"]
+        count = memory.get("count", torch.zeros_like(u)) + 1
+        memory["count"] = count
+        calls = [each.clone() for each in state["calls"]]
+        assert torch.equal(calls[state["call"]], u.detach())
+        assert not any(each.requires_grad for each in state["calls"])
+        told = {"call": state["call"], "calls": calls, "axis": state["axis"], "frozen": state["frozen"]}
+        self.heard.append(told | {"count": count.movedim(state["axis"] or 0, 0).flatten(1)[:, 0].tolist()})
+        return torch.ones_like(u)
+
+
+class AllAtOnce(base.MemoryModule):
+    """Compares all steps [T, N, *] in one call, without state; or in a shape of its own."""
+
+    def __init__(self, flat: bool = False) -> None:
+        super().__init__()
+        self.surrogate_function = surrogate.Sigmoid()
+        self.flat = flat
+        self.step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = x - 1
+        return self.surrogate_function(u.flatten(1) if self.flat else u).reshape(x.shape)
+
+
+def backward(net: Any, x: Tensor) -> None:
+    torch.autograd.grad(net(x).sum(), x)
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_each_comparison_is_told_its_number_and_those_before(step_mode: str) -> None:
+    node, listener = neuron.IFNode(step_mode=step_mode, v_reset=None), Listener()
+    node(torch.ones(3, 2, 4) if step_mode == "m" else torch.ones(2, 4))  # state of an earlier pass, to be reset
+    x = torch.rand(3, 2, 4, requires_grad=True)
+    with SpikeGradient(node, listener):
+        for _ in range(2):
+            listener.heard.clear()
+            node.reset()
+            out = node(x) if step_mode == "m" else torch.stack([node(step) for step in x])
+            torch.autograd.grad(out.sum(), x)
+            assert [each["call"] for each in listener.heard] == [2, 1, 0]
+            assert [len(each["calls"]) for each in listener.heard] == [3, 3, 3]
+            assert [each["axis"] for each in listener.heard] == [0, 0, 0]
+            first = listener.heard[0]["calls"][0]
+            assert torch.equal(first, x[0].detach() - 1)
+            assert [each["count"] for each in listener.heard] == [[1.0, 1.0]] * 3  # no samples told: no memory
+
+
+def test_backward_passes_that_come_late_or_twice_know_their_own_comparisons() -> None:
+    node, listener = neuron.IFNode(step_mode="m"), Listener()
+    xs = [torch.rand(3, 2, 4, requires_grad=True) for _ in range(2)]
+    outs = []
+    with SpikeGradient(node, listener):
+        for x in xs:
+            node.reset()
+            outs.append(node(x))
+    node.reset()
+    for x, out in zip(xs, outs, strict=True):  # outside, and in the wrong order
+        for _ in range(2):
+            listener.heard.clear()
+            torch.autograd.grad(out.sum(), x, retain_graph=True)
+            assert torch.equal(listener.heard[-1]["calls"][0], x[0].detach() - 1)
+            assert len(listener.heard[0]["calls"]) == 3
+
+
+def test_memory_follows_the_sample() -> None:
+    node, listener = neuron.IFNode(step_mode="m"), Listener()
+    swap = SpikeGradient(node, listener)
+
+    def visit(ids: list[int], frozen: bool = False, times: int = 1) -> list[float]:
+        listener.heard.clear()
+        x = torch.rand(2, len(ids), 3, requires_grad=True)
+        with swap.at(torch.tensor(ids), frozen=frozen):
+            for _ in range(times):
+                node.reset()
+                backward(node, x)
+        node.reset()
+        counts = [each["count"] for each in listener.heard]
+        assert all(each == counts[0] for each in counts[:2])  # both steps alike
+        return counts[-1]
+
+    assert visit([7, 3]) == [1, 1]
+    assert visit([3, 9]) == [2, 1]  # 9 is new: zeros
+    assert visit([9, 7, 3]) == [2, 2, 3]
+    assert visit([3], frozen=True) == [4]  # seen, not kept
+    assert visit([3], times=3) == [5]  # the first of three passes moves it on
+    assert visit([3]) == [5]
+    swap.forget(torch.tensor([3]))
+    assert visit([5, 3, 7]) == [1, 1, 3]  # the row of 3 went to 5
+    swap.forget()
+    assert visit([7, 9]) == [1, 1]
+    with pytest.raises(InputError, match="each sample id once"):
+        visit([7, 7])
+
+
+def test_nodes_that_compare_all_steps_at_once() -> None:
+    node, listener = AllAtOnce(), Listener()
+    swap = SpikeGradient(node, listener)
+    for ids in ([4, 6], [6, 8, 4]):
+        with swap.at(torch.tensor(ids)):
+            backward(node, torch.rand(5, len(ids), 3, requires_grad=True))
+    assert [each["axis"] for each in listener.heard] == [1, 1]
+    assert [each["count"] for each in listener.heard] == [[1, 1], [2, 1, 2]]
+    assert [each["call"] for each in listener.heard] == [0, 0]  # without state, each call begins a pass
+    odd = SpikeGradient(AllAtOnce(flat=True), Listener())
+    with odd:
+        backward(odd._sites[0]._module, torch.rand(5, 2, 3, requires_grad=True))  # without samples: no matter
+    with pytest.raises(PluginError, match=r"compare \[N, \*\] or \[T, N, \*\]"), odd.at(torch.arange(2)):
+        backward(odd._sites[0]._module, torch.rand(5, 2, 3, requires_grad=True))
+
+
+def test_memory_of_another_number_of_rows_is_refused() -> None:
+    node = neuron.IFNode(step_mode="m")
+    with (
+        pytest.raises(PluginError, match="a row for each of 3 samples"),
+        SpikeGradient(node, Listener()).at(torch.arange(3)),
+    ):
+        backward(node, torch.rand(4, 2, 3, requires_grad=True))
+
+
+def test_passes_of_a_single_estimator() -> None:
+    net = net_of("m")
+    for estimator in (ATan(), Own()):
+        (swap,) = passes(net, estimator)
+        assert swap.exact
+        with swap.at(torch.arange(2), frozen=True):
+            run(net, torch.ones(2, 2, 4).double(), "m")
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_hessian_and_vmap_through_a_net(step_mode: str) -> None:
+    net = net_of(step_mode)
+    x = 2 * torch.rand(3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def loss(at: Tensor) -> Tensor:
+        return (run(net, at, step_mode) ** 2).sum()
+
+    with SpikeGradient(net, ATan(2.0)):
+        hessian = torch.autograd.functional.hessian(loss, x)
+        gradients = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, x.flip(0)]))
+        mixed = torch.func.vmap(lambda v: torch.func.jvp(torch.func.grad(loss), (x,), (v,))[1])(x[None])
+    at = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((by_hand(net, at, (2.0, 2.0)) ** 2).sum(), at)
+    assert torch.allclose(gradients[0], expected, rtol=0, atol=1e-12)
+    assert float(hessian.abs().max()) > 1e-3
+    product = (hessian.reshape(x.numel(), x.numel()) @ x.flatten()).reshape(x.shape)
+    assert torch.allclose(mixed[0], product, rtol=0, atol=1e-10)
 
 
 # ---- spike(): higher derivatives against a dense reference -------------------------------------------------------

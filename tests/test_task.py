@@ -69,7 +69,7 @@ def test_bad_strengths_are_refused(name: str, value: Any, kind: type[Exception],
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"norm": "l3"}, InputError, r"norm in \['linf', 'l2', 'l1'\], got 'l3'"),
+        ({"norm": "l3"}, InputError, r"norm in \['linf', 'l2', 'l1', 'l0'\], got 'l3'"),
         ({"norm": None}, InputError, "norm in"),
         ({"norm": ["l2"]}, InputError, "norm in"),
         ({"restarts": 0}, InputError, "restarts to be a whole number >= 1, got 0"),
@@ -105,7 +105,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], kind: type[Excepti
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("pdg", {"epsilon": 0.1}, "did you mean 'pgd'"),
+        ("pgdd", {"epsilon": 0.1}, "did you mean 'pgd'"),
         ("atan", {}, "gradient='atan'"),
         ("clean", {"epsilon": 0.1}, "parameters of 'clean'"),
         ("gaussian", {"severity": 0.1, "epsilon": 0.1}, "got 'epsilon'"),

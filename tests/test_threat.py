@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
-from snnrobust.threat import ThreatModel
+from snnrobust.threat import ThreatModel, largest
 from snnrobust.verify import verify
 
 NORMS = ["linf", "l2", "l1"]
@@ -266,6 +267,8 @@ def test_steepest_shares_an_l1_step_among_ties_and_rests_at_zero() -> None:
         ({"bounds": (1.0, 1.0)}, "bounds"),
         ({"bounds": (1.0, 0.0)}, "bounds"),
         ({"bounds": (math.nan, 1.0)}, "bounds"),
+        ({"norm": "l0", "epsilon": 0.5}, "epsilon 0 or >= 1"),
+        ({"norm": "l0", "epsilon": 1, "bounds": (0.0, math.inf)}, "finite bounds"),
     ],
 )
 def test_bad_threat_models_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -277,8 +280,95 @@ def test_ball_tells_threat_models_apart_but_not_radii() -> None:
     assert ThreatModel("l2", 0.1).ball == ThreatModel("l2", 0.7).ball
     balls = {
         ThreatModel(norm, 1.0, bounds, domain).ball
-        for norm in NORMS
+        for norm in [*NORMS, "l0"]
         for domain in BOUNDS
         for bounds in ((0.0, 1.0), (0.0, 255.0))
     }
-    assert len(balls) == 18
+    assert len(balls) == 24
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    epsilon=st.sampled_from([0, 1, 2, 2.9999999, 3.7, 5, 100]),
+    domain=st.sampled_from(list(BOUNDS)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=100, deadline=None)
+def test_l0_projection_is_the_nearest_of_all_supports(
+    seed: int, epsilon: float, domain: str, dtype: torch.dtype
+) -> None:
+    """Every choice of entries is tried: the chosen ones go to the nearest value there is, the others stay."""
+    count, (low, high) = min(7, math.floor(epsilon + 1e-6)), BOUNDS[domain]
+    x0, x = case(domain, seed, dtype)
+    threat = ThreatModel("l0", epsilon, (low, high), domain)
+    projected = threat.project(x, x0)
+    verify(projected, x0, threat, range(len(x)), "projection")
+    assert projected.dtype == dtype
+    assert torch.equal(threat.project(projected, x0), projected)
+    values = torch.arange(low, high + 1) if domain != "real" else torch.tensor([low, high])
+    for row, start, found in zip(x.double(), x0.double(), projected.double(), strict=True):
+        near = values[(values[:, None] - row).abs().argmin(dim=0)].double()
+        near = torch.where((row > low) & (row < high), row, near) if domain == "real" else near
+        chosen = list(itertools.combinations(range(7), count))
+        supports = torch.tensor([[entry in each for entry in range(7)] for each in chosen])
+        best = torch.where(supports, near, start).sub(row).square().sum(dim=1).amin()
+        assert float((found - row).square().sum()) == pytest.approx(float(best), rel=1e-5, abs=1e-5)
+
+
+@given(seed=st.integers(0, 10**6), epsilon=st.sampled_from([0.0, 1.0, 2.0, 2.9999999, 4.5, 40.0]))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("domain", ["integer", "binary"])
+def test_l1_projection_of_whole_numbers_is_the_nearest_of_all(domain: str, seed: int, epsilon: float) -> None:
+    low, high = {"integer": (0.0, 3.0), "binary": (0.0, 1.0)}[domain]
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randint(int(high) + 1, (3, 5), generator=generator).double()
+    x = x0 + 3 * torch.randn(3, 5, generator=generator).double()
+    x[:, 1] = x0[:, 1] + 0.8
+    x[:, 2] = x0[:, 2] + 0.8
+    threat = ThreatModel("l1", epsilon, (low, high), domain)
+    projected = threat.project(x, x0)
+    verify(projected, x0, threat, range(3), "projection")
+    assert torch.equal(projected, projected.round())
+    everything = torch.cartesian_prod(*[torch.arange(high + 1)] * 5).double()
+    for row, start, found in zip(x, x0, projected, strict=True):
+        allowed = everything[(everything - start).abs().sum(dim=1) <= epsilon + 1e-6]
+        best = (allowed - row).square().sum(dim=1).amin()
+        assert float((found - row).square().sum()) == pytest.approx(float(best), abs=1e-9)
+
+
+def test_ties_go_to_the_first_entries_whatever_the_batch() -> None:
+    x0, x = torch.zeros(3, 6), torch.tensor([[0.0, 1, 1, 1, 1, 1]]).expand(3, 6)
+    for norm in ("l0", "l1"):
+        threat = ThreatModel(norm, 2, domain="binary")
+        assert torch.equal(threat.project(x, x0), torch.tensor([[0.0, 1, 1, 0, 0, 0]]).expand(3, 6))
+        assert torch.equal(threat.project(x[:1], x0[:1]), threat.project(x, x0)[:1])
+    assert largest(torch.ones(2, 4), torch.tensor([0, 3])).tolist() == [[False] * 4, [True] * 3 + [False]]
+
+
+@pytest.mark.parametrize(("norm", "domain"), [("l0", d) for d in BOUNDS] + [("l1", "integer"), ("l1", "binary")])
+def test_starts_that_count_changes_spend_the_budget_everywhere(norm: str, domain: str) -> None:
+    threat = ThreatModel(norm, 3, BOUNDS[domain], domain)
+    x0, _ = case(domain, 0, torch.float32, n=300)
+    rng, ids = Draws(0, "start"), torch.arange(300)
+    start = threat.start(x0, rng, ids)
+    verify(start, x0, threat, range(300), "start")
+    changed = start != x0
+    assert bool((changed.sum(dim=1) == 3).all())
+    assert float((changed.float().mean(dim=0) - 3 / 7).abs().max()) < 0.12
+    assert torch.equal(threat.start(x0[7:9], rng, ids[7:9]), start[7:9])
+    assert not torch.equal(threat.start(x0, rng, ids, 1), start)
+    assert torch.equal(ThreatModel(norm, 0, BOUNDS[domain], domain).start(x0, rng, ids), x0)
+    assert bool((ThreatModel(norm, 99, BOUNDS[domain], domain).start(x0, rng, ids) != x0).all())
+    if norm == "l1":
+        assert float((start - x0).abs().max()) == 1
+    elif domain == "integer":
+        assert len(start[changed].unique()) == 10
+
+
+def test_l0_steepest_moves_the_largest_entries_across_the_range() -> None:
+    threat = ThreatModel("l0", 2.5, (0.0, 4.0), "integer")
+    gradient = torch.tensor([[[3.0, -4.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, -1e-30]]])
+    step = threat.steepest(gradient)
+    assert torch.equal(step, torch.tensor([[[4.0, -4.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, -4.0]]]))
+    whole = ThreatModel("l1", 2, domain="binary").steepest(torch.tensor([[2.0, -2.0, 1.0]]))
+    assert torch.equal(whole, torch.tensor([[1.0, 0.0, 0.0]]))

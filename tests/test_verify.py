@@ -58,6 +58,26 @@ def test_the_budget_is_checked_in_each_norm(norm: str, length: float, dtype: tor
         verify(x, x0, ThreatModel(norm, length * 0.999), IDS, "evil")
 
 
+@pytest.mark.parametrize("domain", ["real", "integer", "binary"])
+def test_changed_entries_are_counted_however_small_the_change(domain: str) -> None:
+    x0 = original(0.5 if domain == "real" else 0.0)
+    x = x0.clone()
+    x[2].view(-1)[1:] += 1e-7 if domain == "real" else 1.0
+    for allowed in (3, 3.5, 2.9999999, 4):
+        verify(x, x0, ThreatModel("l0", allowed, domain=domain), IDS, "fits")
+    for too_few in (0, 2, 2.9):
+        with pytest.raises(ViolationError, match=r"l0 distance <= .*got 3.* for sample 42"):
+            verify(x, x0, ThreatModel("l0", too_few, domain=domain), IDS, "evil")
+
+
+def test_a_large_count_buys_no_slack() -> None:
+    x0 = torch.zeros(1, 40_000)
+    x = x0.clone()
+    x[0, :20_001] = 1
+    with pytest.raises(ViolationError, match=r"l0 distance <= 20000 .*got 20001"):
+        verify(x, x0, ThreatModel("l0", 20_000), [7], "evil")
+
+
 def test_epsilon_zero_allows_the_original_alone() -> None:
     x0 = original()
     verify(x0.clone(), x0, ThreatModel("l2", 0.0), IDS, "good")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from snnrobust.adapters.equation import Equation
 from snnrobust.adapters.spikingjelly import SpikingJelly
 
 
@@ -35,6 +36,25 @@ class Adapter(Protocol):
 
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
         """Gives `node` another spike function of u = membrane potential minus threshold; returns the old one."""
+
+    def is_reset(self, node: nn.Module) -> bool:
+        """Whether the state of `node` is at its initial value, so that its next call begins a forward pass."""
+
+    def multi_step(self, node: nn.Module) -> bool:
+        """Whether a call of `node` takes all steps, [T, N, *], rather than one, [N, *]."""
+
+    def step(self, node: nn.Module, x: Tensor) -> Tensor:
+        """One time step [N, *] of `node`, from its present state on."""
+
+    def detach(self, node: nn.Module) -> None:
+        """Cuts the gradient through the state of `node`."""
+
+    def equation(self, node: nn.Module) -> Equation:
+        """The numbers of u[t] = k v[t-1] + gain x[t]; a lateral input is left aside.
+
+        Raises:
+            InputError: If `node` follows another equation.
+        """
 
 
 def find(net: nn.Module) -> Adapter | None:

@@ -10,12 +10,15 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from snnrobust import audit
 from snnrobust.files import slug, write
-from snnrobust.report import plots, tables
+from snnrobust.report import claims, plots, tables
+from snnrobust.report.findings import checks, summary, verdict_on
 from snnrobust.report.report import Report
 from snnrobust.report.sections import Picture, sections
 from snnrobust.results import Record
+
+#: Parts of run.json that the page shows in another way, or that only a program reads.
+_ELSEWHERE = ("models", "tasks", "notes", "exhibits", "rows", "signature")
 
 
 def write_page(report: Report, path: Path) -> Path:
@@ -39,7 +42,9 @@ def write_page(report: Report, path: Path) -> Path:
         title=_title(report.models),
         facts=_facts(report, records),
         verdict=report.verdict,
-        meaning=_meaning(report),
+        meaning=claims.meaning(report),
+        quoted=claims.claims_table(report, quoted=True),
+        unquoted=claims.claims_table(report, quoted=False),
         notes=report.run.get("notes", []),
         overview=tables.overview(report, records),
         findings=_findings(report),
@@ -54,7 +59,7 @@ def write_page(report: Report, path: Path) -> Path:
 
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(plain=_plain, number=tables.number)
+    environment.filters.update(plain=_plain, number=tables.number, strength=tables.strength)
     source = files("snnrobust.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source)
 
@@ -78,49 +83,28 @@ def _facts(report: Report, records: Sequence[Record]) -> dict[str, str]:
     facts = {
         "Models": ", ".join(report.models),
         "Samples": ", ".join(f"{count:,}" for count in sorted(counts)),
+        "Data": report.run["data"]["name"],
         "Tasks": ", ".join(report.labels()),
-        "Checks": tables.count_findings(report.findings),
+        "Evidence": claims.evidence(report),
     }
     return {name: text for name, text in facts.items() if text}
 
 
-def _meaning(report: Report) -> str:
-    """What the verdict means, in a sentence or two."""
-    if not report.findings:
-        return "No evidence was collected (evidence='none'): nothing is known about how far to trust these numbers."
-    failed = [f for f in report.findings if f.passed is False]
-    if report.verdict == "untrustworthy":
-        names = ", ".join(dict.fromkeys(f.name for f in failed if f.fatal))
-        return (
-            f"At least one check whose failure makes the numbers meaningless has failed: {names}. "
-            "Do not quote the numbers of the models concerned before that is settled."
-        )
-    if report.verdict == "trusted":
-        return (
-            "Every required check passed: nothing in the evidence speaks against these numbers. They remain upper "
-            "bounds on robustness, since a stronger attack may break more."
-        )
-    unproven = sum(1 for f in report.findings if f.passed is None and f.required)
-    required = sum(1 for f in failed if f.required)
-    return (
-        f"Of the required checks, {required} failed and {unproven} lack evidence. None of that makes the numbers "
-        "meaningless, but each may flatter the model: read the findings before quoting a number."
-    )
-
-
 def _findings(report: Report) -> list[dict[str, Any]]:
-    """Findings by model: the open ones, failed first, and apart from them those that passed."""
+    """Checks by model: the open ones, apart from them those that passed and those of attacks that are not quoted."""
     groups = []
+    quoted = ("", *report.quoted())
     for model in dict.fromkeys(finding.model for finding in report.findings):
-        own = [finding for finding in report.findings if finding.model == model]
-        open_ones = sorted((f for f in own if f.passed is not True), key=lambda f: (f.passed is None, not f.fatal))
+        own = checks(finding for finding in report.findings if finding.model == model)
+        decisive = [check for check in own if check.worst.label in quoted]
         groups.append(
             {
                 "model": model or "All models",
-                "verdict": audit.verdict(own),
-                "summary": tables.count_findings(own),
-                "open": open_ones,
-                "passed": [f for f in own if f.passed],
+                "verdict": verdict_on(report, model) if model else "",
+                "summary": summary(decisive),
+                "open": [check for check in decisive if check.passed is not True],
+                "passed": [check for check in decisive if check.passed],
+                "aside": [check for check in own if check.worst.label not in quoted and check.passed is not True],
             }
         )
     return groups
@@ -128,7 +112,9 @@ def _findings(report: Report) -> list[dict[str, Any]]:
 
 def _settings(report: Report) -> dict[str, Any]:
     """The recorded run: models and tasks side by side, the rest as it is."""
-    models, tasks = report.run["models"], {task["label"]: _flat(task) for task in report.run["tasks"]}
+    models = report.run["models"]
+    everything = [each for task in report.run["tasks"] for each in (task, *_members(task))]
+    tasks = {task["label"]: _flat(task) for task in everything}
     rows = sorted({name for settings in models.values() for name in _flat(settings)})
     flat = {model: _flat(settings) for model, settings in models.items()}
     columns = sorted({name for task in tasks.values() for name in task} - {"label"})
@@ -143,16 +129,23 @@ def _settings(report: Report) -> dict[str, Any]:
             ["Label", *(column.replace(".", ": ") for column in columns)],
             [("", [tables.Row(t, [tables.Cell(_plain(tasks[t].get(c, "–"))) for c in columns]) for t in tasks])],
         ),
-        "rest": {name: value for name, value in report.run.items() if name not in ("models", "tasks", "notes")},
+        "rest": {name: value for name, value in report.run.items() if name not in _ELSEWHERE},
     }
+
+
+def _members(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The members of an ensemble as tasks of their own, called "ENSEMBLE: MEMBER"."""
+    return [{**member, "label": f"{task['label']}: {member['label']}"} for member in task["members"]]
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if name == "attack" and value is None:
-            continue  # no attack: nothing to say about its factors
+        if name in ("attack", "members") and not value:
+            continue  # no attack or ensemble: nothing to say about its factors
+        if name == "members":
+            value = [member["label"] for member in value]
         if isinstance(value, Mapping):
             flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
         else:

@@ -143,6 +143,24 @@ def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure
     return figure
 
 
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str) -> Figure:
+    """Shares [row, column] in percent, each written into its field; NaN fields stay empty."""
+    height = 1.5 + 0.42 * len(rows) + 0.05 * max(min(len(name), 16) for name in columns)
+    figure, axes = _panel(title, "Tried on", "Made on", height)
+    image = axes.imshow(np.ma.masked_invalid(100 * values), cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        known = bool(np.isfinite(value))
+        text, colour = (f"{100 * value:.1f}", "white" if value < 0.6 else "black") if known else ("–", "black")
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+    turned = len(columns) * max(len(name) for name in columns) > 30
+    axes.set_xticks(range(len(columns)), [_plain(name, 16) for name in columns], rotation=45 if turned else 0)
+    axes.set_yticks(range(len(rows)), [_plain(name, 16) for name in rows])
+    bar = figure.colorbar(image, ax=axes, ticks=range(0, 101, 20))
+    bar.set_label("Robust accuracy (%)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()

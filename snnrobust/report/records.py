@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snnrobust.report.curves import share_curve
 from snnrobust.results import Curve, Record
-from snnrobust.statistics import clopper_pearson
+from snnrobust.statistics import bootstrap_area, clopper_pearson
 
 if TYPE_CHECKING:
     from snnrobust.report import Report
@@ -36,16 +37,21 @@ def task_records(report: Report, model: str, label: str) -> list[Record]:
     # A margin of 0 is a tie that argmax happens to win: strictly speaking it is not right.
     lowest = np.fmin.accumulate(np.nan_to_num(report.margins(label, model), nan=np.inf), axis=0)
     strict = robust & (lowest > 0) & (clean["margin"] > 0)
-    curves = {"robust_accuracy": curve, "strict_robust_accuracy": report.share_curve(label, model, strict)}
+    curves = {
+        "robust_accuracy": curve,
+        "strict_robust_accuracy": share_curve(report, label, model, strict),
+        "attack_success_over_all": share_curve(report, label, model, ~robust),
+    }
     if clean["correct"].any():
         broken = (~robust)[:, clean["correct"]]
-        curves["attack_success_over_clean_correct"] = report.share_curve(label, model, broken)
+        curves["attack_success_over_clean_correct"] = share_curve(report, label, model, broken)
     if report.run["models"][model]["stochastic"]:
         voted = report.robust(label, model, by="voted")
-        curves["majority_vote_robust_accuracy"] = report.share_curve(label, model, voted)
+        curves["majority_vote_robust_accuracy"] = share_curve(report, label, model, voted)
     if report.run["mode"] == "exhaustive":
         curves["robust_accuracy_last_iterate"] = report.curve(label, model, "last-iterate")
-    return [each for metric, curve in curves.items() for each in _curve_records(report, curve, metric, common)]
+    records = [each for metric, curve in curves.items() for each in _curve_records(report, curve, metric, common)]
+    return [*records, *_area_record(report, curve, robust, common), *_member_records(report, curve, common)]
 
 
 def _curve_records(report: Report, curve: Curve, metric: str, common: dict[str, Any]) -> list[Record]:
@@ -69,6 +75,38 @@ def _curve_records(report: Report, curve: Curve, metric: str, common: dict[str, 
             )
         )
     return records
+
+
+def _area_record(report: Report, curve: Curve, robust: np.ndarray, common: dict[str, Any]) -> list[Record]:
+    """Area under the curve from clean accuracy, at 0, to the largest radius, as a share of that range."""
+    strengths, kept = list(curve.strength), robust  # [strength, sample]
+    if strengths[0] > 0:
+        strengths, kept = [0.0, *strengths], np.vstack([report.clean(curve.model)["correct"], robust])
+    if len(strengths) < 2:
+        return []
+    area = bootstrap_area(kept, strengths, report.run["seed"])
+    at: dict[str, Any] = {"strength": strengths[-1], "unit": curve.unit, "threat": curve.threat}
+    return [Record(area.name, area.value, area.low, area.high, area.count, **at, **common)]
+
+
+def _member_records(report: Report, curve: Curve, common: dict[str, Any]) -> list[Record]:
+    """How many samples each member of an ensemble was the first to break, of those that it was tried on."""
+    if not report.task(curve.label)["members"]:
+        return []
+    return [
+        Record(
+            metric=f"broken_first:{member.label}",
+            value=float(member.broken),
+            count=member.attempted,
+            strength=member.strength,
+            unit=curve.unit,
+            threat=curve.threat,
+            forwards=member.forwards,
+            backwards=member.backwards,
+            **common,
+        )
+        for member in report.members(curve.label, curve.model)
+    ]
 
 
 def _clean_records(report: Report, model: str, common: dict[str, Any]) -> list[Record]:

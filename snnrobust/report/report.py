@@ -13,9 +13,12 @@ import pandas as pd
 from snnrobust import audit
 from snnrobust.errors import InputError
 from snnrobust.files import Arrays
+from snnrobust.report import comparison, curves, distances, members, transfer
+from snnrobust.report.comparison import Comparison
+from snnrobust.report.members import Member
 from snnrobust.report.records import task_records
-from snnrobust.results import NAN, Artifact, Curve, Finding, Record, Sense, Verdict
-from snnrobust.statistics import bootstrap_mean, clopper_pearson
+from snnrobust.report.transfer import Transfer
+from snnrobust.results import NAN, Artifact, Claim, Curve, Finding, Record, Sense, Verdict
 from snnrobust.store import Store
 from snnrobust.threat import ThreatModel
 
@@ -26,7 +29,9 @@ class Report:
     Attributes:
         run: Models, data, tasks, seed, mode and environment, as recorded.
         findings: Checks of the evidence, the probe's first.
-        verdict: "trusted" if every required finding passed, "untrustworthy" if a fatal one failed, else "doubtful".
+        claims: Every robust accuracy at a positive radius, each with a verdict of its own.
+        verdict: The worst verdict on the claims that one would quote: those of ensembles; without any, those of the
+            attacks that take several steps along a gradient; without these, all.
     """
 
     def __init__(self, store: Store) -> None:
@@ -35,7 +40,8 @@ class Report:
         self._tasks: dict[str, dict[str, Any]] = {task["label"]: task for task in self.run["tasks"]}
         probed = [finding for name in self.models for finding in store.probe_findings(name) or []]
         self.findings: list[Finding] = [*probed, *audit.judge(self)] if self.run["evidence"] != "none" else []
-        self.verdict: Verdict = audit.verdict(self.findings)
+        self.claims: list[Claim] = audit.claims(self)
+        self.verdict: Verdict = audit.overall(self.findings, self.claims)
 
     @property
     def models(self) -> list[str]:
@@ -56,6 +62,10 @@ class Report:
             raise InputError(f"expected a task label in {sorted(self._tasks)}, got {label!r}; name one of these")
         return self._tasks[label]
 
+    def quoted(self) -> list[str]:
+        """Labels of the attacks whose numbers one would quote; see `verdict`."""
+        return list(self.run["quoted"])
+
     def cell(self, model: str, label: str, position: int) -> Arrays:
         """Per-sample outcomes of a task at its `position`-th strength.
 
@@ -74,6 +84,8 @@ class Report:
     def curve(self, label: str, model: str | None = None, sense: Sense | None = None) -> Curve:
         """Accuracy over the strengths of an attack or of noise, with 95 % intervals.
 
+        The curve of an ensemble also says in `attribution` how many samples each member was the first to break.
+
         Args:
             label: Label of the task.
             model: Name of the model; may be left out if there is one.
@@ -84,17 +96,10 @@ class Report:
         """
         name, task = self._model(model), self.task(label)
         if task["kind"] == "noise":
-            return self._noise_curve(name, label)
+            return curves.noise_curve(self, label, name)
         if task["kind"] != "attack":
             raise InputError(f"expected the label of an attack or of noise, got '{label}' of kind '{task['kind']}'")
-        if sense == "last-iterate":
-            if self.run["mode"] != "exhaustive":
-                raise InputError(
-                    "expected mode='exhaustive' for the last iterate, got 'nested'; evaluate again with it"
-                )
-            last = [self.cell(name, label, k)["last_correct"] == 1 for k in range(len(task["strengths"]))]
-            return self.share_curve(label, name, np.stack(last), "last-iterate")
-        return self.share_curve(label, name, self.robust(label, name))
+        return curves.attack_curve(self, label, name, sense)
 
     def robust(self, label: str, model: str | None = None, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
         """Whether each sample withstands the attack, [strength, sample]: right when clean, and broken at no strength
@@ -115,45 +120,76 @@ class Report:
         name, strengths = self._model(model), self.task(label)["strengths"]
         return np.stack([self.cell(name, label, k)["margin"] for k in range(len(strengths))])
 
+    def members(self, label: str, model: str | None = None) -> list[Member]:
+        """What each member of an ensemble was tried on, broke first and spent, at each strength, in their order.
+
+        Raises:
+            InputError: If `label` is not that of an attack. A plain attack is its own only member.
+        """
+        return members.members(self, label, self._model(model))
+
+    def distances(self, label: str, model: str | None = None) -> np.ndarray:
+        """Least distance, in the attack's norm, at which it broke each sample, [sample].
+
+        0 where the model is wrong without an attack, infinity where nothing was broken. It is an upper bound of the
+        distance to the closest adversarial example: exact for what a minimum-norm attack found, for other attacks the
+        distance of an example that was sought within a radius and not for being close.
+        """
+        return distances.distances(self, label, self._model(model))
+
+    def compare(self, first: str, second: str, label: str, strength: float) -> Comparison:
+        """Two models on the same samples under one attack at one radius: the difference, and an exact McNemar test.
+
+        Samples are drawn, models are not: the test asks whether these two trained nets differ. It can't tell what
+        they were trained from: models that differ in what is recorded of them beside weights are refused.
+
+        Raises:
+            InputError: For models of different families, an unknown model or label, or a strength that was not run.
+        """
+        return comparison.compare(self, first, second, label, strength)
+
+    def compare_all(self, label: str, strength: float) -> list[Comparison]:
+        """All pairs of models of one family, with p-values adjusted for their number (Holm 1979).
+
+        Models that are like no other one are in no pair; where there is no pair the list is empty.
+        """
+        return comparison.compare_all(self, label, strength)
+
+    def transfer(self, strength: float, label: str | None = None) -> Transfer:
+        """Robust accuracy by the model that examples were made on and the model that they were tried on.
+
+        Args:
+            strength: The radius.
+            label: Any of the attacks that are alike but for `source`; may be left out if these are one group. The
+                same attack without a source gives the diagonal.
+
+        Raises:
+            InputError: If no attack has a source, several groups have and `label` names none, or for a radius that
+                was not run.
+        """
+        return transfer.transfer(self, strength, label)
+
+    def threat(self, label: str, model: str | None = None) -> str:
+        """The ball that an attack searched, without its radius."""
+        settings = self.run["models"][self._model(model)]
+        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
+        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
+
     def threats(self) -> list[str]:
         """The threat models of the attacks, radius apart."""
-        return list(dict.fromkeys(self._threat(name, label) for name in self.models for label in self.labels("attack")))
+        return list(dict.fromkeys(self.threat(label, name) for name in self.models for label in self.labels("attack")))
 
     def worst_case(self, model: str | None = None, threat: str | None = None) -> Curve:
         """Per-sample worst case over all attacks of one threat model, and which attack broke a sample first.
 
-        At each radius a sample counts as broken if any attack broke it at that radius or a smaller one.
+        At each radius a sample counts as broken if any attack broke it at that radius or a smaller one. It is credited
+        to the task that broke it at the smallest radius and, there, comes first; a member of an ensemble is called
+        "ENSEMBLE: MEMBER".
 
         Raises:
             InputError: If there is no attack, or several threat models and `threat` names none of them.
         """
-        name = self._model(model)
-        by_threat: dict[str, list[str]] = {}
-        for label in self.labels("attack"):
-            by_threat.setdefault(self._threat(name, label), []).append(label)
-        if not by_threat:
-            raise InputError("expected at least one attack in the report, got none; evaluate with sr.load('pgd', ...)")
-        if threat is None and len(by_threat) > 1:
-            raise InputError(
-                f"expected threat= with several threat models, got none; choose one of {sorted(by_threat)}"
-            )
-        chosen = next(iter(by_threat)) if threat is None else threat
-        if chosen not in by_threat:
-            raise InputError(f"expected a threat model in {sorted(by_threat)}, got {chosen!r}; name one of these")
-        labels = by_threat[chosen]
-        radii = sorted({radius for label in labels for radius in self.task(label)["strengths"]})
-        standing = self.clean(name)["correct"].copy()
-        rows, attribution = [], dict.fromkeys(labels, 0)
-        for radius in radii:
-            for label in labels:
-                strengths = self.task(label)["strengths"]
-                if radius in strengths:
-                    broken = standing & ~self.robust(label, name)[strengths.index(radius)]
-                    attribution[label] += int(broken.sum())
-                    standing &= ~broken
-            rows.append(standing.copy())
-        curve = self.share_curve(labels[0], name, np.stack(rows), strengths=radii)
-        return dataclasses.replace(curve, label="worst case", attribution=attribution)
+        return curves.worst_case(self, self._model(model), threat)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -213,36 +249,6 @@ class Report:
             raise InputError(f"expected model= in {self.models}, got {model!r}; name one of these")
         return model
 
-    def _threat(self, model: str, label: str) -> str:
-        """The ball that an attack searched, without its radius."""
-        settings = self.run["models"][model]
-        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
-        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
-
-    def share_curve(
-        self,
-        label: str,
-        model: str,
-        kept: np.ndarray,
-        sense: Sense = "any-iterate",
-        strengths: list[float] | None = None,
-    ) -> Curve:
-        """Shares of `kept` [strength, sample] with Clopper-Pearson intervals, as a curve of an attack."""
-        count = kept.shape[1]
-        intervals = [clopper_pearson(int(row.sum()), count) for row in kept]
-        return Curve(
-            strength=tuple(self.task(label)["strengths"] if strengths is None else strengths),
-            value=tuple(float(row.mean()) for row in kept),
-            low=tuple(low for low, _ in intervals),
-            high=tuple(high for _, high in intervals),
-            count=count,
-            threat=self._threat(model, label),
-            sense=sense,
-            model=model,
-            label=label,
-            unit="epsilon",
-        )
-
     def measured(self, model: str, label: str) -> list[Record]:
         """The records of a measurement, as it yielded them."""
         found = self._store.measurement(model, label)
@@ -251,23 +257,6 @@ class Report:
     def seconds(self, model: str, name: str) -> float:
         """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""
         return self._store.seconds[model].get(name, NAN)
-
-    def _noise_curve(self, model: str, label: str) -> Curve:
-        strengths = self.task(label)["strengths"]
-        shares = [self.cell(model, label, k)["fraction"].astype(np.float64) for k in range(len(strengths))]
-        intervals = [bootstrap_mean(share, self.run["seed"]) for share in shares]
-        return Curve(
-            strength=tuple(strengths),
-            value=tuple(float(share.mean()) for share in shares),
-            low=tuple(low for low, _ in intervals),
-            high=tuple(high for _, high in intervals),
-            count=len(shares[0]),
-            threat=self.task(label)["plugin"],
-            sense="mean over draws",
-            model=model,
-            label=label,
-            unit="severity",
-        )
 
     def __repr__(self) -> str:
         return f"Report(models={self.models}, tasks={self.labels()}, verdict={self.verdict!r})"

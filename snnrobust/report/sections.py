@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from snnrobust.report import plots, tables
+from snnrobust.report import plots, tables, transfer
 from snnrobust.report.plots import Line
 from snnrobust.report.report import Report
 from snnrobust.results import Curve, Record, Surface
@@ -38,7 +38,7 @@ class Section:
 
 def sections(report: Report, records: Records) -> list[Section]:
     """The sections for which there is something to show."""
-    makers = (_noise, _surfaces, _curvature, _activity, _other, _cost)
+    makers = (_transfer, _noise, _surfaces, _curvature, _activity, _other, _cost)
     found = [*_attacks(report, records), *(make(report, records) for make in makers)]
     kept = []
     for each in found:
@@ -64,6 +64,7 @@ def _attacks(report: Report, records: Records) -> list[Section]:
                 tables.by_strength(
                     f"Robust accuracy, {threat}", report, records, senses, report.labels("attack"), threat
                 ),
+                *(tables.members(report, each, found) for each in _ensembles_of(report, records, threat)),
             ],
             _attack_pictures(report, records, threat, found),
         )
@@ -100,6 +101,36 @@ def _attack_pictures(report: Report, records: Records, threat: str, models: list
 def _attacks_of(records: Records, threat: str) -> list[str]:
     """Labels of the attacks of one threat model."""
     return list(dict.fromkeys(r.label for r in records if r.metric == "robust_accuracy" and r.threat == threat))
+
+
+def _ensembles_of(report: Report, records: Records, threat: str) -> list[str]:
+    return [label for label in _attacks_of(records, threat) if report.task(label)["members"]]
+
+
+def _transfer(report: Report, records: Records) -> Section:
+    """A map for each group of attacks that are alike but for the model that their examples are made on."""
+    pictures = []
+    for labels in transfer.groups(report):
+        for radius in tables.chosen(transfer.strengths(report, labels)):
+            found = report.transfer(radius, labels[0])
+            title = f"{report.task(labels[0])['name']}, epsilon {tables.strength(radius)}"
+            cells = (
+                f"made on {source}, tried on {target}: {tables.percent(float(found.values[i, j]))}"
+                for i, source in enumerate(found.sources)
+                for j, target in enumerate(found.targets)
+            )
+            caption = (
+                f"Robust accuracy in percent of {found.count:,} samples under examples of "
+                f"{report.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}, from the model of the "
+                f"row on the model of the column. Tasks: {', '.join(found.labels)}."
+            )
+            figure = plots.heat_map(found.sources, found.targets, found.values, title)
+            pictures.append(Picture(f"transfer {title}", figure, caption, f"Transfer, {title}: {'; '.join(cells)}"))
+    text = (
+        "What examples made on one model leave standing of another. Where other models' examples break more of a model "
+        "than its own do, its gradients are masked."
+    )
+    return Section("Transfer", text, [], pictures)
 
 
 def _noise(report: Report, records: Records) -> Section:

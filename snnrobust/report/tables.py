@@ -1,19 +1,14 @@
-"""Tables of a report: for the page, and one for the terminal."""
+"""Tables of a report's numbers, for the page."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from snnrobust import audit
+from snnrobust.report.findings import checks, deciding, summary, verdict_on
 from snnrobust.report.report import Report
-from snnrobust.results import Finding, Record
+from snnrobust.results import Record
 
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
@@ -23,10 +18,11 @@ _DRAWN = ("firing_rate", "silent_neurons", "accuracy_at_step")
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text and, below it, its interval."""
+    """One entry: its text and, below it, its interval; a verdict is set off as a badge of that name."""
 
     text: str
     interval: str = ""
+    badge: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in named groups under one line of column names, the first of which names the rows."""
+    """Rows in named groups under one line of column names, the first of which names the rows.
+
+    Columns whose positions are in `words` hold words, the others numbers.
+    """
 
     caption: str
     columns: list[str]
     groups: list[tuple[str, list[Row]]]
+    words: frozenset[int] = frozenset()
 
 
 def strength(value: float) -> str:
@@ -96,12 +96,6 @@ def select(records: Sequence[Record], metric: str, labels: Sequence[str], model:
     ]
 
 
-def count_findings(findings: Sequence[Finding]) -> str:
-    """How many checks failed, lack evidence and passed, in words."""
-    counts = Counter({True: "passed", False: "failed", None: "missing"}[finding.passed] for finding in findings)
-    return ", ".join(f"{counts[name]} {name}" for name in ("failed", "missing", "passed") if counts[name]) or "none"
-
-
 def overview(report: Report, records: Sequence[Record]) -> Table:
     """A row for each model: verdict, clean accuracy, and the worst case over attacks of each threat model."""
     shares = {
@@ -123,8 +117,10 @@ def overview(report: Report, records: Sequence[Record]) -> Table:
         columns += [f"Worst case, {of}epsilon {strength(radius)}" for radius in radii[threat]]
     rows = []
     for model in report.models:
-        findings = [finding for finding in report.findings if finding.model in ("", model)]
-        cells = [Cell(audit.verdict(findings), count_findings(findings))] if report.findings else []
+        cells = []
+        if report.findings:
+            verdict = verdict_on(report, model)
+            cells.append(Cell(verdict, summary(checks(deciding(report, model))), badge=verdict))
         for metric in shares:
             found = select(records, metric, report.labels("clean"), model)
             cells.append(share(found[0].value, found[0].low, found[0].high) if found else Cell("–"))
@@ -183,7 +179,31 @@ def worst_case(report: Report, models: list[str], threat: str) -> Table:
         cells.append(Cell(", ".join(f"{label} {count}" for label, count in broken if count) or "nothing broken"))
         rows.append(Row(curve.model, cells))
     columns = ["Model", *(f"epsilon {strength(radius)}" for radius in curves[0].strength), "Samples first broken by"]
-    return Table(f"Worst case over all attacks, {threat}", columns, [("", rows)])
+    return Table(f"Worst case over all attacks, {threat}", columns, [("", rows)], frozenset({len(columns) - 1}))
+
+
+def members(report: Report, label: str, models: list[str]) -> Table:
+    """What each member of an ensemble added, in the order of the cascade: a group for each model."""
+    strengths = report.task(label)["strengths"]
+    groups = []
+    for model in models:
+        found = report.members(label, model)
+        parts = [[each for each in found if each.strength == radius] for radius in strengths]  # [strength][member]
+        rows = []
+        for own in zip(*parts, strict=True):
+            broken = [Cell(f"{each.broken:,} of {each.attempted:,}" if each.attempted else "–") for each in own]
+            spent = (sum(each.forwards for each in own), sum(each.backwards for each in own))
+            budget = "–" if own[0].budget is None else f"{own[0].budget:,}"
+            rows.append(Row(own[0].label, [*broken, *(Cell(f"{count:,}") for count in spent), Cell(budget)]))
+        groups.append((model, rows))
+    columns = [
+        "Member",
+        *(f"First broken at epsilon {strength(radius)}" for radius in strengths),
+        "Forward passes",
+        "Backward passes",
+        "Steps × restarts a sample",
+    ]
+    return Table(f"Members of {label}, in order: samples first broken, of those still alive", columns, groups)
 
 
 def energy(report: Report, records: Sequence[Record]) -> Table:
@@ -240,30 +260,6 @@ def cost(report: Report, records: Sequence[Record]) -> Table:
         rows.append(Row(label, [*(Cell(f"{count:,}" if count else "–") for count in counts), spent]))
     columns = ["Task", "Forward passes", "Backward passes", "Seconds"]
     return Table("Compute, over all models and strengths; passes are counted per sample", columns, [("", rows)])
-
-
-def terminal_table(report: Report) -> RichTable:
-    """A column for each model; a row for clean accuracy and for each task and strength, and one for the checks."""
-    records = report.records
-    samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
-    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}")
-    table = RichTable("task", "strength", title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for model in report.models:
-        table.add_column(Text(model), justify="right", overflow="fold", min_width=5)
-    clean = {record.model: record.value for record in select(records, "accuracy", report.labels("clean"))}
-    table.add_row("clean", "", *(percent(clean.get(model, math.nan), "") for model in report.models), end_section=True)
-    for label in (*report.labels("attack"), *report.labels("noise")):
-        metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
-        found = {(record.model, record.strength): record.value for record in select(records, metric, [label])}
-        strengths = report.task(label)["strengths"]
-        for value in strengths:
-            cells = (percent(found.get((model, value), math.nan), "") for model in report.models)
-            name = Text(label if value == strengths[0] else "")
-            table.add_row(name, strength(value), *cells, end_section=value == strengths[-1])
-    for result, passed in (("failed", False), ("missing", None)):
-        counts = [sum(f.passed is passed and f.model == model for f in report.findings) for model in report.models]
-        table.add_row("checks", result, *map(str, counts))
-    return table
 
 
 def chosen(strengths: Sequence[float]) -> list[float]:

@@ -62,9 +62,7 @@ DATA = Dataset.of(
 def ours(model: SpikingModel, optimiser: Optimiser, norm: Norm, epsilon: float) -> Tensor:
     oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
     threat = ThreatModel(norm, epsilon, model.bounds)
-    problem = Problem(
-        Judge(model, 0, 1), oracle, CrossEntropy(), DATA, threat, Draws(0, "t"), pool=7, stop=False, name="ours"
-    )
+    problem = Problem(Judge(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=7, stop=False, name="ours")
     out = torch.full_like(DATA.x, torch.nan)
 
     def done(found: Found) -> None:

@@ -12,18 +12,27 @@ from rich.console import Console
 
 from snnrobust.report import Report
 from snnrobust.report.page import write_page
-from snnrobust.report.tables import number, percent, strength, terminal_table
+from snnrobust.report.tables import number, percent, strength
+from snnrobust.report.terminal import terminal_table
 from snnrobust.results import Finding, Record, Surface
-from snnrobust.store import Store
+from snnrobust.store import FORMAT, Store
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EPSILONS = [1 / 255, 2 / 255, 4 / 255, 8 / 255]
 
 
-def attack(label: str, norm: str = "linf", epsilons: list[float] = EPSILONS) -> dict[str, Any]:
+def attack(
+    label: str, norm: str = "linf", epsilons: list[float] = EPSILONS, source: str | None = None
+) -> dict[str, Any]:
     factors = {"norm": norm, "objective": "CrossEntropy()", "gradient": "Own()", "restarts": 1, "eot": 1}
+    factors |= {"source": source}
     plugin = "PGD(steps=20, step_size=None, random_start=True, l1_share=0.05)"
     return {**task(label, "attack"), "plugin": plugin, "strengths": epsilons, "attack": factors}
+
+
+def ensemble(label: str, *members: str) -> dict[str, Any]:
+    shared = {"norm": "linf", "eot": 1, "source": None}
+    return {**attack(label), "plugin": "Standard()", "attack": shared, "members": [attack(each) for each in members]}
 
 
 def noise(label: str, severities: list[float]) -> dict[str, Any]:
@@ -32,6 +41,7 @@ def noise(label: str, severities: list[float]) -> dict[str, Any]:
 
 def task(label: str, kind: str) -> dict[str, Any]:
     factors: dict[str, Any] = {"strengths": [], "attack": None, "draws": 1, "plugin": "None", "origin": "snnrobust"}
+    factors |= {"members": []}
     return {"name": label, "label": label, "kind": kind, **factors}
 
 
@@ -57,7 +67,7 @@ def settings(name: str) -> dict[str, Any]:
 def run_of(models: list[str], tasks: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     packages = {"python": "3.12.1", "torch": "2.8.0", "packages": {"numpy": "2.1.0", "spikingjelly": "2.0.0"}}
     return {
-        "format": 1,
+        "format": FORMAT,
         "fingerprint": "d41d8cd98f00b204e9800998ecf8427e",
         "models": {name: settings(name) for name in models},
         "tasks": [task("clean", "clean"), *tasks],
@@ -67,6 +77,10 @@ def run_of(models: list[str], tasks: list[dict[str, Any]], **more: Any) -> dict[
         "evidence": "none",
         "batch_size": 100,
         "environment": packages,
+        "exhibits": {name: [] for name in models},
+        "rows": [],
+        "sources": {},
+        "quoted": [each["label"] for each in tasks if each["kind"] == "attack"],
         **more,
     }
 
@@ -90,6 +104,8 @@ def report_of(models: list[str], tasks: list[dict[str, Any]], samples: int = 200
                     cell = {"correct": state, "margin": np.where(right, limit - reach, np.nan).astype(np.float32)}
                     cell |= {"last_correct": np.maximum(state, 0), "unchanged": np.zeros(samples, np.int8)}
                     cell |= {"forwards": 20 * ones, "backwards": 20 * ones, "disagreements": zeros}
+                    cell |= {"distance": np.where(state == 0, value, np.nan), "voted": state}
+                    cell |= cascade(state, max(1, len(each["members"])))
                     store.save_cell(model, each["label"], k, cell, 3.0)
                 elif each["kind"] == "noise":
                     share = right * rng.beta(8, 1 + 12 * value / (1 + m / 3), samples)
@@ -100,6 +116,16 @@ def report_of(models: list[str], tasks: list[dict[str, Any]], samples: int = 200
                 store.save_measurement(model, each["label"], records, surfaces, 2.0)
         store.save_findings(model, findings(m, model) if more.get("evidence", "none") != "none" else [])
     return Report(store)
+
+
+def cascade(state: np.ndarray, members: int) -> dict[str, np.ndarray]:
+    """Members that break in turns what is broken at all: the k-th of them every k-th sample."""
+    turn = np.arange(len(state)) % members
+    alone = np.where(state == 0, (turn[None] != np.arange(members)[:, None]).astype(np.int8), state)
+    alone = np.where((state == 0) & (turn < np.arange(members)[:, None]), -1, alone).astype(np.int8)
+    spent = 20 * (alone >= 0).astype(np.int32)
+    member = np.where(state == 0, turn, np.where(state > 0, 0, -1)).astype(np.int16)
+    return {"member": member, "member_correct": alone, "member_forwards": spent, "member_backwards": spent}
 
 
 def activity(m: int) -> tuple[list[Record], list[Surface]]:

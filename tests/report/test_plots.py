@@ -34,6 +34,7 @@ def figures() -> dict[str, Figure]:
         "lines": plots.lines([line("a"), line("b", known=False)], "Title", "Epsilon (input units)", "Accuracy"),
         "bars": plots.bars(["a", "b"], ["l1", "l2"], rates, "Firing rate", "Rate (spikes per step)"),
         "surface": plots.surface(drawn, plots.levels([drawn]), "lif"),
+        "heat map": plots.heat_map(["a", "$b"], ["a", "$b"], rates, "pgd, epsilon 0.1"),
     }
 
 
@@ -45,7 +46,7 @@ def test_every_axis_is_labelled_and_every_panel_has_a_title(name: str) -> None:
     assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title() for axes in panels)
     bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     assert all(axes.get_ylabel() for axes in bars)
-    assert len(bars) == (2 if name == "surface" else 0)
+    assert len(bars) == {"surface": 2, "heat map": 1}.get(name, 0)
 
 
 @pytest.mark.parametrize("name", list(figures()))
@@ -105,3 +106,15 @@ def test_a_wide_range_of_values_gets_logarithmic_levels() -> None:
     ratios = np.diff(np.log(plots.levels([plane(10 ** (3 * BOWL))])["loss"]))
     np.testing.assert_allclose(ratios, ratios[0])
     assert np.allclose(np.diff(plots.levels([plane(BOWL + 1)])["loss"], 2), 0)
+
+
+def test_a_heat_map_writes_each_share_into_its_field() -> None:
+    figure = plots.heat_map(["a"], ["a", "b", "c"], np.array([[0.125, NAN, 1.0]]), "pgd")
+    axes = next(axes for axes in figure.axes if axes.get_label() != "<colorbar>")
+    assert [(text.get_text(), text.get_position()) for text in axes.texts] == [
+        ("12.5", (0, 0)),
+        ("–", (1, 0)),
+        ("100.0", (2, 0)),
+    ]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Tried on", "Made on")
+    assert plots.png(figure).startswith(b"\x89PNG")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.plugin import State
 from snnrobust.threat import ThreatModel
+from snnrobust_attacks.optimisers._common import check_norm
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,10 @@ class FGSM:
 
     needs: ClassVar[Literal["gradient"]] = "gradient"
     steps: ClassVar[int] = 1
+
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Defined for the norms that have a steepest direction."""
+        check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         """Starts at the original."""

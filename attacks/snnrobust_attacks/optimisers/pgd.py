@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,12 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.threat import ThreatModel
+from snnrobust_attacks.optimisers._common import check_norm, check_steps, sparse_step
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,15 @@ class PGD:
     needs: ClassVar[Literal["gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise InputError(f"expected steps to be a whole number >= 1, got {self.steps!r}; give the number of steps")
+        check_steps(self.steps)
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise InputError(f"expected step_size > 0, got {self.step_size!r}; leave it out for 2.5 epsilon / steps")
         if not 0 < self.l1_share <= 1:
             raise InputError(f"expected l1_share in (0, 1], got {self.l1_share!r}; give a share of the entries")
+
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Defined for the norms that have a steepest direction."""
+        check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         """Starts at a random allowed point, or at the original."""
@@ -65,16 +74,9 @@ class PGD:
         if threat.domain != "real":
             size = max(size, 1.0)  # anything shorter is cut to no change at all
         x = state["x"]
-        direction = self._slide(gradient, x, threat) if threat.norm == "l1" else threat.steepest(gradient)
-        return {"x": threat.project(x + size * direction, x0)}
-
-    def _slide(self, gradient: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-        """The sign of the largest entries of g that are not held by a bound, scaled to L1 length 1."""
-        low, high = threat.bounds
-        held = ((x <= low) & (gradient < 0)) | ((x >= high) & (gradient > 0))
-        size = gradient.abs().masked_fill(held, 0).flatten(1)
-        count = max(1, math.ceil(self.l1_share * size.shape[1]))
-        least = size.topk(count, dim=1).values[:, -1:].clamp_min(torch.finfo(size.dtype).tiny)
-        moving = (size >= least).to(gradient.dtype)
-        moving = moving / moving.sum(dim=1, keepdim=True).clamp_min(1)
-        return gradient.sign() * moving.reshape(gradient.shape)
+        if threat.norm == "l1":
+            count = torch.full_like(k, math.ceil(self.l1_share * x[0].numel()))
+            moved = sparse_step(gradient, x, threat, torch.full_like(loss, size), count)
+        else:
+            moved = size * threat.steepest(gradient)
+        return {"x": threat.project(x + moved, x0)}

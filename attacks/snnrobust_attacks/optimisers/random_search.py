@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,28 +12,39 @@ from torch import Tensor
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
+from snnrobust.threat import ThreatModel, largest
 
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Random search over the vertices of the ball; asks for no gradient.
+    """Random search over the extreme points of the ball; asks for no gradient.
 
-    Starts at a random vertex: each entry moved up or down by epsilon. A step gives a random share of the best iterate's
-    entries new signs, and keeps the result if its objective is no lower. Ties count, since a rate read-out takes few
-    values and most steps leave it where it is. Every iterate is projected onto the threat model.
+    Starts at a random point of the kind below. A step draws a part of the best iterate anew and keeps the result if its
+    objective is no lower. Ties count, since a rate read-out takes few values and most steps leave it where it is. Every
+    iterate is projected onto the threat model.
+
+    L-inf: vertices x0 +- epsilon; a step gives a random share of the entries new signs, or, one time in four, values
+        uniform in the ball: what breaks a spiking net may be an island in it.
+    L2: x0 + epsilon n / |n| with normal n; a step draws a random share of n anew.
+    L0, L1: random entries moved to a random bound until the budget is spent (under L1 the last of them only as far as
+        it lasts). A step takes back what makes room for a new change, and each change with a probability that falls
+        over the steps, p_k = exchange / (1 + 20 k / steps), and spends the budget anew; one time in eight only a random
+        part of it, for a solution may need less. After Sparse-RS (Croce et al. 2022, arXiv 2006.12834), which exchanges
+        a falling share of the changed pixels for others with extreme values.
 
     A sanity check for gradient attacks, and an attack for nets whose gradients fail: where it beats them, they are
-    broken. It is no strong attack; its strong relative is the Square attack (Andriushchenko et al. 2020, arXiv
-    1912.00049).
+    broken. Under L-inf and L2 it is no strong attack; its strong relative there is the Square attack (Andriushchenko et
+    al. 2020, arXiv 1912.00049).
 
     Attributes:
         steps: Number of steps, each a forward pass.
-        share: Probability that an entry gets a new sign in a step.
+        share: Probability that an entry is drawn anew in a step under L-inf and L2.
+        exchange: Probability that a change is taken back in the first step under L0 and L1.
     """
 
     steps: int = 100
     share: float = 0.1
+    exchange: float = 0.5
 
     needs: ClassVar[Literal["loss"]] = "loss"
 
@@ -41,11 +53,15 @@ class RandomSearch:
             raise InputError(f"expected steps to be a whole number >= 1, got {self.steps!r}; give the number of steps")
         if not 0 < self.share <= 1:
             raise InputError(f"expected share in (0, 1], got {self.share!r}; give a share of the entries")
+        if not 0 <= self.exchange <= 1:
+            raise InputError(f"expected exchange in [0, 1], got {self.exchange!r}; give a share of the changes")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        """Starts at a random vertex, with nothing found yet."""
+        """Starts at a random extreme point, with nothing found yet."""
         none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
-        return {"x": _vertex(x0, threat, rng.sub("start"), index, 0), "best": x0.clone(), "loss": none}
+        k = torch.zeros(len(x0), dtype=torch.long, device=x0.device)
+        start = self._propose(x0, x0, k, threat, rng.sub("start"), index, share=1.0)
+        return {"x": start, "best": x0.clone(), "loss": none}
 
     def step(
         self,
@@ -61,12 +77,63 @@ class RandomSearch:
         """Keeps the iterate if it is no worse than the best, and proposes the next from the best."""
         better = (loss >= state["loss"]).reshape(-1, *[1] * (x0.ndim - 1))
         best = torch.where(better, state["x"], state["best"])
-        drawn = rng.on(x0).sub("where").uniform(index, x0.shape[1:], k) < self.share
-        proposal = torch.where(drawn, _vertex(x0, threat, rng.sub("sign"), index, k), best)
-        return {"x": threat.project(proposal, x0), "best": best, "loss": torch.maximum(loss, state["loss"])}
+        x = self._propose(best, x0, k, threat, rng, index, self.share)
+        return {"x": x, "best": best, "loss": torch.maximum(loss, state["loss"])}
 
+    def _propose(
+        self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor, share: float
+    ) -> Tensor:
+        """An allowed input [N, *] that shares a part of its changes with `best` [N, *]."""
+        rng, shape, wide = rng.on(x0), x0.shape[1:], (-1, *[1] * (x0.ndim - 1))
+        if threat.norm in ("l0", "l1"):
+            return self._spend(best, x0, k, threat, rng, index)
+        drawn = rng.sub("where").uniform(index, shape, k) < share
+        if threat.norm == "linf":
+            unit = rng.sub("sign").uniform(index, shape, k, -1.0, 1.0)
+            inside = (rng.sub("inside").uniform(index, (1,), k) < 0.25).reshape(wide)
+            new = x0 + threat.epsilon * torch.where(inside, unit, torch.where(unit < 0, 1.0, -1.0))
+            return threat.project(torch.where(drawn, threat.project(new, x0), best), x0)
+        spread = threat.epsilon / math.sqrt(max(1, math.prod(shape)))  # the size of an entry at length epsilon
+        change = torch.where(drawn, spread * rng.sub("sign").normal(index, shape, k), best - x0)
+        length = change.flatten(1).norm(dim=1).reshape(wide)
+        # Too long, so that the projection makes up for what the bounds cut off.
+        return threat.project(x0 + change * (3 * threat.epsilon / length.clamp_min(1e-12)), x0)
 
-def _vertex(x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor, draw: int | Tensor) -> Tensor:
-    """x0 +- epsilon with random signs, projected onto the threat model."""
-    up = rng.on(x0).uniform(index, x0.shape[1:], draw) < 0.5
-    return threat.project(x0 + torch.where(up, threat.epsilon, -threat.epsilon).to(x0), x0)
+    def _spend(self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        """The L0 and L1 proposal: takes some changes back and moves random entries to a bound with what that frees."""
+        x, shape = best.flatten(1), (x0[0].numel(),)
+        origin = x0.flatten(1)
+        # All numbers of a sample in one draw: [N, 3 D + 1].
+        unit = rng.sub("spend").uniform(index, (3 * shape[0] + 1,), k)
+        leave, order, side = unit[:, :-1].reshape(-1, 3, *shape).unbind(dim=1)
+        counts = threat.norm == "l0" or threat.domain != "real"
+        budget = (threat.whole if counts else threat.epsilon) * (8 * unit[:, -1:].double()).clamp_max(1)
+        budget = budget.ceil() if counts else budget
+
+        rate = self.exchange / (1 + 20 * (k / self.steps))[:, None]
+        changed = x != origin
+        # Something must be left to spend: room for one more entry, or under L1 what the first change cost.
+        held = changed.sum(dim=1)
+        keep = budget[:, 0].long() - 1 if threat.norm == "l0" else held - 1
+        back = changed & ((leave < rate) | ~largest(torch.where(changed, leave, -1.0), keep))
+        x = torch.where(back, origin, x)
+
+        low, high = threat.bounds
+        target = torch.where(((side < 0.5) & (origin < high)) | (origin <= low), high, low).to(origin)
+        free = x == origin
+        # What moving an entry to its bound costs, and what is left to pay with: 1 of a count, or its length.
+        if threat.norm == "l0":
+            cost = free.double()
+            left = budget - (~free).sum(dim=1, keepdim=True)
+        else:
+            cost = free * (target - origin).double().abs()
+            left = budget - (x - origin).double().abs().sum(dim=1, keepdim=True)
+        order = torch.where(free, order, 2.0).argsort(dim=1, stable=True)
+        cost = cost.gather(1, order)
+        paid = ((left - (cost.cumsum(dim=1) - cost)) / cost.clamp_min(1e-12)).clamp(0, 1) * (cost > 0)
+        part = torch.empty_like(paid).scatter_(1, order, paid)
+        if threat.norm == "l0":
+            part = part.floor()
+        moved = origin + (part * (target - origin).double()).to(origin)
+        moved = torch.where(part == 1, target, moved)
+        return threat.project(torch.where(free, moved, x).reshape(x0.shape), x0)

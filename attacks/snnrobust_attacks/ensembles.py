@@ -1,0 +1,146 @@
+"""Ensembles of attacks under one threat model. How their members were chosen is told in docs/ensembles.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snnrobust.threat import Norm
+
+Member = Mapping[str, Any]
+
+#: All estimators with the sharpness or width that `exhaustive` tries; a name alone stands for its default.
+ESTIMATORS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("own", {}),
+    *(("atan", {"alpha": alpha}) for alpha in (1.0, 2.0, 4.0, 8.0)),
+    *(("sigmoid", {"alpha": alpha}) for alpha in (2.0, 4.0)),
+    *(("triangle", {"gamma": gamma}) for gamma in (0.25, 0.5, 1.0, 2.0, 3.0)),
+    *(("exponential", {"gamma": gamma}) for gamma in (0.5, 1.0, 2.0)),
+    *(("rectangle", {"gamma": gamma}) for gamma in (0.25, 0.5, 1.0, 2.0, 4.0)),
+    *(("fast-sigmoid", {"alpha": alpha}) for alpha in (4.0, 8.0, 16.0)),
+    ("straight-through", {}),
+    ("assg", {}),
+    ("pdsg", {}),
+    ("pdsg-sample", {}),
+    ("rga", {}),
+    ("bptr", {}),
+    ("rate-relu", {}),
+    *(("hart", {"gamma": gamma}) for gamma in (0.5, 1.0, 2.0)),
+    ("hart-mix", {}),
+    ("relaxation", {}),
+)
+
+
+def _member(name: str, estimator: str, objective: str, **more: Any) -> Member:
+    """Arguments of `load`; the label tells the optimiser, the estimator with its parameters, and the objective."""
+    parameters = {key: value for key, value in more.items() if key in ("alpha", "gamma")}
+    plugin = {key: value for key, value in more.items() if key not in parameters}
+    tag = "".join(f" {value:g}" for value in parameters.values())
+    return {
+        "name": name,
+        "label": f"{name} {estimator}{tag} {objective}",
+        "gradient": {"name": estimator, **parameters},
+        "objective": objective,
+        **plugin,
+    }
+
+
+def _blind(norm: Norm, steps: int) -> list[Member]:
+    """A search without gradients: Square where it is defined, else random search."""
+    name = "square" if norm in ("linf", "l2") else "random-search"
+    return [{"name": name, "label": f"{name} margin", "objective": "margin", "steps": steps}]
+
+
+def _second(norm: Norm) -> str:
+    """The optimiser beside APGD: SA-PGD where it is defined."""
+    return "sa-pgd" if norm == "linf" else "pgd"
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Three short searches for a first look: no number to quote.
+
+    Attributes:
+        steps: Steps of each.
+    """
+
+    steps: int = 30
+
+    def members(self, norm: Norm) -> Sequence[Member]:
+        """Heavy tails twice, and the model's own surrogate."""
+        first, second = ("flips", "flips") if norm == "l0" else ("apgd", _second(norm))
+        return [
+            _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+            _member(second, "fast-sigmoid", "cross_entropy", alpha=8.0, steps=self.steps),
+            _member(first, "own", "cross_entropy", steps=self.steps),
+        ]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The ensemble to quote.
+
+    Attributes:
+        steps: Steps of each gradient search.
+        queries: Steps of the search without gradients.
+    """
+
+    steps: int = 100
+    queries: int = 2000
+
+    def members(self, norm: Norm) -> Sequence[Member]:
+        """The strongest first, so that few samples are left to those after them."""
+        if norm == "l0":
+            return [
+                _member("flips", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+                _member("flips", "own", "cross_entropy", steps=self.steps),
+                _member("flips", "assg", "margin", steps=self.steps),
+                *_blind(norm, self.queries),
+            ]
+        second = _second(norm)
+        return [
+            _member("apgd", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+            _member(second, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+            _member(second, "assg", "margin", steps=self.steps),
+            _member("apgd", "own", "cross_entropy", steps=self.steps),
+            _member("apgd", "fast-sigmoid", "cross_entropy", alpha=16.0, steps=self.steps),
+            _member(second, "atan", "cross_entropy", alpha=4.0, steps=self.steps),
+            _member("apgd", "fast-sigmoid", "targeted-dlr", alpha=8.0, steps=self.steps, restarts=3),
+            *_blind(norm, self.queries),
+        ]
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """All estimators with both optimisers and two objectives, and the search without gradients: a yardstick.
+
+    Attributes:
+        steps: Steps of each gradient search.
+        queries: Steps of the search without gradients.
+    """
+
+    steps: int = 100
+    queries: int = 5000
+
+    def members(self, norm: Norm) -> Sequence[Member]:
+        """Every combination."""
+        optimisers = ("flips",) if norm == "l0" else ("apgd", _second(norm))
+        return [
+            *(
+                _member(optimiser, estimator, objective, steps=self.steps, **parameters)
+                for estimator, parameters in ESTIMATORS
+                for optimiser in optimisers
+                for objective in ("cross_entropy", "margin")
+            ),
+            *_blind(norm, self.queries),
+        ]
+
+
+@dataclass(frozen=True)
+class Union:
+    """An ensemble of nothing but the user's own members: `load("union", epsilon=..., adaptive=[...])`."""
+
+    def members(self, norm: Norm) -> Sequence[Member]:
+        """None of its own."""
+        return []

@@ -1,0 +1,25 @@
+"""The derivative of the ReLU that a neuron's rate follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnrobust.plugin import NodeRun
+from snnrobust.straight_through import straight_through
+
+
+@dataclass(frozen=True)
+class RateReLU:
+    """The gradient of a converted artificial net, taken at the spiking net's own activity.
+
+    Conversion reads a neuron's rate as the ReLU of its mean input (Rueckauer et al. 2017). The gradient of s[t] with
+    respect to x[t] is then g = 1[mean_t x[t] > 0], the same at every step, and 0 across steps. It stands for the
+    "ReLU-ANN" of Ozdenizci & Legenstein 2024 (TMLR), who run the artificial net itself, where no such net is at hand.
+    """
+
+    def through(self, node: NodeRun, x: Tensor) -> Tensor:
+        """The node's spikes [T, N, *] for x [T, N, *], with the gradient g x[t]."""
+        driven = (x.detach().mean(dim=0, keepdim=True) > 0).to(x)  # [1, N, *]
+        return straight_through(driven * x, node.forward(x))

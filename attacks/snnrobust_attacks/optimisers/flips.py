@@ -1,0 +1,157 @@
+"""A search for the entries whose change does most: flips of binary inputs, and L0 changes of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+from snnrobust.plugin import State
+from snnrobust.threat import ThreatModel, largest
+
+if TYPE_CHECKING:
+    from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.model import SpikingModel
+    from snnrobust.task import Task
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Greedy search over sets of floor(epsilon) changed entries, led by the input gradient.
+
+    Changing entry i from x_i to t_i raises the objective by about a_i = (t_i - x_i) g_i. A change is legal if a_i > 0:
+    t_i is the bound in the gradient's direction (for binary inputs the flip, legal if (1 - 2 x_i) g_i > 0; under L-inf,
+    for event counts, the projection leaves floor(epsilon) of it). From the best set so far and its gradient, a step
+
+        takes back m changes, by small c_i = (x_i - x0_i) g_i, what the change is worth,
+        makes other changes, by large a_i, until the budget is spent,
+
+    and keeps the result if the measured objective is no lower: most flips leave a rate read-out where it is. Both
+    choices are made with Gumbel noise, score + T noise (Gumbel-top-k: a draw without replacement with probability
+    ~ score^(1/T)), where the score is log a_i and T is uniform in [0, temperature) for each proposal, so that some
+    proposals are greedy and some are not. Every other proposal may make illegal changes too, with the score log `floor`
+    (legal ones are measured in units of their mean), so that dead or wrong gradients leave a random search. m is a
+    random part, at most p_k = exchange (1 - k / steps), of the changes, and at least one where the budget is spent. One
+    step in eight spends a random part of the budget alone, for a solution may need fewer.
+
+    After the Sparse Dynamic Attack (Lun et al. 2025, CVPR: legal flips by gradient, kept if the measured objective
+    agrees) and random search over sets (Sparse-RS, Croce et al. 2022, arXiv 2006.12834).
+
+    For norm "l0" in every domain, for L1 of binary inputs, and for L-inf of whole numbers, where at most half of the
+    entries change: about as many as the gradient advises.
+
+    Attributes:
+        steps: Number of steps, each a forward and a backward pass.
+        exchange: Greatest share of the changes that the first step takes back.
+        temperature: Greatest strength of the noise.
+        floor: Weight of a change that the gradient advises against.
+    """
+
+    steps: int = 50
+    exchange: float = 0.5
+    temperature: float = 1.0
+    floor: float = 0.3
+
+    needs: ClassVar[Literal["gradient"]] = "gradient"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise InputError(f"expected steps to be a whole number >= 1, got {self.steps!r}; give the number of steps")
+        if not 0 <= self.exchange <= 1:
+            raise InputError(f"expected exchange in [0, 1], got {self.exchange!r}; give a share of the changes")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"expected temperature >= 0, got {self.temperature!r}; 0 follows the gradient alone")
+        if not 0 < self.floor <= 1:
+            raise InputError(f"expected floor in (0, 1], got {self.floor!r}; give a weight beside a legal change's 1")
+
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` for a norm that does not count changes."""
+        norm = "l0" if task.attack is None else task.attack.norm
+        known = {"real": ("l0",), "integer": ("l0", "linf"), "binary": ("l0", "linf", "l1")}[model.domain]
+        if norm not in known:
+            raise InputError(
+                f"expected norm in {list(known)} for '{task.label}' in domain '{model.domain}', got '{norm}'; "
+                f"it searches sets of changed entries"
+            )
+
+    def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
+        """Starts at the original, whose gradient makes the first proposal."""
+        none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
+        return {"x": x0.clone(), "best": x0.clone(), "gradient": torch.zeros_like(x0), "loss": none}
+
+    def step(
+        self,
+        state: State,
+        gradient: Tensor,
+        loss: Tensor,
+        x0: Tensor,
+        k: Tensor,
+        threat: ThreatModel,
+        rng: Draws,
+        index: Tensor,
+    ) -> State:
+        """Keeps the iterate if it is no worse than the best, and proposes the next from the best."""
+        better = (loss >= state["loss"]).reshape(-1, *[1] * (x0.ndim - 1))
+        best = torch.where(better, state["x"], state["best"])
+        gradient = torch.where(better, gradient, state["gradient"])
+        x = self._propose(best.flatten(1), gradient.flatten(1), x0.flatten(1), k, threat, rng.on(x0), index)
+        return {
+            "x": threat.project(x.reshape(x0.shape), x0),
+            "best": best,
+            "gradient": gradient,
+            "loss": torch.maximum(loss, state["loss"]),
+        }
+
+    def _propose(
+        self, x: Tensor, gradient: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
+    ) -> Tensor:
+        """The best set with some of its entries exchanged for others, all [N, D]."""
+        count = x.shape[1]
+        budget = min(threat.whole, count) if threat.norm in ("l0", "l1") else (count + 1) // 2
+        # All numbers of a sample in one draw: [N, 3 D + 4].
+        unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
+        noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
+        part, heat, size, bold = unit[:, 3 * count :].unbind(dim=1)
+        gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
+        leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
+        wanted = (budget * (8 * size).clamp_max(1)).ceil().long()
+
+        changed = x != x0
+        held = changed.sum(dim=1)
+        value = (x - x0) * gradient
+        worth = self._score(value, changed) * torch.where(value < 0, 2, 1)  # a loss goes before what is worth little
+        share = self.exchange * (1 - k / self.steps) * part
+        # A set below the budget may grow without giving anything back: one entry may be worth all others.
+        least = torch.where(held < wanted, (part < 0.5).long(), 1)
+        back = torch.maximum((share * held).floor().long(), held - wanted).maximum(least)
+        removed = changed & largest(torch.where(changed, leave - worth, -torch.inf), back)
+        kept = changed & ~removed
+
+        target = self._target(x0, gradient, side, threat)
+        # Neither what was just taken back, which would undo the step, nor, in one proposal of two, what the gradient
+        # advises against, unless there is nothing else.
+        others = ~kept & ~(removed & (target == x))
+        advised = others & ((target - x0) * gradient > 0)
+        timid = (bold < 0.5) & advised.any(dim=1)
+        eligible = torch.where(timid[:, None], advised, others)
+        gain = self._score((target - x0) * gradient, eligible) + enter
+        made = eligible & largest(gain.masked_fill(~eligible, -torch.inf), wanted - kept.sum(dim=1))
+        return torch.where(made, target, torch.where(kept, x, x0))
+
+    def _score(self, gain: Tensor, among: Tensor) -> Tensor:
+        """The logarithm of the estimated gains [N, D], in units of the mean legal one of those asked `among`."""
+        legal = gain.clamp_min(0) * among
+        mean = legal.sum(dim=1, keepdim=True) / (legal > 0).sum(dim=1, keepdim=True).clamp_min(1)
+        weight = torch.where(mean > 0, legal / mean, 0.0)  # no gradient, no preference
+        return torch.log(weight.clamp_min(self.floor))
+
+    def _target(self, x0: Tensor, gradient: Tensor, side: Tensor, threat: ThreatModel) -> Tensor:
+        """The bound in the gradient's direction, or the other where an entry is there already; random without one."""
+        low, high = threat.bounds
+        up = torch.where(gradient == 0, side < 0.5, gradient > 0)
+        up = torch.where(x0 <= low, True, torch.where(x0 >= high, False, up))
+        return torch.where(up, high, low).to(x0)

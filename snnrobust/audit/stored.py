@@ -1,0 +1,130 @@
+"""Findings about a model's and an attack's own outcomes, over all radii."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from snnrobust.audit.exhibits import Audited
+from snnrobust.results import NAN, Finding
+
+if TYPE_CHECKING:
+    from snnrobust.report import Report
+
+#: Points by which argmax and strict accuracy may differ.
+TIE_GAP = 0.01
+#: Share of attempted samples that an attack may hand back unchanged.
+UNCHANGED = 0.01
+#: Share of samples where search and scoring may disagree about a success.
+DISAGREEMENT = 0.001
+#: Distance over radius that counts as within it, and what float32 adds to a distance for each unit of input.
+BUDGET, ROUNDING = 1.001, 1e-6
+
+
+def about_model(report: Report, model: str) -> list[Finding]:
+    """What holds for all numbers of a model."""
+    found = [_strict_accuracy(report, model)]
+    if not report.labels("attack"):
+        why = "whether any attack was run; without one, nothing can be said about robustness against an adversary"
+        remedy = "add attacks, e.g. sr.load('standard', epsilon=...)"
+        found.append(Finding("attacked", None, NAN, 1.0, why, remedy, model=model))
+    return found
+
+
+def about_attack(audited: Audited) -> list[Finding]:
+    """What holds for all numbers of an attack."""
+    found = [_moves(audited), _agreement(audited), _budget(audited)]
+    return [*found, *([_averaged(audited)] if audited.stochastic else [])]
+
+
+def _strict_accuracy(report: Report, model: str) -> Finding:
+    clean = report.clean(model)
+    gap = round(float(clean["correct"].mean() - (clean["correct"] & (clean["margin"] > 0)).mean()), 9)
+    return Finding(
+        "strict-accuracy",
+        gap <= TIE_GAP,
+        gap,
+        TIE_GAP,
+        "clean accuracy minus the accuracy that counts ties as wrong",
+        "quote strict accuracy beside accuracy",
+        required=False,
+        model=model,
+    )
+
+
+def _moves(audited: Audited) -> Finding:
+    """Whether an attack changes its inputs; one that breaks samples may leave alone those that it can't break."""
+    unchanged = attempted = broken = 0
+    for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
+        if epsilon > 0:
+            tried = (cell["correct"] >= 0) & audited.clean
+            attempted += int(tried.sum())
+            unchanged += int((cell["unchanged"][tried] == 1).sum())
+            broken += int((cell["correct"][tried] == 0).sum())
+    share = unchanged / attempted if attempted else NAN
+    return Finding(
+        "attack-moves",
+        None if not attempted else share <= UNCHANGED,
+        share,
+        UNCHANGED,
+        "share of attempted samples that the attack hands back unchanged; such an attack tests nothing",
+        "look at the zero-gradient finding, start at random, or use another estimator or attack",
+        required=attempted > 0 and broken == 0,
+        fatal=attempted > 0 and share == 1.0,
+        model=audited.model,
+        label=audited.label,
+    )
+
+
+def _agreement(audited: Audited) -> Finding:
+    attempted = sum(int((cell["correct"] >= 0).sum()) for cell in audited.cells)
+    disagreed = sum(int((cell["disagreements"] > 0).sum()) for cell in audited.cells)
+    share = disagreed / attempted if attempted else 0.0
+    return Finding(
+        "rescoring",
+        share <= DISAGREEMENT,
+        share,
+        DISAGREEMENT,
+        "share of samples where the search and a fresh forward pass of the user's net disagree about a success",
+        "fix batch size and thread count; look at the batch-of-one finding",
+        model=audited.model,
+        label=audited.label,
+    )
+
+
+def _budget(audited: Audited) -> Finding:
+    """Distances are recomputed from the examples that were kept, apart from the attack and its projection."""
+    ratios = [NAN]
+    slack = ROUNDING * max(1.0, *map(abs, audited.report.run["models"][audited.model]["bounds"]))
+    for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
+        counted = cell["distance"][(cell["correct"] == 0) & np.isfinite(cell["distance"])]
+        if epsilon > 0 and len(counted):
+            ratios.append((float(counted.max()) - slack) / epsilon)
+    largest = max(0.0, float(np.nanmax(ratios))) if len(ratios) > 1 else 0.0
+    return Finding(
+        "budget",
+        largest <= BUDGET,
+        largest,
+        BUDGET,
+        "largest distance of a counted example over the radius it was allowed",
+        "fix the attack: it breaks its threat model",
+        fatal=True,
+        model=audited.model,
+        label=audited.label,
+    )
+
+
+def _averaged(audited: Audited) -> Finding:
+    members = audited.task["members"] or [audited.task]
+    eot = min(member["attack"]["eot"] for member in members)
+    return Finding(
+        "eot",
+        eot > 1,
+        float(eot),
+        2.0,
+        "draws that each gradient of this stochastic model is averaged over",
+        "pass eot=10 or more to the attack",
+        model=audited.model,
+        label=audited.label,
+    )

@@ -1,0 +1,234 @@
+"""What an audit needs beside the numbers themselves: further attacks on a fixed random part of the test data.
+
+The part is small, and its attacks are not cascaded: every member of an ensemble meets every sample at every radius, so
+that members, radii and numbers of steps can be compared sample by sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrobust.attack_cell import EXHAUSTIVE, FACTORIAL, Effort
+from snnrobust.data import Dataset
+from snnrobust.draws import Draws
+from snnrobust.evaluation_data import EvaluationData
+from snnrobust.files import Arrays
+from snnrobust.model import SpikingModel
+from snnrobust.plugin import Optimiser
+from snnrobust.problem import Judge
+from snnrobust.task import Attack, Task, load, with_steps
+from snnrobust.threat import Domain, Norm, ThreatModel
+
+#: Samples that evidence is gathered on, where the data has as many.
+SAMPLES = 200
+#: Samples at the full range of the inputs, and for the comparison of orders and batch sizes.
+FEW = 48
+#: Other models whose examples are tried on the audited one.
+SOURCES = 2
+
+Kind = Literal["estimators", "steps-50", "steps-100", "noise", "transfer", "epsilon-zero", "full-range", "order", "eot"]
+
+
+@dataclass(frozen=True)
+class BallNoise:
+    """A random point of the threat model's ball: an attack that does not even look.
+
+    Attributes:
+        norm: Norm of the ball.
+        low: Least input value.
+        high: Greatest input value.
+        domain: Domain of the inputs.
+    """
+
+    norm: Norm
+    low: float
+    high: float
+    domain: Domain
+
+    def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
+        """Points [N, *] of the balls of radius `severity` around x [N, *]."""
+        return ThreatModel(self.norm, severity, (self.low, self.high), self.domain).start(x, rng, index)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One piece of evidence about the audited numbers.
+
+    Attributes:
+        kind: What it shows.
+        about: The label of the attack that it is a variant of, or the norm of the threat model that it belongs to.
+        task: What is run; its label is unique among exhibits.
+        effort: How much of the search is done.
+        samples: How many of the audit's samples it is run on.
+        batch_size: Samples in flight; None: as in the evaluation.
+        reverse: Whether the samples are taken in reverse order.
+    """
+
+    kind: Kind
+    about: str
+    task: Task
+    effort: Effort = FACTORIAL
+    samples: int = SAMPLES
+    batch_size: int | None = None
+    reverse: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as plain values."""
+        return {
+            "kind": self.kind,
+            "about": self.about,
+            "task": self.task.settings(),
+            "effort": vars(self.effort),
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "reverse": self.reverse,
+        }
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Positions in the test data of its samples: the first of the audit's `rows`."""
+        chosen = rows[: self.samples]
+        return chosen.flip(0) if self.reverse else chosen
+
+    def part(self, data: EvaluationData, rows: Tensor) -> EvaluationData:
+        """The data that it is run on."""
+        test = data.test.select(self.rows(rows))
+        return replace(data, test=test, batch_size=self.batch_size or data.batch_size)
+
+
+def audited_rows(data: Dataset, seed: int) -> Tensor:
+    """Positions of the samples that evidence is gathered on: those whose keyed random numbers are least."""
+    order = Draws(seed, "evidence").uniform(data.index, (1,))[:, 0].argsort(stable=True)
+    return order[:SAMPLES]
+
+
+def quoted(tasks: Sequence[Task]) -> list[Task]:
+    """The attacks whose numbers one would quote: ensembles; without any, the attacks that take several steps along a
+    gradient of the model itself; without any of these either, all."""
+    attacks = [task for task in tasks if task.kind == "attack"]
+    ensembles = [task for task in attacks if task.members]
+    sighted = [task for task in attacks if _climbs(task) and task.attacks[0][1].source is None]
+    return ensembles or sighted or attacks
+
+
+def exhibits(
+    tasks: Sequence[Task], model: SpikingModel, sources: Mapping[str, SpikingModel], features: int
+) -> list[Exhibit]:
+    """The evidence that the attacks among `tasks` on `model` need.
+
+    Args:
+        tasks: The evaluation's tasks.
+        model: The audited model.
+        sources: All models by name.
+        features: Entries of an input.
+    """
+    found: list[Exhibit] = []
+    for task in quoted(tasks):
+        found += _about(task, model, features)
+    by_norm: dict[Norm, list[Task]] = {}
+    for task in tasks:
+        if task.kind == "attack" and any(task.strengths):
+            by_norm.setdefault(task.attacks[0][1].norm, []).append(task)
+    for norm, attacks in by_norm.items():
+        radii = tuple(sorted({radius for task in attacks for radius in task.strengths if radius > 0}))
+        eot = max(attack.eot for task in attacks for _, attack in task.attacks)
+        standard = load("standard", label=f"{norm}/estimators", norm=norm, epsilon=radii, eot=eot)
+        if not any(each.kind == "steps-100" and _alike(each.task, standard) for each in found):
+            found.append(Exhibit("estimators", norm, standard))
+        noise = BallNoise(norm, *model.bounds, model.domain)
+        ball = Task("ball", f"{norm}/noise", "noise", "snnrobust", noise, radii, draws=10)
+        found.append(Exhibit("noise", norm, ball))
+        others = [name for name, each in sources.items() if each.net is not model.net]
+        for name in others[:SOURCES]:
+            label = f"{norm}/transfer {name}"
+            transfer = load(
+                "flips" if norm == "l0" else "pgd",
+                label=label,
+                norm=norm,
+                epsilon=radii,
+                eot=eot,
+                steps=50,
+                source=name,
+            )
+            found.append(Exhibit("transfer", norm, transfer))
+    return found
+
+
+def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
+    """Variants of one attack: more and fewer steps, no radius, all radius, another order, more draws."""
+    label, attacks = task.label, task.attacks
+    radii = tuple(radius for radius in task.strengths if radius > 0)
+    if not radii:
+        return []
+
+    def variant(kind: Kind, other: Task, strengths: Sequence[float], **more: Any) -> Exhibit:
+        return Exhibit(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
+
+    everything = full_range(attacks[0][1].norm, model.bounds, features)
+    found = [
+        variant("epsilon-zero", with_steps(task, 5, 50), [0.0]),
+        variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW),
+    ]
+    if any(_climbs(each) for each, _ in attacks):
+        climbing = replace(task, members=tuple(each for each in task.members if _climbs(each)))
+        found.append(variant("steps-50", with_steps(climbing, 50), radii, effort=EXHAUSTIVE))
+        found.append(variant("steps-100", with_steps(task, 100), radii))
+    order = variant("order", with_steps(task, 10, 50), radii[-1:], samples=FEW)
+    shuffled = replace(order, task=replace(order.task, label=f"{label}/reversed"), batch_size=7, reverse=True)
+    found += [order, shuffled]
+    if model.stochastic:
+        doubled = replace(
+            task,
+            attack=None if task.attack is None else _doubled(task.attack),
+            members=tuple(replace(each, attack=_doubled(attack)) for each, attack in attacks) if task.members else (),
+        )
+        found.append(Exhibit("eot", label, replace(doubled, label=f"{label}/eot", strengths=radii)))
+    return found
+
+
+def _alike(first: Task, second: Task) -> bool:
+    """Whether two ensembles have the same members and radii."""
+    return first.strengths == second.strengths and first.members == second.members
+
+
+def _doubled(attack: Attack | None) -> Attack:
+    if attack is None:
+        raise TypeError("expected an attack's factors, got none")
+    return replace(attack, eot=2 * attack.eot)
+
+
+def _climbs(task: Task) -> bool:
+    """Whether an attack takes several steps along a gradient."""
+    return isinstance(task.plugin, Optimiser) and task.plugin.needs == "gradient" and task.plugin.steps > 1
+
+
+def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
+    """The radius within which every input is allowed."""
+    width = bounds[1] - bounds[0]
+    return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
+
+
+def another_class(data: Dataset, right: np.ndarray, judge: Judge) -> Arrays:
+    """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N].
+
+    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0. `right` [N] tells
+    which samples the net gets right; these are the ones that are shown.
+    """
+    shown = torch.from_numpy(np.flatnonzero(right))
+    partners = [shown[data.y[shown] != label] for label in data.y]
+    rows = torch.tensor([row for row, others in enumerate(partners) if len(others)], dtype=torch.long)
+    correct = np.full(len(data), -1, dtype=np.int8)
+    if len(rows):
+        partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])
+        model = judge.model
+        x = data.x[partner].to(device=model.device, dtype=model.dtype)
+        lengths = None if data.lengths is None else data.lengths[partner]
+        score = judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths)
+        correct[rows.numpy()] = score.correct.cpu().numpy()
+    return {"correct": correct}

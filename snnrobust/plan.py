@@ -1,0 +1,226 @@
+"""A checked evaluation, ready to run: all input is looked at before anything long starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from snnrobust.attack_cell import EXHAUSTIVE, NESTED, Effort
+from snnrobust.cells import Cells
+from snnrobust.description import SCORING_DRAWS, describe
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.evaluation_data import BATCH, EvaluationData, check_fit, prepare
+from snnrobust.evidence import Exhibit, another_class, audited_rows
+from snnrobust.evidence import exhibits as gather
+from snnrobust.files import Arrays
+from snnrobust.fitting import unfit_members
+from snnrobust.model import SpikingModel
+from snnrobust.probe import probe
+from snnrobust.problem import Judge
+from snnrobust.progress import Steps, shown
+from snnrobust.results import Record
+from snnrobust.store import ANOTHER_CLASS, EVIDENCE, Store
+from snnrobust.task import Task, load
+
+Mode = Literal["nested", "exhaustive"]
+Evidence = Literal["none", "basic", "full"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked evaluation, ready to run.
+
+    Attributes:
+        models: By name.
+        data: Checked data.
+        tasks: Tasks, "clean" first.
+        sources: All models by name, those that only lend their examples included.
+        exhibits: What the audit of each model needs beside the tasks, by model.
+        rows: Positions of the samples that the exhibits are run on.
+        run: The content of run.json.
+    """
+
+    models: dict[str, SpikingModel]
+    data: EvaluationData
+    tasks: list[Task]
+    sources: dict[str, SpikingModel]
+    exhibits: dict[str, list[Exhibit]]
+    rows: Tensor
+    run: dict[str, Any]
+
+    def execute(self, store: Store, *, only: str | None = None, progress: bool | None = None) -> None:
+        """Computes what `store` does not hold yet, for all models or for the one called `only`."""
+        models = [each for name, each in self.models.items() if only in (None, name)]
+        total = sum(max(1, len(task.strengths)) for task in self.tasks) * len(models)
+        total += sum(len(each.task.strengths) for model in models for each in self.exhibits[model.name])
+        with shown(total, progress) as steps:
+            for each in models:
+                with ExitStack() as sessions:
+                    for model in dict.fromkeys((each, *self.sources.values())):
+                        sessions.enter_context(model.session())
+                    self._execute(each, store, steps)
+
+    def _execute(self, model: SpikingModel, store: Store, steps: Steps) -> None:
+        if self.run["evidence"] != "none" and store.probe_findings(model.name) is None:
+            steps.doing(f"{model.name}: probe")
+            store.save_findings(model.name, probe(model, self.data))
+        effort = NESTED if self.run["mode"] == "nested" else EXHAUSTIVE
+        cells = self._cells(model, self.data, store, effort)
+        for task in self.tasks:
+            _run_task(task, model, self.data, cells, store, steps, self.run["seed"])
+        clean = store.cell(model.name, "clean", 0)
+        if not self.exhibits[model.name] or clean is None:
+            return
+        if store.cell(model.name, ANOTHER_CLASS, 0) is None:
+            start = time.perf_counter()
+            part, right = self.data.test.select(self.rows), clean["correct"][self.rows.numpy()]
+            found = another_class(part, right, Judge(model, self.run["seed"], SCORING_DRAWS))
+            store.save_cell(model.name, ANOTHER_CLASS, 0, found, time.perf_counter() - start)
+        for exhibit in self.exhibits[model.name]:
+            here = exhibit.rows(self.rows).numpy()
+            known = {name: clean[name][here] for name in ("correct", "voted")}
+            part_data = exhibit.part(self.data, self.rows)
+            cells = self._cells(model, part_data, store, exhibit.effort, EVIDENCE, known)
+            _run_task(exhibit.task, model, part_data, cells, store, steps, self.run["seed"])
+
+    def _cells(
+        self,
+        model: SpikingModel,
+        data: EvaluationData,
+        store: Store,
+        effort: Effort,
+        prefix: str = "",
+        clean: Arrays | None = None,
+    ) -> Cells:
+        return Cells(
+            model,
+            data,
+            store,
+            seed=self.run["seed"],
+            effort=effort,
+            scoring_draws=SCORING_DRAWS,
+            sources=self.sources,
+            prefix=prefix,
+            clean=clean,
+            skip=frozenset(self.run["skipped"][model.name]),
+        )
+
+
+def make_plan(
+    model: SpikingModel | Mapping[str, SpikingModel],
+    data: Any,
+    tasks: Sequence[Task | str],
+    *,
+    seed: int = 0,
+    evidence: str = "basic",
+    mode: str = "nested",
+    batch_size: int | None = None,
+    notes: Sequence[str] = (),
+    sources: Mapping[str, SpikingModel] | None = None,
+) -> Plan:
+    """Checks everything about an evaluation that can be checked beforehand; see `evaluate` for the arguments."""
+    models = _models(model)
+    lenders = _models(sources) if sources else {}
+    if shared := sorted(set(models) & set(lenders)):
+        raise InputError(f"expected other names for sources than for models, got {shared} in both; rename them")
+    everyone = {**models, **lenders}
+    listed = _tasks(tasks)
+    for name, value, known in (("mode", mode, get_args(Mode)), ("evidence", evidence, get_args(Evidence))):
+        if value not in known:
+            raise InputError(f"expected {name} in {list(known)}, got {value!r}; name one of these")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"expected seed to be a whole number >= 0, got {seed!r}; give one")
+    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
+        raise InputError(f"expected batch_size to be a whole number >= 1, got {batch_size!r}; leave it out for {BATCH}")
+    prepared = prepare(data, batch_size or BATCH)
+    for each in everyone.values():
+        with each.session():
+            check_fit(each, prepared)
+    skipped: dict[str, dict[str, str]] = {name: {} for name in models}
+    for name, each in models.items():
+        with each.session():
+            for task in listed:
+                skipped[name] |= unfit_members(task, each, prepared, everyone)
+    exhibits: dict[str, list[Exhibit]] = {name: [] for name in models}
+    if evidence == "full":
+        features = prepared.test.x[0].numel()
+        for name, each in models.items():
+            exhibits[name] = gather(listed, each, everyone, features)
+            for exhibit in exhibits[name]:
+                skipped[name] |= unfit_members(exhibit.task, each, prepared, everyone)
+    rows = audited_rows(prepared.test, seed)
+    run = describe(
+        models,
+        prepared,
+        listed,
+        seed=seed,
+        mode=mode,
+        evidence=evidence,
+        notes=notes,
+        sources=everyone,
+        exhibits=exhibits,
+        rows=rows,
+        skipped=skipped,
+    )
+    return Plan(models, prepared, listed, everyone, exhibits, rows, run)
+
+
+def _run_task(
+    task: Task, model: SpikingModel, data: EvaluationData, cells: Cells, store: Store, steps: Steps, seed: int
+) -> None:
+    if task.kind == "measurement":
+        steps.doing(f"{model.name}: {task.label}")
+        if store.measurement(model.name, task.label) is None:
+            start = time.perf_counter()
+            found = list(task.plugin.measure(model, data, Draws(seed, task.label)))
+            records = [each for each in found if isinstance(each, Record)]
+            surfaces = [
+                replace(each, model=model.name, label=task.label) for each in found if not isinstance(each, Record)
+            ]
+            store.save_measurement(model.name, task.label, records, surfaces, time.perf_counter() - start)
+        steps.advance()
+        return
+    for position in range(max(1, len(task.strengths))):
+        strength = f" {task.unit} {task.strengths[position]:g}" if task.strengths else ""
+        steps.doing(f"{model.name}: {task.label}{strength}")
+        cells.run(task, position)
+        steps.advance()
+
+
+def _models(model: Any) -> dict[str, SpikingModel]:
+    models = {model.name: model} if isinstance(model, SpikingModel) else model
+    if not isinstance(models, Mapping) or not all(isinstance(each, SpikingModel) for each in models.values()):
+        raise InputTypeError(
+            f"expected a SpikingModel or a mapping of them, got {type(model).__name__}; wrap the net with sr.wrap first"
+        )
+    if not models:
+        raise InputError("expected at least one model, got none; wrap a net with sr.wrap")
+    renamed = {}
+    for name, each in models.items():
+        renamed[str(name)] = each.renamed(str(name))
+    return renamed
+
+
+def _tasks(tasks: Sequence[Task | str]) -> list[Task]:
+    if isinstance(tasks, Task | str):
+        tasks = [tasks]
+    if not isinstance(tasks, Iterable):
+        raise InputTypeError(f"expected a list of tasks, got {type(tasks).__name__}; use sr.load")
+    listed = []
+    for task in tasks:
+        if not isinstance(task, Task | str):
+            raise InputTypeError(f"expected tasks from sr.load or names, got {type(task).__name__}; use sr.load")
+        listed.append(load(task) if isinstance(task, str) else task)
+    if not any(task.kind == "clean" for task in listed):
+        listed.insert(0, load("clean"))
+    listed.sort(key=lambda task: task.kind != "clean")  # everything else builds on the clean outcome
+    labels = [task.label for task in listed]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(f"expected each label once, got {repeated} repeatedly; pass label= to sr.load")
+    return listed

@@ -1,0 +1,67 @@
+"""What the command line prints of a report."""
+
+from __future__ import annotations
+
+import math
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from snnrobust.report.findings import Check, checks, deciding
+from snnrobust.report.report import Report
+from snnrobust.report.tables import percent, select, strength
+
+
+def terminal_table(report: Report) -> Table:
+    """A column for each model; a row for clean accuracy and for each task and strength, and two for the checks."""
+    records = report.records
+    samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
+    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}")
+    table = Table("task", "strength", title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for model in report.models:
+        table.add_column(Text(model), justify="right", overflow="fold", min_width=5)
+    clean = {record.model: record.value for record in select(records, "accuracy", report.labels("clean"))}
+    table.add_row("clean", "", *(percent(clean.get(model, math.nan), "") for model in report.models), end_section=True)
+    for label in (*report.labels("attack"), *report.labels("noise")):
+        metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
+        found = {(record.model, record.strength): record.value for record in select(records, metric, [label])}
+        strengths = report.task(label)["strengths"]
+        for value in strengths:
+            cells = (percent(found.get((model, value), math.nan), "") for model in report.models)
+            name = Text(label if value == strengths[0] else "")
+            table.add_row(name, strength(value), *cells, end_section=value == strengths[-1])
+    made = {model: checks(deciding(report, model)) for model in report.models}
+    for result, passed in (("failed", False), ("missing", None)):
+        counts = (sum(check.passed is passed for check in own) for own in made.values())
+        table.add_row("checks", result, *map(str, counts))
+    return table
+
+
+def claims_table(report: Report) -> Table:
+    """The quoted claims, a row each."""
+    table = Table(title=Text("Quoted claims"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("model", "attack", "epsilon"):
+        table.add_column(column, overflow="fold")
+    for column in ("robust accuracy", "95 % interval"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for claim in report.claims:
+        if claim.quoted:
+            interval = f"{100 * claim.low:.1f} to {100 * claim.high:.1f}"
+            names = Text(claim.model), Text(claim.label)
+            table.add_row(*names, strength(claim.strength), percent(claim.value), interval, claim.verdict)
+    return table
+
+
+def failures(report: Report) -> list[str]:
+    """A line for each check that failed on a model or a quoted attack."""
+    return [_line(check) for check in checks(deciding(report)) if check.passed is False]
+
+
+def _line(check: Check) -> str:
+    worst = check.worst
+    about = f" ({worst.label})" if worst.label else ""
+    at = f" at epsilon {', '.join(map(strength, check.failed))}" if check.failed else ""
+    weight = "fatal" if worst.fatal else "" if worst.required else "advice"
+    return f"{worst.model or 'all models'}: {worst.name}{about}{at}" + (f" [{weight}]" if weight else "")

@@ -1,0 +1,102 @@
+"""What examples made on one model leave standing of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnrobust.errors import InputError
+from snnrobust.results import NAN
+
+if TYPE_CHECKING:
+    from snnrobust.report import Report
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """Robust accuracy by the model that the examples were made on, and the model that they were tried on.
+
+    Attributes:
+        sources: Models that the examples were made on, the rows.
+        targets: Models that they were tried on, the columns.
+        values: Robust accuracy, [source, target]; NaN where nothing was run.
+        low: Lower ends of the 95 % intervals, [source, target].
+        high: Upper ends, [source, target].
+        count: Samples behind each number.
+        strength: The radius.
+        labels: The tasks that the numbers come from.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    count: int
+    strength: float
+    labels: tuple[str, ...]
+
+
+def groups(report: Report) -> list[list[str]]:
+    """Labels of attacks that are alike but for their source, where at least one has another model as its source."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for label in report.labels("attack"):
+        task = report.task(label)
+        if not task["members"]:
+            factors = {name: value for name, value in task["attack"].items() if name != "source"}
+            alike.setdefault((task["plugin"], repr(sorted(factors.items()))), []).append(label)
+    return [labels for labels in alike.values() if any(_source(report.task(label)) for label in labels)]
+
+
+def strengths(report: Report, labels: list[str]) -> list[float]:
+    """The radii at which a group has examples from a source."""
+    tasks = [report.task(label) for label in labels]
+    return sorted({radius for task in tasks if _source(task) for radius in task["strengths"]})
+
+
+def transfer(report: Report, strength: float, label: str | None = None) -> Transfer:
+    """The matrix of one group of attacks at one radius; see `Report.transfer`."""
+    labels = _chosen(report, label)
+    if strength not in (known := strengths(report, labels)):
+        raise InputError(f"expected a strength of {labels} in {known}, got {strength!r}; name one of these")
+    used = [each for each in labels if strength in report.task(each)["strengths"]]
+    named = [source for each in used if (source := _source(report.task(each)))]
+    direct = any(not _source(report.task(each)) for each in used)
+    rows = [model for model in report.models if direct or model in named]
+    rows += [source for source in dict.fromkeys(named) if source not in rows]
+    columns = report.models
+    found = np.full((3, len(rows), len(columns)), NAN)
+    count = 0
+    # Those without a source come first: what was run from the model itself as a source is the same, and overwrites.
+    for each in sorted(used, key=lambda name: _source(report.task(name)) is not None):
+        for j, target in enumerate(columns):
+            curve = report.curve(each, target)
+            k, i = curve.strength.index(strength), rows.index(_source(report.task(each)) or target)
+            found[:, i, j] = curve.value[k], curve.low[k], curve.high[k]
+            count = curve.count
+    values, low, high = found
+    return Transfer(tuple(rows), tuple(columns), values, low, high, count, strength, tuple(used))
+
+
+def _chosen(report: Report, label: str | None) -> list[str]:
+    known = groups(report)
+    if not known:
+        raise InputError("expected attacks from a source, got none; evaluate with sr.load('pgd', ..., source='MODEL')")
+    if label is None:
+        if len(known) > 1:
+            raise InputError(
+                f"expected label= with several groups of attacks, got none; choose one of {[g[0] for g in known]}"
+            )
+        return known[0]
+    for each in known:
+        if label in each:
+            return each
+    everyone = [each for labels in known for each in labels]
+    raise InputError(f"expected a label in {everyone}, got {label!r}; name an attack that has a source")
+
+
+def _source(task: dict[str, Any]) -> str | None:
+    source: str | None = task["attack"]["source"]
+    return source

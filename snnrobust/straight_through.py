@@ -1,0 +1,62 @@
+"""A gradient that takes no notice of how the values came about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.errors import InputError
+
+
+class StraightThrough(torch.autograd.Function):
+    """`exact` forward; its gradient handed to `smooth` unchanged backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(smooth: Tensor, exact: Tensor) -> Tensor:
+        """A copy of `exact`."""
+        return exact.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The gradient with respect to `smooth`."""
+        return grad, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Tensor | None) -> Tensor:
+        """The forward-mode derivative along a tangent of `smooth`."""
+        return tangent.clone()
+
+
+def straight_through(smooth: Tensor, exact: Tensor) -> Tensor:
+    """The values of `exact` with the gradient of `smooth` (Bengio et al. 2013, arXiv 1308.3432).
+
+    Raises:
+        InputError: If the two differ in shape.
+
+    Example:
+        >>> x = torch.tensor([0.2, 1.6], requires_grad=True)
+        >>> rounded = straight_through(3 * x, x.round())
+        >>> rounded.sum().backward()
+        >>> rounded.tolist(), x.grad.tolist()
+        ([0.0, 2.0], [3.0, 3.0])
+    """
+    if smooth.shape != exact.shape:
+        raise InputError(
+            f"expected smooth and exact values of one shape, got {tuple(smooth.shape)} and {tuple(exact.shape)}; "
+            f"expand the smooth ones"
+        )
+    through: Tensor = StraightThrough.apply(smooth, exact.detach())
+    return through
+
+
+def passed_straight_through(x: Tensor) -> bool:
+    """Whether `x` came straight out of `straight_through`, with a gradient to hand on."""
+    return type(x.grad_fn).__name__ == "StraightThroughBackward"

@@ -1,0 +1,222 @@
+"""Searches against the truth: nets so small that every allowed input can be tried.
+
+The flips of binary inputs are enumerated, and the ball around two real inputs is covered by a fine grid. A search must
+find nearly every sample that can be broken, and may never claim one that can't.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snnrobust as sr
+from snnrobust.data import Dataset
+from snnrobust.draws import Draws
+from snnrobust.losses import margin
+from snnrobust.model import SpikingModel
+from snnrobust.oracle import Oracle
+from snnrobust.problem import Found, Judge, Problem
+from snnrobust.search import search
+from snnrobust.task import Task
+from snnrobust.threat import ThreatModel
+
+RADII = (1, 2, 3)
+VARIANTS = list(itertools.product(("normal", "none", "complete", "learnable"), ("hard", "soft", "none"), (False, True)))
+
+
+def tasks(epsilons: Sequence[float]) -> list[Task]:
+    """The search that is held against the truth: the ensemble `standard`, with fewer steps for so few inputs."""
+    return [sr.load("standard", norm="l0", epsilon=epsilons, steps=50, queries=300)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random net with samples that it gets right, since they are labelled by itself."""
+
+    model: SpikingModel
+    data: Dataset
+
+
+def random_net(number: int, width: int, generator: torch.Generator) -> nn.Module:
+    """Net `number`: a leak, reset and recurrence in turn, and sizes, thresholds and weights of its own."""
+    leak, reset, recurrent = VARIANTS[number % len(VARIANTS)]
+
+    def draw(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    hidden = [round(draw(16, 48)) for _ in range(1 + number % 2)]
+    modules: list[nn.Module] = []
+    along = torch.randn(width, generator=generator)  # a direction that all layers pass on: without it a flip is enough
+    for size in [*hidden, 2 + number % 2]:
+        lateral = recurrent and len(modules) < 2 * len(hidden)
+        options = {"k": draw(0.3, 0.9), "threshold": draw(0.6, 1.4)}
+        with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
+            layer = nn.Linear(width, size)
+            node = sr.neurons.lif(leak, reset, lateral, features=size if lateral else None, **options)
+        with torch.no_grad():
+            onto = torch.randn(size, generator=generator)
+            layer.weight.copy_((torch.randn(size, width, generator=generator) + 2 * onto[:, None] * along) / width**0.5)
+            along = onto
+            # Inputs and spikes are about 1/2 on average: their mean effect is taken out, so that no class always wins.
+            layer.bias.copy_(0.5 - 0.5 * layer.weight.sum(dim=1) + 0.4 * torch.rand(size, generator=generator))
+            for weight in node.parameters():
+                if weight.ndim == 2:
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.5 / size**0.5)
+        modules += [layer, node]
+        width = size
+    return nn.Sequential(*modules)
+
+
+def case(number: int, shape: tuple[int, ...], domain: str = "binary", count: int = 20) -> Case:
+    """A net of at least two classes, and of random inputs those that it is surest of: others break at a touch."""
+    for attempt in itertools.count():
+        generator = torch.Generator().manual_seed(1000 * attempt + number)
+        net = random_net(number, shape[-1], generator)
+        steps, encoder = (4, "repeat") if len(shape) == 1 else (None, None)
+        model = sr.wrap(net, name=f"net{number}", steps=steps, encoder=encoder, domain=domain)
+        x = torch.rand(400, *shape, generator=generator)
+        x = (x < 0.5).float() if domain == "binary" else x
+        logits = model.logits(x).detach()
+        y = model.predict(logits)
+        spoken = y >= 0  # silent outputs have no class
+        x, y, sure = x[spoken], y[spoken], margin(logits, y.clamp_min(0))[spoken]
+        if len(y) > 100 and 0.2 < float((y == 0).float().mean()) < 0.8:
+            chosen = sure.argsort(descending=True)[:count]
+            return Case(model, Dataset.of(x[chosen], y[chosen], name=f"net{number}"))
+    raise AssertionError
+
+
+def sets(entries: int, size: int) -> Tensor:
+    """All choices of exactly `size` of the entries, [M, entries]."""
+    rows = list(itertools.combinations(range(entries), size))
+    return torch.zeros(len(rows), entries).scatter_(1, torch.tensor(rows), 1.0)
+
+
+@torch.no_grad()
+def breakable(each: Case) -> np.ndarray:
+    """Whether some choice of at most r flips makes the net wrong, [radius, sample]."""
+    x, y = each.data.x, each.data.y
+    found = np.zeros((len(RADII), len(x)), dtype=bool)
+    for position, radius in enumerate(RADII):
+        flips = sets(x[0].numel(), radius).reshape(-1, *x.shape[1:])
+        neighbours = (x[:, None] - flips).abs()  # [N, M, *]
+        predicted = each.model.predict(each.model.logits(neighbours.flatten(0, 1))).reshape(len(x), -1)
+        found[position] = (predicted != y[:, None]).any(dim=1).numpy()
+    return np.logical_or.accumulate(found, axis=0)
+
+
+def check_flips(numbers: Sequence[int]) -> None:
+    """The union over `tasks` finds 95 % of what can be broken, at each radius and of the hard ones, and no more."""
+    found, there, hard, hard_there = np.zeros(len(RADII)), np.zeros(len(RADII)), 0, 0
+    for number in numbers:
+        each = case(number, (16,) if number % 4 < 2 else (4, 4))
+        truth = breakable(each)
+        report = sr.evaluate(each.model, (each.data.x, each.data.y), tasks(RADII), evidence="none")
+        union = np.zeros_like(truth)
+        for label in report.labels("attack"):
+            broken = ~report.robust(label)
+            assert not (broken & ~truth).any(), f"{label} breaks what cannot be broken in net {number}"
+            union |= broken
+        assert np.allclose(report.worst_case().value, 1 - union.mean(axis=1))
+        found, there = found + union.sum(axis=1), there + truth.sum(axis=1)
+        fresh = truth[1:] & ~truth[:-1]  # a flip less does not do
+        hard, hard_there = hard + int((union[1:] & fresh).sum()), hard_there + int(fresh.sum())
+    assert (there > 0).all()
+    assert there[0] < 0.9 * 20 * len(numbers)  # and some withstand: a search that claims all would be seen
+    assert (found >= 0.95 * there).all(), (found, there)
+    assert hard >= 0.9 * hard_there > 0, (hard, hard_there)
+
+
+def test_flips_find_what_enumeration_finds() -> None:
+    check_flips([2, 14, 21])
+
+
+@pytest.mark.slow
+def test_flips_find_what_enumeration_finds_in_every_variant() -> None:
+    check_flips(range(len(VARIANTS)))
+
+
+def test_a_search_that_hardly_looks_misses_what_enumeration_finds() -> None:
+    """Negative control: one random set a sample is no search, and the truth shows it."""
+    each = case(14, (4, 4))
+    truth = breakable(each)
+    lazy = sr.load("random-search", norm="l0", epsilon=RADII, steps=1)
+    report = sr.evaluate(each.model, (each.data.x, each.data.y), [lazy], evidence="none")
+    assert (~report.robust("random-search")).sum() < 0.6 * truth.sum()
+
+
+def grid(x: Tensor, epsilon: float, points: int) -> Tensor:
+    """A grid over ball and box around x [N, 2], [N, points^2, 2]."""
+    low, high = (x - epsilon).clamp_min(0), (x + epsilon).clamp_max(1)
+    share = torch.cartesian_prod(torch.linspace(0, 1, points), torch.linspace(0, 1, points))
+    return low[:, None] + share * (high - low)[:, None]
+
+
+def examples(each: Case, task: Task, epsilon: float, restart: int) -> Tensor:
+    """The strongest example of each sample, [N, 2]."""
+    attack = task.attack
+    assert attack is not None
+    rng = Draws(0, "ground truth").sub(restart)
+    oracle = Oracle(each.model, attack.objective, attack.gradient, 1, rng.number(), None)
+    if attack.targeted:
+        classes = each.model.logits(each.data.x[:1]).shape[1]
+        towards = (each.data.y + 1 + restart % (classes - 1)) % classes
+        oracle = oracle.towards(dict(zip(each.data.index.tolist(), towards.tolist(), strict=True)))
+    threat = ThreatModel("linf", epsilon)
+    problem = Problem(Judge(each.model, 0, 1), oracle, each.data, threat, rng, 64, True, task.label)
+    found: list[Found] = []
+    with each.model.session():
+        search(problem, task.plugin, torch.arange(len(each.data)), found.append)
+    order = torch.cat([one.rows for one in found]).argsort()
+    return torch.cat([one.x for one in found])[order]
+
+
+@torch.no_grad()
+def check_ball(numbers: Sequence[int], points: int, epsilon: float = 0.06) -> tuple[int, int, int, int]:
+    """Counts: samples that the grid breaks, of these found by searches, breaks between grid points, all samples."""
+    searches = [
+        (member, restart)
+        for member, attack in sr.load("standard", epsilon=epsilon, steps=50, queries=300).attacks
+        for restart in range(attack.restarts)
+    ]
+    there = met = between = total = 0
+    for number in numbers:
+        each = case(number, (2,), "real", count=10)
+        x, y = each.data.x, each.data.y
+        truth = torch.stack(
+            [
+                (each.model.predict(each.model.logits(near)) != label).any()
+                for near, label in zip(grid(x, epsilon, points), y, strict=True)
+            ]
+        )
+        union = torch.zeros(len(x), dtype=torch.bool)
+        for task, restart in searches:
+            with torch.enable_grad():
+                near = examples(each, task, epsilon, restart)
+            assert float((near - x).abs().max()) <= epsilon + 1e-6
+            assert 0 <= float(near.min()) <= float(near.max()) <= 1
+            # By the net itself, one sample at a time, without anything of the search.
+            union |= torch.cat([each.model.predict(each.model.logits(row[None])) for row in near]) != y
+        there, met = there + int(truth.sum()), met + int((truth & union).sum())
+        between, total = between + int((union & ~truth).sum()), total + len(x)
+    return there, met, between, total
+
+
+def test_gradient_searches_find_what_a_grid_finds() -> None:
+    there, met, between, total = check_ball([12], points=61)
+    assert 0 < there < total, (there, total)
+    assert met >= 0.95 * there, (there, met, between, total)
+
+
+@pytest.mark.slow
+def test_gradient_searches_find_what_a_fine_grid_finds_in_every_variant() -> None:
+    there, met, between, total = check_ball(range(0, len(VARIANTS), 2), points=201)
+    assert 0 < there < total, (there, total)
+    assert met >= 0.95 * there, (there, met, between, total)
+    assert between <= 0.05 * total, (there, met, between, total)  # the grid is fine enough to be called the truth
