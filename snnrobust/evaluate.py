@@ -56,6 +56,7 @@ def evaluate(
         ViolationError: If an attack breaks its threat model; what was computed before is kept in `out`.
 
     Example:
+        >>> import torch
         >>> import snnrobust as sr
         >>> from torch import nn
         >>> from spikingjelly.activation_based import neuron

@@ -147,7 +147,7 @@ def change(old: str, new: str) -> str:
         (change("{ steps = 4 }", "{ step = 4 }"), "did you mean 'steps'"),
         (change("{ steps = 4 }", "{ steps = 0 }"), "expected steps"),
         (change("{ steps = 4 }", "{ steps = 4, bounds = [1, 0] }"), "low < high"),
-        (change('name = "pgd"', 'name = "pdg"'), "did you mean 'pgd'"),
+        (change('name = "pgd"', 'name = "pgdd"'), "did you mean 'pgd'"),
         (change("steps = 3", "stesp = 3"), "did you mean 'steps'"),
         (change("epsilon = [0.0, 0.1]", "epsilon = -0.1"), "epsilon >= 0"),
         (change('name = "atan"', 'name = "pgd"'), "one of the estimators"),

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import snnrobust as sr
+from snnrobust.testing import tiny_data, tiny_model
+
 ROOT = Path(__file__).parent.parent
 TESTS = "ruff check . && ruff format --check . && mypy && pytest"
 
@@ -33,6 +36,26 @@ def test_the_readme_program_runs(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "report.html").is_file()
     assert "Curve(" in ran.stdout
+
+
+@pytest.mark.parametrize(("ensemble", "norm"), [("fast", "linf"), ("standard", "linf"), ("standard", "l0")])
+def test_the_members_of_ensembles_are_listed(ensemble: str, norm: str) -> None:
+    text = (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
+    for number, (member, attack) in enumerate(sr.load(ensemble, norm=norm, epsilon=1.0).attacks, 1):
+        cells = [f"`{member.name}`", f"`{attack.gradient!r}`", f"`{attack.objective!r}`"]
+        row = " | ".join([str(number), *cells, str(member.plugin.steps), str(attack.restarts)])
+        assert f"| {row} |" in text
+    assert f"{len(sr.load('exhaustive', epsilon=1.0).members)} members" in text
+
+
+def test_every_finding_is_explained() -> None:
+    """The table of findings names all that a full evaluation makes of a deterministic and of a Poisson-coded net."""
+    text = (ROOT / "docs" / "reporting.md").read_text(encoding="utf-8")
+    models = {"plain": tiny_model(), "poisson": sr.wrap(tiny_model().net, steps=4, encoder="poisson")}
+    task = sr.load("pgd", epsilon=0.1, steps=2)
+    for model in models.values():
+        report = sr.evaluate(model, tiny_data(), [task], evidence="basic")
+        assert {each.name for each in report.findings if f"`{each.name}`" not in text} == set()
 
 
 @pytest.mark.slow

@@ -110,7 +110,8 @@ def test_a_net_without_known_nodes_gets_the_evidence_that_it_can_have(monkeypatc
     model = sr.wrap(nn.Sequential(nn.Flatten(1), nn.Linear(16, 3)), layout="N", name="linear")
     report = sr.evaluate(model, tiny_data(), [pgd(epsilon=0.1)], evidence="full")
     (estimators,) = [each for each in report.run["exhibits"]["linear"] if each["kind"] == "estimators"]
-    assert [each["label"] for each in estimators["task"]["members"]] == ["own"]
+    assert [each["label"] for each in estimators["task"]["members"]] == ["own", "atan"]
+    assert list(report.run["skipped"]["linear"]) == ["atan"]
     assert "surrogate-gap" in report.claims[0].missing  # there is no other estimator, and none is claimed
 
 

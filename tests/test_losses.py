@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from snnrobust.losses import DLR, CrossEntropy, GradedCurrent, GradedMargin, Margin, PerStep, TargetedDLR, margin
@@ -77,6 +77,7 @@ def ratio(row: list[float], gap: float, below: float) -> float:
 )
 @settings(max_examples=200, deadline=None)
 def test_ratios_against_explicit_formulas(row: list[float], data: st.DataObject) -> None:
+    assume(max(row) == min(row) or max(row) - min(row) > 1e-6)  # below, the ratio's gradient is all cancellation
     label, target = data.draw(st.permutations(range(len(row))))[:2]
     logits = torch.tensor([row], dtype=torch.float64, requires_grad=True)
     falling = sorted(row, reverse=True)

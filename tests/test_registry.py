@@ -141,8 +141,8 @@ def test_the_same_distribution_seen_twice_is_one(install: Install) -> None:
 
 
 def test_unknown_names_and_parameters_get_a_hint() -> None:
-    with pytest.raises(InputError, match="got 'pdg'; did you mean 'pgd'"):
-        registry.create("pdg")
+    with pytest.raises(InputError, match="got 'pgdd'; did you mean 'pgd'"):
+        registry.create("pgdd")
     with pytest.raises(InputError, match=r"got 'zzzzzz'; choose one of .*gaussian"):
         registry.find("zzzzzz")
     with pytest.raises(InputError, match=r"parameters of 'pgd' .*got 'step'; did you mean 'steps'"):

@@ -26,7 +26,10 @@ def a_run(**changes: Any) -> dict[str, Any]:
         {"label": "clean", "kind": "clean", "strengths": []},
         {"label": "flat", "kind": "measurement", "strengths": []},
     ]
-    return {"format": FORMAT, "fingerprint": "f1", "models": {"lif": {}, "if": {}}, "tasks": tasks, **changes}
+    models: dict[str, Any] = {"lif": {}, "if": {}}
+    exhibits: dict[str, Any] = {"lif": [], "if": []}
+    run = {"format": FORMAT, "fingerprint": "f1", "models": models, "tasks": tasks, "exhibits": exhibits}
+    return {**run, **changes}
 
 
 def arrays() -> dict[str, np.ndarray]:

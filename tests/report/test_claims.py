@@ -90,7 +90,7 @@ def test_quoted_claims_have_a_table_of_their_own(made: Any) -> None:
     (group,) = claims_table(found, quoted=True).groups
     assert group[0] == "m, linf in [0, 1], real"
     first, second = group[1]
-    assert [cell.text for cell in first.cells] == ["1/255", "50.0 %", "doubtful", "4", "ties (advice), gap", "none"]
+    assert [cell.text for cell in first.cells] == ["1/255", "50.0 %", "doubtful", "4", "gap, ties (advice)", "none"]
     assert first.cells[1].interval == "6.8 to 93.2"
     assert second.cells[-1].text == "gap"
     (others,) = claims_table(found, quoted=False).groups
