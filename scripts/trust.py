@@ -94,7 +94,11 @@ def cost_table(report: Report) -> list[str]:
         spent = [member.forwards, member.backwards]
         lines.append(_row([member.label, member.attempted, member.broken, member.budget, *spent, allowed]))
         total, bound = total + member.forwards, bound + allowed
-    return [*lines, "", f"Forward passes over steps x alive: {total} / {bound} = {total / bound:.3f}."]
+    return [
+        *lines,
+        "",
+        f"Forward passes over the sum of steps x alive before: {total} / {bound} = {total / bound:.3f}.",
+    ]
 
 
 def _best_alone(report: Report) -> tuple[float, str]:

@@ -16,6 +16,7 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.evidence import Exhibit, quoted
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Optimiser
+from snnrobust.spike_gradient import batch_dependent
 from snnrobust.store import FORMAT
 from snnrobust.task import Task
 
@@ -57,8 +58,9 @@ def describe(
         "exhibits": {name: [exhibit.settings() for exhibit in found] for name, found in exhibits.items()},
         "skipped": skipped,
         "rows": rows.tolist() if any(exhibits.values()) else [],
-        # What draws from global generators is seeded by the batch, so there the batch size decides too.
-        "chunk": data.batch_size if _seeded_by_batch(models, tasks) else None,
+        # What draws from global generators is seeded by the batch, and some estimators take statistics over it: there
+        # the batch size decides too.
+        "chunk": data.batch_size if _decided_by_batch(models, tasks) else None,
     }
     text = json.dumps(decisive, sort_keys=True, default=repr)
     return {
@@ -80,9 +82,11 @@ def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
         return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu().tolist()
 
 
-def _seeded_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:
-    foreign = any(not isinstance(each.plugin, Optimiser) for task in tasks for each, _ in task.attacks)
-    return foreign or any(model.foreign_randomness for model in models.values())
+def _decided_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:
+    attacks = [pair for task in tasks for pair in task.attacks]
+    foreign = any(not isinstance(each.plugin, Optimiser) for each, _ in attacks)
+    coupled = any(batch_dependent(attack.gradient) for _, attack in attacks)
+    return foreign or coupled or any(model.foreign_randomness for model in models.values())
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def evaluate(
         mode: "nested": a sample that broke at one radius is not attacked at larger ones, and leaves a search at its
             first success. "exhaustive": every sample is attacked at every radius with all steps, which also gives the
             last iterate.
-        batch_size: Samples in flight at once; it changes speed and memory, not outcomes.
+        batch_size: Samples in flight at once; it changes speed and memory, not outcomes, unless an attack or net draws
+            from global generators or an estimator takes statistics over the batch (`pdsg`).
         out: Folder for results. A run that was stopped goes on where it stopped; a folder with another run is refused.
         progress: Whether to show progress; None: on a terminal.
         notes: Remarks for the report's page.

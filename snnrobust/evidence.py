@@ -23,8 +23,10 @@ from snnrobust.files import Arrays
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Optimiser
 from snnrobust.problem import Judge
+from snnrobust.spike_gradient import batch_dependent
 from snnrobust.task import Attack, Task, load, with_steps
 from snnrobust.threat import Domain, Norm, ThreatModel
+from snnrobust.verify import verify
 
 #: Samples that evidence is gathered on, where the data has as many.
 SAMPLES = 200
@@ -109,10 +111,10 @@ def audited_rows(data: Dataset, seed: int) -> Tensor:
 
 
 def quoted(tasks: Sequence[Task]) -> list[Task]:
-    """The attacks whose numbers one would quote: ensembles; without any, the attacks that take several steps along a
-    gradient of the model itself; without any of these either, all."""
+    """The attacks whose numbers one would quote: ensembles that don't say otherwise; without any, the attacks that take
+    several steps along a gradient of the model itself; without any of these either, all."""
     attacks = [task for task in tasks if task.kind == "attack"]
-    ensembles = [task for task in attacks if task.members]
+    ensembles = [task for task in attacks if task.members and getattr(task.plugin, "quotable", True)]
     sighted = [task for task in attacks if _climbs(task) and task.attacks[0][1].source is None]
     return ensembles or sighted or attacks
 
@@ -171,15 +173,17 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
         return Exhibit(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
 
     everything = full_range(attacks[0][1].norm, model.bounds, features)
-    found = [
-        variant("epsilon-zero", with_steps(task, 5, 50), [0.0]),
-        variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW),
-    ]
+    found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
+    if math.isfinite(everything):
+        found.append(variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW))
     if any(_climbs(each) for each, _ in attacks):
         climbing = replace(task, members=tuple(each for each in task.members if _climbs(each)))
         found.append(variant("steps-50", with_steps(climbing, 50), radii, effort=EXHAUSTIVE))
         found.append(variant("steps-100", with_steps(task, 100), radii))
-    order = variant("order", with_steps(task, 10, 50), radii[-1:], samples=FEW)
+    # What says itself that it depends on the batch need not be found out.
+    keyed = tuple(each for each, attack in attacks if not batch_dependent(attack.gradient))
+    steady = replace(task, members=keyed) if task.members and keyed else task
+    order = variant("order", with_steps(steady, 10, 50), radii[-1:], samples=FEW)
     shuffled = replace(order, task=replace(order.task, label=f"{label}/reversed"), batch_size=7, reverse=True)
     found += [order, shuffled]
     if model.stochastic:
@@ -193,8 +197,9 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
 
 
 def _alike(first: Task, second: Task) -> bool:
-    """Whether two ensembles have the same members and radii."""
-    return first.strengths == second.strengths and first.members == second.members
+    """Whether two ensembles are the same, but perhaps for the user's own members or lengths, at the same radii."""
+    norms = first.attacks[0][1].norm, second.attacks[0][1].norm
+    return first.name == second.name and first.strengths == second.strengths and norms[0] == norms[1]
 
 
 def _doubled(attack: Attack | None) -> Attack:
@@ -215,19 +220,32 @@ def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
 
 
 def another_class(data: Dataset, right: np.ndarray, judge: Judge) -> Arrays:
-    """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N].
+    """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N], -1 where
+    there is none.
 
-    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0. `right` [N] tells
-    which samples the net gets right; these are the ones that are shown.
+    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0: it takes the way
+    of an example, through the threat model's projection, the check of its budget and the judge. `right` [N] tells which
+    samples the net gets right; these are shown, or any of another class where it gets none of them right.
+
+    Raises:
+        ViolationError: If a projection at the full range does not allow the swap.
     """
-    shown = torch.from_numpy(np.flatnonzero(right))
-    partners = [shown[data.y[shown] != label] for label in data.y]
+    everything, shown = torch.arange(len(data)), torch.from_numpy(np.flatnonzero(right))
+    partners = []
+    for label in data.y:
+        others = shown[data.y[shown] != label]
+        partners.append(others if len(others) else everything[data.y != label])
     rows = torch.tensor([row for row, others in enumerate(partners) if len(others)], dtype=torch.long)
     correct = np.full(len(data), -1, dtype=np.int8)
     if len(rows):
         partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])
         model = judge.model
-        x = data.x[partner].to(device=model.device, dtype=model.dtype)
+        low, high = model.bounds
+        radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
+        threat = ThreatModel("linf", radius, model.bounds, model.domain)
+        x0, shown_x = (data.x[at].to(device=model.device, dtype=model.dtype) for at in (rows, partner))
+        x = threat.project(shown_x, x0)
+        verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
         lengths = None if data.lengths is None else data.lengths[partner]
         score = judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths)
         correct[rows.numpy()] = score.correct.cpu().numpy()

@@ -139,12 +139,24 @@ class Oracle:
         sign = -1 if self._model.decide == "argmin" else 1  # an objective takes the largest for the winner
         if self._view == "outputs":
             outputs = self._model.outputs(x, keys=index, draw=draw)
-            return self._model.read(outputs, lengths), sign * outputs
+            return self._model.read(outputs, lengths), _without_padding(sign * outputs, lengths)
         if self._output_layer is None:
             self._output_layer = OutputLayer(self._model, x.detach()[:2])
         with self._output_layer.listening(self._view):
             outputs = self._model.outputs(x, keys=index, draw=draw)
-            return self._model.read(outputs, lengths), sign * self._output_layer.heard(outputs)
+            heard = sign * self._output_layer.heard(outputs)
+            return self._model.read(outputs, lengths), _without_padding(heard, lengths)
+
+
+def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """A sequence [N, T, K] with the mean of the valid steps in place of those past each one's length, so that a mean
+    over time is that over the valid steps."""
+    if lengths is None or sequence.shape[1] == 1:
+        return sequence
+    clock = torch.arange(sequence.shape[1], device=sequence.device)
+    valid = (clock < lengths.to(sequence.device)[:, None])[..., None]  # (N, T, 1)
+    mean = (sequence * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True)  # (N, 1, K)
+    return torch.where(valid, sequence, mean)
 
 
 class _UnitModule(nn.Module):

@@ -202,7 +202,10 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Ensemble(Protocol):
-    """Several attacks as one: a sample that a member broke is not attacked by those after it."""
+    """Several attacks as one: a sample that a member broke is not attacked by those after it.
+
+    A class attribute `quotable = False` says that its number is for comparison, not what a report's verdict is about.
+    """
 
     def members(self, norm: Norm) -> Sequence[Mapping[str, Any]]:
         """The arguments of `snnrobust.load` for each member, "name" and "label" among them, in order."""

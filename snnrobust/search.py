@@ -16,11 +16,13 @@ from torch import Tensor
 from snnrobust.errors import PluginError
 from snnrobust.losses import margin
 from snnrobust.plugin import Optimiser, Perturbation, State
-from snnrobust.problem import Found, Problem, keep_padding
+from snnrobust.problem import Found, Problem, Score, keep_padding
 from snnrobust.verify import verify
 
 #: The query whose draws choose among restarts; past any that an attack makes by itself.
 SELECTION = 2**32
+#: How many such queries there are.
+SELECTION_QUERIES = 10
 
 
 def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable[[Found], None]) -> None:
@@ -37,8 +39,7 @@ def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable
         verify(x, x0, problem.threat, index.tolist(), problem.name)
         score = problem.judge.score(x, y, index, lengths)
         size = margin(score.logits, y)
-        # Restarts on a stochastic net are chosen by draws of the search, never by those that score.
-        rank = margin(oracle.logits(x, index, SELECTION), y) if oracle.stochastic else size
+        rank = _selection_rank(problem, x, y, index, score)
         share = torch.ones(len(chunk), dtype=torch.long)
         done(
             Found(
@@ -211,9 +212,9 @@ class _Flight:
         if not problem.stop:
             last_correct = problem.judge.score(last, y, index, lengths).correct
         size = margin(score.logits, y)
-        rank = self.best_rank[landed]
-        if problem.transfer and not problem.judge.model.stochastic:
-            rank = _rank(correct, size)  # how strong it looked on its source says nothing here
+        asked = problem.oracle.forwards
+        rank = _selection_rank(problem, x, y, index, score)
+        chosen = (problem.oracle.forwards - asked) // len(x)
         claimed = (self.best_rank[landed] < 0).cpu()
         uncertain = problem.transfer or problem.judge.model.stochastic
         missed = torch.zeros_like(claimed) if uncertain else claimed & correct.cpu()
@@ -226,7 +227,7 @@ class _Flight:
             rank=rank.cpu(),
             last_x=last.cpu(),
             last_correct=last_correct.cpu(),
-            forwards=self.forwards[here] + problem.judge.draws * (1 if problem.stop else 2),
+            forwards=self.forwards[here] + problem.judge.draws * (1 if problem.stop else 2) + chosen,
             backwards=self.backwards[here],
             unchanged=(last == x0).flatten(1).all(dim=1).cpu(),
             disagreements=self.disagreements[here] + missed.long(),
@@ -251,6 +252,19 @@ class _Flight:
 
     def _mask(self) -> None:
         self.state["x"] = keep_padding(self.state["x"], self.x0, self.lengths)
+
+
+def _selection_rank(problem: Problem, x: Tensor, y: Tensor, index: Tensor, score: Score) -> Tensor:
+    """By what searches of one sample are compared, [N]: smaller is stronger.
+
+    For a deterministic net it is what the judge saw. For a stochastic one it is the margin over fresh draws of the
+    search's own, never over those that score; the least margin that a search met on its way would only be the luckiest.
+    """
+    if not (problem.judge.model.stochastic or problem.oracle.stochastic):
+        return _rank(score.correct, margin(score.logits, y))
+    seen = torch.stack([problem.oracle.logits(x, index, SELECTION + k) for k in range(SELECTION_QUERIES)])
+    logits = seen.mean(dim=0)
+    return _rank(problem.judge.correct(logits, y), margin(logits, y))
 
 
 def _rank(right: Tensor, size: Tensor) -> Tensor:

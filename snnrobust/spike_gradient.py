@@ -120,6 +120,15 @@ def passes(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
     return [SpikeGradient(net, part) for part in _parts(estimator)]
 
 
+def batch_dependent(estimator: AnyEstimator) -> bool:
+    """Whether an estimator, or a part of it, says that a sample's gradient depends on its batch mates."""
+    if isinstance(estimator, Mixture):
+        return any(batch_dependent(part) for part in estimator.parts)
+    if isinstance(estimator, PerModule):
+        return any(batch_dependent(each) for each in estimator.modules.values())
+    return bool(getattr(estimator, "batch_dependent", False))
+
+
 def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
     if not isinstance(estimator, Mixture):
         return [estimator]

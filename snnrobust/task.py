@@ -119,7 +119,7 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     Args:
         name: Name of an installed optimiser, perturbation, corruption or measurement (`snnrobust list`), or "clean".
         label: Name in the report; `name` where left out.
-        **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1"),
+        **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1", "l0"),
             `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`,
             `source` (the name of another model whose examples are tried on the evaluated one).
             For ensembles: `epsilon`, `norm`, `eot`, and `adaptive`, further members of your own: tasks, or mappings of
@@ -209,7 +209,7 @@ def _members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Ta
     members = []
     for each in (*plugin.members(norm), *adaptive):
         if isinstance(each, Task):
-            members.append(_as_member(each, norm, _strengths("epsilon", given["epsilon"])))
+            members.append(_as_member(each, norm, _strengths("epsilon", given["epsilon"]), common["eot"]))
             continue
         if not isinstance(each, Mapping) or "name" not in each:
             raise InputTypeError(
@@ -228,10 +228,10 @@ def _members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Ta
     return tuple(members)
 
 
-def _as_member(task: Task, norm: Norm, strengths: tuple[float, ...]) -> Task:
+def _as_member(task: Task, norm: Norm, strengths: tuple[float, ...], eot: int) -> Task:
     if task.attack is None or task.attack.norm != norm:
         raise InputError(f"expected an attack under '{norm}' as a member, got '{task.label}'; load it with that norm")
-    return replace(task, strengths=strengths)
+    return replace(task, strengths=strengths, attack=replace(task.attack, eot=eot))
 
 
 def _factor(kind: str, value: Any) -> Any:

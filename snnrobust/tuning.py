@@ -13,6 +13,9 @@ from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
 from snnrobust.task import Attack, Task
 
+#: Share of validation samples that may equal a test sample: a data set may hold a picture twice.
+CHANCE_DUPLICATES = 0.02
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -91,7 +94,7 @@ def _validation(data: EvaluationData) -> EvaluationData:
         raise InputError("expected validation data to tune on, got none; pass data={'test': ..., 'validation': ...}")
     seen = {each.numpy().tobytes() for each in data.test.x}
     shared = sum(each.numpy().tobytes() in seen for each in data.validation.x)
-    if 2 * shared > len(data.validation):
+    if shared > CHANCE_DUPLICATES * len(data.validation):
         raise InputError(
             f"expected validation data apart from the test data, got {shared} of {len(data.validation)} samples in "
             f"both; hold out other samples"

@@ -241,3 +241,18 @@ def test_at_smaller_radius() -> None:
     assert np.isnan(here["margin"]).tolist() == [False, True, False, True]
     assert here["forwards"].sum() == here["member_backwards"].sum() == 0
     assert cell["correct"].tolist() == [0, 0, 1, -1]  # the original is left alone
+
+
+def test_an_ensemble_on_a_stochastic_net_is_not_weaker_than_its_best_member() -> None:
+    """Members are compared on fresh draws of the search's own: lucky draws of a weak one don't outrank a better."""
+    model = sr.wrap(tiny_model().net, steps=4, encoder="poisson", name="poisson")
+    members = [
+        {"name": "apgd", "label": "apgd", "steps": 20, "objective": "margin"},
+        {"name": "square", "label": "square", "steps": 300, "objective": "margin"},
+    ]
+    alone = [sr.load(**member, epsilon=0.2, eot=4) for member in members]
+    union = sr.load("union", epsilon=0.2, eot=4, adaptive=members)
+    report = sr.evaluate(model, tiny_data(count=60), [*alone, union], evidence="none")
+    left = {label: report.curve(label).value[0] for label in report.labels("attack")}
+    assert left["apgd"] < left["square"]
+    assert left["union"] <= left["apgd"] + 0.05, left

@@ -129,6 +129,7 @@ class Bench:
         self.noise: Kept = 0.9
         self.swapped: np.ndarray = np.zeros(COUNT, dtype=np.int8)
         self.evidence = "full"
+        self.skipped: dict[str, str] = {}
         self.probed: list[Finding] = []
         self.shown: dict[str, Shown] = {}
         times = len(radii)
@@ -186,6 +187,7 @@ class Bench:
             "evidence": self.evidence,
             "exhibits": dict.fromkeys(self.clean, described),
             "rows": ROWS.tolist(),
+            "skipped": dict.fromkeys(self.clean, self.skipped),
             "quoted": self.quoted,
         }
         store = Store(None, run)
@@ -504,10 +506,20 @@ def test_full_range(kept: int, passed: bool) -> None:
     check(bench, "full-range", passed, kept / COUNT, "trusted" if passed else "untrustworthy")
 
 
-def test_full_range_without_another_class_to_show_fails() -> None:
+def test_an_ensemble_that_lost_members_is_not_trusted_and_what_it_lost_speaks_for_nothing() -> None:
+    bench = Bench(ensemble("all", ("own", "Own()", 0.5), ("atan", "ATan()", 0.5)))
+    assert bench.report().verdict == "trusted"
+    bench.skipped = {"atan": "no spikes to swap"}
+    made = bench.finding("members", "all")
+    assert made.passed is None
+    assert "no spikes to swap" in made.why
+    assert bench.report().verdict == "doubtful"
+
+
+def test_full_range_without_another_class_to_show_is_missing() -> None:
     bench = Bench()
     bench.swapped[:] = -1
-    assert bench.finding("full-range").passed is False
+    assert bench.finding("full-range").passed is None
 
 
 @pytest.mark.parametrize(("kept", "passed"), [(0, True), (2, True), (3, False)])

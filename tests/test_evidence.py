@@ -117,7 +117,7 @@ def test_a_net_without_known_nodes_gets_the_evidence_that_it_can_have(monkeypatc
 
 def test_quoted() -> None:
     one, several = sr.load("fgsm", epsilon=0.1), pgd()
-    both = sr.load("fast", epsilon=0.1)
+    both = sr.load("standard", epsilon=0.1)
     blind = sr.load("random-search", epsilon=0.1)
     noise = sr.load("gaussian", severity=0.1)
     assert quoted([sr.load("clean"), noise, one, several, both, blind]) == [both]
@@ -171,7 +171,7 @@ def test_noise_stays_in_the_ball_and_the_box() -> None:
 
 
 def test_another_class() -> None:
-    """All classes but the net's own are shown in its place; nothing is shown where all that is right is alike."""
+    """Another class is shown in each sample's place: one that the net gets right, where there is such a one."""
     model, data = tiny_model(), tiny_data(count=20)
     judge = Judge(model, 0, 1)
     right = np.ones(20, dtype=bool)
@@ -179,8 +179,7 @@ def test_another_class() -> None:
     alike = data.select((data.y == data.y[0]).nonzero()[:, 0].tolist())
     assert set(another_class(alike, np.ones(len(alike), dtype=bool), judge)["correct"].tolist()) == {-1}
     one = (data.y == data.y[0]).numpy()
-    shown = another_class(data, one, judge)["correct"]
-    assert shown.tolist() == [-1 if alike else 0 for alike in one]
+    assert another_class(data, one, judge)["correct"].tolist() == [0] * 20  # shown although not held to be right
 
 
 def test_members_and_radii_of_the_evidence_are_tried_on_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:

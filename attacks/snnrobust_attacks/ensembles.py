@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from snnrobust.threat import Norm
 
@@ -66,6 +66,7 @@ class Fast:
     """
 
     steps: int = 30
+    quotable: ClassVar[bool] = False
 
     def members(self, norm: Norm) -> Sequence[Member]:
         """Heavy tails twice, and the model's own surrogate."""
@@ -122,6 +123,7 @@ class Exhaustive:
 
     steps: int = 100
     queries: int = 5000
+    quotable: ClassVar[bool] = False
 
     def members(self, norm: Norm) -> Sequence[Member]:
         """Every combination."""

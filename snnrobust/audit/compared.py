@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -32,7 +31,7 @@ def about_claim(audited: Audited, strength: float) -> list[Finding]:
 def _surrogate_gap(audited: Audited, strength: float, rivals: list[Rival]) -> Finding:
     """Whether gradients through another estimator break what the attack leaves standing."""
     standing = audited.standing(strength)
-    own = _estimators([audited.task])
+    own = frozenset(member["attack"]["gradient"] for member in audited.members)
     gaps = []
     for each in rivals:
         if each.gradients:
@@ -130,8 +129,10 @@ def _against_gradients(
 def _gradient_part(audited: Audited, strength: float) -> Rival | None:
     """What the gradient attacks among an attack's members leave standing, where it is known."""
     exhibit = audited.exhibit("steps-100")
-    standing = None if exhibit is None else exhibit.under_gradients(strength)
-    if exhibit is not None and standing is not None:
+    if exhibit is not None and exhibit.under_gradients(strength) is not None:
+        # An example found at a smaller radius is allowed here, as it is for the user's own attacks.
+        smaller = (exhibit.under_gradients(radius) for radius in exhibit.strengths if radius <= strength)
+        standing = np.logical_and.reduce([each for each in smaller if each is not None])
         return Rival(audited.label, exhibit.rows, standing, True, frozenset(), False)
     if audited.task["members"] or not any(cell["backwards"].any() for cell in audited.cells):
         return None
@@ -173,11 +174,6 @@ def _below_noise(standing: np.ndarray, fraction: np.ndarray, name: str) -> Gap:
     varies = np.ptp(apart) > 0
     chance = stats.ttest_1samp(apart, 0.0, alternative="greater").pvalue if varies else float(apart[0] <= 0)
     return Gap(round(float(apart.mean()), 6), float(chance), name)  # shares over draws are stored in float32
-
-
-def _estimators(tasks: list[dict[str, Any]]) -> frozenset[str]:
-    """How the gradients of tasks, or of their members, pass a spike."""
-    return frozenset(member["attack"]["gradient"] for task in tasks for member in task["members"] or [task])
 
 
 def _remedy(compared: bool, passed: bool | None, cure: str, evidence: str = "evaluate with evidence='full'") -> str:

@@ -79,9 +79,20 @@ class Exhibit:
             found.append(_rival(name, self.rows, standing, gradients, [member]))
         return found
 
-    def under_gradients(self, strength: float) -> np.ndarray | None:
-        """Which samples withstand all its attacks that use gradients, [n]; None where it has none."""
-        alone = [each.standing for each in self.rivals(strength) if each.gradients]
+    def under_gradients(self, strength: float, like: Exhibit | None = None) -> np.ndarray | None:
+        """Which samples withstand all its attacks that use gradients, [n]; None where it has none.
+
+        Args:
+            strength: The radius.
+            like: An exhibit whose attacks are the only ones that count here, by their labels.
+        """
+        members = None if like is None else like.settings["task"]["members"]
+        labels = None if not members else {member["label"] for member in members}
+        alone = [
+            each.standing
+            for each in self.rivals(strength)
+            if each.gradients and (labels is None or each.name.partition(": ")[2] in labels)
+        ]
         return np.logical_and.reduce(alone) if alone else None
 
 
@@ -94,6 +105,17 @@ class Audited:
         self.label = label
         self.task = report.task(label)
         self.norm = self.task["attack"]["norm"]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Labels of its members that the model does not allow, with the reason."""
+        skipped = self.report.run["skipped"][self.model] if self.task["members"] else {}
+        return {each["label"]: skipped[each["label"]] for each in self.task["members"] if each["label"] in skipped}
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """The attacks that it was made of: its members, without those that were left out, or itself."""
+        return [each for each in self.task["members"] if each["label"] not in self.skipped] or [self.task]
 
     @property
     def radii(self) -> list[float]:

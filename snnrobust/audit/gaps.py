@@ -1,19 +1,21 @@
 """Gaps between attacks, sample by sample, and when one counts.
 
 Attacks of one evaluation start from the same keyed random points and meet the same samples, so they are compared in
-pairs: a gap counts if it is above its threshold and an exact McNemar test finds that chance alone does not explain it.
-A gap that may be chance is missing evidence, for which more samples are the remedy.
+pairs: a gap counts if it is above its threshold and an exact McNemar test, corrected for the number of rivals (Holm
+1979), finds that chance alone does not explain it. A gap that may be chance is missing evidence, for which more samples
+are the remedy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from snnrobust.results import NAN
+from snnrobust.statistics import holm
 
 #: A gap with a larger p-value may be chance.
 CHANCE = 0.05
@@ -60,9 +62,12 @@ class Conclusion:
 
 def conclude(gaps: Iterable[Gap], threshold: float, missing: str) -> Conclusion:
     """Whether gaps pass a threshold; `missing` says what is not known where there are none."""
-    ranked = sorted(gaps, key=lambda gap: gap.value, reverse=True)
-    if not ranked:
+    gaps = list(gaps)
+    if not gaps:
         return Conclusion(None, NAN, "", f" ({missing})")
+    corrected = holm([gap.chance for gap in gaps])
+    adjusted = [replace(gap, chance=float(chance)) for gap, chance in zip(gaps, corrected, strict=True)]
+    ranked = sorted(adjusted, key=lambda gap: gap.value, reverse=True)
     proven = [gap for gap in ranked if gap.value > threshold and gap.chance < CHANCE]
     worst = (proven or ranked)[0]
     rival = f" ({worst.rival})" if worst.rival else ""

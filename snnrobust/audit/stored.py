@@ -34,7 +34,7 @@ def about_model(report: Report, model: str) -> list[Finding]:
 
 def about_attack(audited: Audited) -> list[Finding]:
     """What holds for all numbers of an attack."""
-    found = [_moves(audited), _agreement(audited), _budget(audited)]
+    found = [_moves(audited), _agreement(audited), _budget(audited), *_members(audited)]
     return [*found, *([_averaged(audited)] if audited.stochastic else [])]
 
 
@@ -115,9 +115,27 @@ def _budget(audited: Audited) -> Finding:
     )
 
 
+def _members(audited: Audited) -> list[Finding]:
+    """An ensemble that is not whole: nets of no known framework have no spikes whose gradient could be swapped."""
+    if not audited.skipped:
+        return []
+    label, reason = next(iter(audited.skipped.items()))
+    return [
+        Finding(
+            "members",
+            None,
+            float(len(audited.skipped)),
+            0.0,
+            f"members of the ensemble that this net does not allow: {', '.join(audited.skipped)} ({label}: {reason})",
+            "use spiking nodes of a known framework, or add members of your own that fit (adaptive=)",
+            model=audited.model,
+            label=audited.label,
+        )
+    ]
+
+
 def _averaged(audited: Audited) -> Finding:
-    members = audited.task["members"] or [audited.task]
-    eot = min(member["attack"]["eot"] for member in members)
+    eot = min(member["attack"]["eot"] for member in audited.members)
     return Finding(
         "eot",
         eot > 1,

@@ -81,7 +81,8 @@ def _epsilon_zero(audited: Audited, strength: float) -> Finding:
 def _steps(audited: Audited, strength: float) -> Finding:
     shorter, longer = audited.exhibit("steps-50"), audited.exhibit("steps-100")
     gaps = []
-    few, many = (None if each is None else each.under_gradients(strength) for each in (shorter, longer))
+    few = None if shorter is None else shorter.under_gradients(strength)
+    many = None if longer is None else longer.under_gradients(strength, like=shorter)
     if longer is not None and few is not None and many is not None:
         gap, back = Gap.between(few, many), Gap.between(many, few)
         gaps.append(max(gap, back, key=lambda each: each.value))
@@ -133,7 +134,8 @@ def _full_range(audited: Audited, strength: float) -> Finding:
     share = NAN
     if audited.exhibit("full-range") is not None:
         rows, swapped = audited.swapped
-        share = float((swapped["correct"][audited.clean[rows]] != 0).mean()) if audited.clean[rows].any() else 0.0
+        tried = swapped["correct"][audited.clean[rows] & (swapped["correct"] >= 0)]
+        share = float((tried == 1).mean()) if len(tried) else NAN
     return _finding(
         audited,
         strength,

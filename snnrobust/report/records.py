@@ -86,7 +86,8 @@ def _area_record(report: Report, curve: Curve, robust: np.ndarray, common: dict[
         return []
     area = bootstrap_area(kept, strengths, report.run["seed"])
     at: dict[str, Any] = {"strength": strengths[-1], "unit": curve.unit, "threat": curve.threat}
-    return [Record(area.name, area.value, area.low, area.high, area.count, **at, **common)]
+    seconds = sum(report.seconds(curve.model, f"{curve.label}/{k}") for k in range(len(curve.strength)))
+    return [Record(area.name, area.value, area.low, area.high, area.count, seconds=seconds, **at, **common)]
 
 
 def _member_records(report: Report, curve: Curve, common: dict[str, Any]) -> list[Record]:

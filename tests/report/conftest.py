@@ -82,6 +82,7 @@ class Handmade:
             "exhibits": {name: [] for name in wrapped},
             "rows": [],
             "sources": {},
+            "skipped": {model: {} for model in wrapped},
             "quoted": [task["label"] for task in tasks if task["kind"] == "attack"],
             **more,
         }

@@ -80,6 +80,7 @@ def run_of(models: list[str], tasks: list[dict[str, Any]], **more: Any) -> dict[
         "exhibits": {name: [] for name in models},
         "rows": [],
         "sources": {},
+        "skipped": {model: {} for model in models},
         "quoted": [each["label"] for each in tasks if each["kind"] == "attack"],
         **more,
     }
