@@ -15,7 +15,7 @@ import snnrobust as sr
 from snnrobust import nets, neurons, training
 from snnrobust.data import Dataset
 
-STEPS, EPSILONS, DRAWS, SAMPLES = 8, [0.0, 0.1], (1, 2, 5, 10, 20), 100
+STEPS, EPSILONS, DRAWS, SAMPLES = 8, [0.0, 0.1], (1, 2, 5, 10, 20, 40), 200
 
 
 def poisson(data: Dataset) -> sr.SpikingModel:
