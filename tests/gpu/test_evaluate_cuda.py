@@ -46,3 +46,11 @@ def test_the_global_generators_of_the_device_are_put_back() -> None:
     model = sr.wrap(on_cuda().net, steps=4, stochastic=True, name="declared")
     sr.evaluate(model, data, [sr.load("pgd", epsilon=0.1, steps=2, eot=2)])
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_an_ensemble_and_its_evidence_agree_with_the_cpu() -> None:
+    data = tiny_data(count=40)
+    task = sr.load("standard", epsilon=0.1, steps=5, queries=20)
+    here, there = (sr.evaluate(model, data, [task], evidence="full") for model in (tiny_model(), on_cuda()))
+    assert int((here.robust("standard") != there.robust("standard")).sum()) <= 1
+    assert not [each for each in there.findings if each.passed is False and each.fatal]
