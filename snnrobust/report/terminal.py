@@ -55,13 +55,12 @@ def claims_table(report: Report) -> Table:
 
 
 def failures(report: Report) -> list[str]:
-    """A line for each check that failed on a model or a quoted attack."""
-    return [_line(check) for check in checks(deciding(report)) if check.passed is False]
+    """A line for each check that failed on a model or a quoted attack and counts; advice is for the page."""
+    return [_line(check) for check in checks(deciding(report)) if check.passed is False and check.counts]
 
 
 def _line(check: Check) -> str:
     worst = check.worst
     about = f" ({worst.label})" if worst.label else ""
     at = f" at epsilon {', '.join(map(strength, check.failed))}" if check.failed else ""
-    weight = "fatal" if worst.fatal else "" if worst.required else "advice"
-    return f"{worst.model or 'all models'}: {worst.name}{about}{at}" + (f" [{weight}]" if weight else "")
+    return f"{worst.model or 'all models'}: {worst.name}{about}{at}" + (" [fatal]" if worst.fatal else "")
