@@ -16,7 +16,7 @@ SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "healthy.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", SCRIPT["NETS"][::5], ids=str)
+@pytest.mark.parametrize("net", SCRIPT["NETS"][::8], ids=str)
 def test_a_healthy_net_raises_no_alarm(net: tuple[str, int, int, int, bool]) -> None:
     pytest.importorskip("sklearn", reason="needs real digits: pip install 'snnrobust[data]'")
     splits = sr.data.load("digits")

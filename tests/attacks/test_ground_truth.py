@@ -32,7 +32,7 @@ VARIANTS = list(itertools.product(("normal", "none", "complete", "learnable"), (
 
 def tasks(epsilons: Sequence[float]) -> list[Task]:
     """The search that is held against the truth: the ensemble `standard`, with fewer steps for so few inputs."""
-    return [sr.load("standard", norm="l0", epsilon=epsilons, steps=50, queries=300)]
+    return [sr.load("standard", norm="l0", epsilon=epsilons, steps=30, queries=300)]
 
 
 @dataclass(frozen=True)
