@@ -135,7 +135,7 @@ def test_linear_objective(
 def bumpy(shape: tuple[int, ...]) -> Objective:
     """A smooth objective with many maxima."""
     w = torch.randn((3, *shape), generator=torch.Generator().manual_seed(2)).double()
-    return lambda x: sum(((x * each).flatten(1).sum(dim=1) * 2).sin() for each in w)  # type: ignore[return-value]  # a sum of tensors
+    return lambda x: torch.stack([((x * each).flatten(1).sum(dim=1) * 2).sin() for each in w]).sum(dim=0)
 
 
 @pytest.mark.parametrize(("optimiser", "norm"), GRADIENT, ids=repr)
