@@ -15,6 +15,7 @@ from snnrobust import data, neurons
 from snnrobust.errors import (
     InputError,
     InputTypeError,
+    MemoryLimitError,
     MissingExtraError,
     PluginError,
     SnnRobustError,
@@ -43,6 +44,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "Member",
+    "MemoryLimitError",
     "MissingExtraError",
     "PluginError",
     "Record",

@@ -13,11 +13,13 @@ from torch import Tensor
 from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.files import Arrays
+from snnrobust.flight import SELECTION
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
-from snnrobust.search import SELECTION, perturb, search
+from snnrobust.search import perturb, search
 from snnrobust.store import Store
 from snnrobust.task import Attack, Task
 from snnrobust.threat import Norm, ThreatModel
@@ -95,14 +97,22 @@ class AttackCell:
     position: int
     seed: int
     effort: Effort
-    pool: int
+    pool: Pool
     skip: frozenset[str]
 
     def run(self, task: Task) -> Arrays:
         """Per-sample outcomes of `task`."""
+        arrays = self.begun(task)
+        self.extend(task, arrays)
+        return outcomes(arrays)
+
+    def begun(self, task: Task) -> Arrays:
+        """What an interrupted run left of the cell, or arrays without any outcome."""
+        return self.store.partial(*self._key) or _untouched(len(self.data), len(task.attacks))
+
+    def extend(self, task: Task, arrays: Arrays) -> None:
+        """Attacks the samples of `standing` whose turns are not over yet, and writes what is found into `arrays`."""
         epsilon = task.strengths[self.position]
-        key = (self.model.name, self.label, self.position)
-        arrays = self.store.partial(*key) or _untouched(len(self.data), len(task.attacks))
         saved = time.monotonic()
         for number, turn in enumerate(turns(task)):
             if turn.task.label in self.skip:
@@ -112,7 +122,7 @@ class AttackCell:
                 nonlocal saved
                 self._merge(arrays, found, turn, number)
                 if time.monotonic() - saved > SAVE_EVERY:
-                    self.store.save_partial(*key, arrays)
+                    self.save(arrays)
                     saved = time.monotonic()
 
             rows = torch.from_numpy(np.flatnonzero(self._due(arrays, turn, number)))
@@ -125,9 +135,16 @@ class AttackCell:
                     else:
                         perturb(problem, turn.task.plugin, rows, done)
                 except BaseException:
-                    self.store.save_partial(*key, arrays)
+                    self.save(arrays)
                     raise
-        return {name: value for name, value in arrays.items() if name not in ("turn", "rank")}
+
+    def save(self, arrays: Arrays) -> None:
+        """Keeps a cell that is not finished."""
+        self.store.save_partial(*self._key, arrays)
+
+    @property
+    def _key(self) -> tuple[str, str, int]:
+        return self.model.name, self.label, self.position
 
     def _due(self, arrays: Arrays, turn: Turn, number: int) -> np.ndarray:
         due: np.ndarray = self.standing & (arrays["turn"] <= number)
@@ -162,12 +179,14 @@ class AttackCell:
 
     def _targets(self, oracle: Oracle, restart: int, rows: Tensor) -> dict[int, int]:
         """Sample id -> the class of the (restart + 1)-th largest other logit at the original input."""
-        targets: dict[int, int] = {}
-        for chunk in torch.split(rows, self.pool):
-            index = self.data.index[chunk]
+
+        def at_original(chunk: Tensor) -> Tensor:
             x = self.data.x[chunk].to(device=self.model.device, dtype=self.model.dtype)
-            logits = oracle.logits(x, index, SELECTION)  # (N, K)
-            y = self.data.y[chunk].to(logits.device)
+            return oracle.logits(x, self.data.index[chunk], SELECTION)  # (N, K)
+
+        targets: dict[int, int] = {}
+        for chunk, logits in self.pool.over(rows, at_original):
+            index, y = self.data.index[chunk], self.data.y[chunk].to(logits.device)
             others = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
             chosen = others[:, restart % (logits.shape[1] - 1)]
             targets |= dict(zip(index.tolist(), chosen.tolist(), strict=True))
@@ -200,6 +219,11 @@ class AttackCell:
             arrays[f"member_{name}"][member][rows] += spent.numpy().astype(np.int32)
         arrays["disagreements"][rows] += found.disagreements.numpy().astype(np.int32)
         arrays["turn"][rows] = number + 1
+
+
+def outcomes(arrays: Arrays) -> Arrays:
+    """What is kept of a finished cell: all but how far its searches were."""
+    return {name: value for name, value in arrays.items() if name not in ("turn", "rank")}
 
 
 def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.files import Arrays
 from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
-from snnrobust.problem import Judge, keep_padding
+from snnrobust.pool import Pool
+from snnrobust.problem import Judge, Score, keep_padding
 from snnrobust.store import Store
 from snnrobust.task import Task
 
@@ -34,6 +36,7 @@ class Cells:
         scoring_draws: Draws that a stochastic model is scored on.
         sources: All models by name, for attacks that transfer from one to another.
         prefix: What goes before a task's label in the store.
+        pool: How many samples are in flight at once; None: the batch size of `data`.
         clean: Clean outcomes of the samples, where the store does not hold them for just these.
         skip: Labels of members of ensembles that the model does not allow.
     """
@@ -49,12 +52,13 @@ class Cells:
         scoring_draws: int,
         sources: Mapping[str, SpikingModel],
         prefix: str = "",
+        pool: Pool | None = None,
         clean: Arrays | None = None,
         skip: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.data: Dataset = data.test
-        self.batch_size = data.batch_size
+        self.pool = pool or Pool(data.batch_size)
         self.store = store
         self.seed = seed
         self.effort = effort
@@ -66,8 +70,7 @@ class Cells:
 
     def run(self, task: Task, position: int) -> None:
         """Computes the cell of `task` at its `position`-th strength unless the store holds it."""
-        label = self.prefix + task.label
-        if self.store.cell(self.model.name, label, position) is not None:
+        if self.finished(task, position) is not None:
             return
         start = time.perf_counter()
         if task.kind == "clean":
@@ -76,7 +79,15 @@ class Cells:
             arrays = self._noise(task, task.strengths[position])
         else:
             arrays = self._attack(task, position)
-        self.store.save_cell(self.model.name, label, position, arrays, time.perf_counter() - start)
+        self.keep(task, position, arrays, time.perf_counter() - start)
+
+    def finished(self, task: Task, position: int) -> Arrays | None:
+        """The cell of `task` at its `position`-th strength where the store holds it."""
+        return self.store.cell(self.model.name, self.prefix + task.label, position)
+
+    def keep(self, task: Task, position: int, arrays: Arrays, seconds: float) -> None:
+        """Keeps a finished cell that took `seconds`."""
+        self.store.save_cell(self.model.name, self.prefix + task.label, position, arrays, seconds)
 
     def _clean(self) -> Arrays:
         count = len(self.data)
@@ -87,11 +98,8 @@ class Cells:
             "tied": np.zeros(count, dtype=bool),
             "silent": np.zeros(count, dtype=bool),
         }
-        for rows in torch.split(torch.arange(count), self.batch_size):
-            x, y, index, lengths = self._take(rows)
-            at = rows.numpy()
-            score = self.judge.score(x, y, index, lengths)
-            logits = score.logits
+        for rows, score in self.pool.over(torch.arange(count), self._score):
+            at, logits, y = rows.numpy(), score.logits, self.data.y[rows].to(self.model.device)
             right = (self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)
             arrays["correct"][at] = right.cpu().numpy()
             arrays["voted"][at] = (score.voted & torch.isfinite(logits).all(dim=1)).cpu().numpy()
@@ -100,25 +108,32 @@ class Cells:
             arrays["silent"][at] = (logits == 0).all(dim=1).cpu().numpy()
         return arrays
 
+    def _score(self, rows: Tensor) -> Score:
+        return self.judge.score(*self._take(rows))
+
     def _noise(self, task: Task, severity: float) -> Arrays:
-        """Accuracy of each sample over `draws` noisy versions; inputs are clipped to the model's bounds."""
-        low, high = self.model.bounds
+        """Accuracy of each sample over `draws` noisy versions."""
         fraction = np.zeros(len(self.data), dtype=np.float32)
-        for rows in torch.split(torch.arange(len(self.data)), self.batch_size):
-            x, y, index, lengths = self._take(rows)
-            right = torch.zeros(len(rows))
-            for draw in range(task.draws):
-                rng = Draws(self.seed, task.label).sub(f"{severity:.12g}", draw).on(x)
-                noisy = keep_padding(task.plugin.apply(x, severity, rng, index).clamp(low, high), x, lengths)
-                self._check_noise(noisy, x, task, index)
-                with torch.no_grad():
-                    # One draw of a stochastic net for each draw of the noise: both are averaged over.
-                    first = Draws(self.seed, "scoring").number() + draw
-                    logits = self.model.logits(noisy, keys=index, draw=first, lengths=lengths)
-                right += ((self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)).cpu()
+        for rows, right in self.pool.over(torch.arange(len(self.data)), partial(self._right_in_noise, task, severity)):
             fraction[rows.numpy()] = (right / task.draws).numpy()
         spent = np.full(len(self.data), task.draws, dtype=np.int32)
         return {"fraction": fraction, "forwards": spent, "backwards": np.zeros_like(spent)}
+
+    def _right_in_noise(self, task: Task, severity: float, rows: Tensor) -> Tensor:
+        """How many noisy versions of each sample the net gets right, [n]; they are clipped to the model's bounds."""
+        low, high = self.model.bounds
+        x, y, index, lengths = self._take(rows)
+        right = torch.zeros(len(rows))
+        for draw in range(task.draws):
+            rng = Draws(self.seed, task.label).sub(f"{severity:.12g}", draw).on(x)
+            noisy = keep_padding(task.plugin.apply(x, severity, rng, index).clamp(low, high), x, lengths)
+            self._check_noise(noisy, x, task, index)
+            with torch.no_grad():
+                # One draw of a stochastic net for each draw of the noise: both are averaged over.
+                first = Draws(self.seed, "scoring").number() + draw
+                logits = self.model.logits(noisy, keys=index, draw=first, lengths=lengths)
+            right += ((self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)).cpu()
+        return right
 
     def _check_noise(self, noisy: Tensor, x: Tensor, task: Task, index: Tensor) -> None:
         wrong = None
@@ -135,24 +150,27 @@ class Cells:
         if getattr(task.plugin, "minimum_norm", False) and position < len(task.strengths) - 1:
             self.run(task, len(task.strengths) - 1)  # one search at the largest radius serves them all
             return at_smaller_radius(self._cell(task, len(task.strengths) - 1), task.strengths[position])
-        cell = AttackCell(
+        return self.attack_cell(task, position, self._standing(task, position)).run(task)
+
+    def attack_cell(self, task: Task, position: int, standing: np.ndarray) -> AttackCell:
+        """The cell of `task` at its `position`-th strength, to be run on the samples `standing` [N]."""
+        return AttackCell(
             model=self.model,
             sources=self.sources,
             data=self.data,
-            standing=self._standing(task, position),
+            standing=standing,
             judge=self.judge,
             store=self.store,
             label=self.prefix + task.label,
             position=position,
             seed=self.seed,
             effort=self.effort,
-            pool=self.batch_size,
+            pool=self.pool,
             skip=self._skip if task.members else frozenset(),
         )
-        return cell.run(task)
 
     def _cell(self, task: Task, position: int) -> Arrays:
-        cell = self.store.cell(self.model.name, self.prefix + task.label, position)
+        cell = self.finished(task, position)
         if cell is None:
             raise StoreError(f"expected a finished cell of '{task.label}', got none; report this as a bug")
         return cell
@@ -162,14 +180,20 @@ class Cells:
         standing = np.ones(len(self.data), dtype=bool)
         if not self.effort.stop:
             return standing
-        clean = self._known_clean or self.store.cell(self.model.name, "clean", 0)
-        if clean is not None:
-            standing = clean["correct"] | clean["voted"]
+        standing &= self.right()
         for earlier in range(position) if self.effort.carry else ():
-            cell = self.store.cell(self.model.name, self.prefix + task.label, earlier)
+            cell = self.finished(task, earlier)
             if cell is not None:
                 standing &= (cell["correct"] != 0) | (cell["voted"] != 0)
         return standing
+
+    def right(self) -> np.ndarray:
+        """Which samples are right without an attack, by mean or by vote, [N]; all where that is not known."""
+        clean = self._known_clean or self.store.cell(self.model.name, "clean", 0)
+        if clean is None:
+            return np.ones(len(self.data), dtype=bool)
+        right: np.ndarray = clean["correct"] | clean["voted"]
+        return right
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         x = self.data.x[rows].to(device=self.model.device, dtype=self.model.dtype)

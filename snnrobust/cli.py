@@ -164,6 +164,7 @@ def _stop(message: str, status: int) -> NoReturn:
 
 def _show(finished: Any, page: Path, as_json: bool) -> None:
     from snnrobust.report import terminal
+    from snnrobust.report.searches import searches
 
     if as_json:
         _print_json(
@@ -180,6 +181,8 @@ def _show(finished: Any, page: Path, as_json: bool) -> None:
     _out.print(f"Verdict: {finished.verdict}")
     if finished.quoted():
         _out.print(terminal.claims_table(finished))
+    for line in searches(finished, slow=True):
+        _out.print(f"Slower search: {line}", soft_wrap=True)
     for failure in terminal.failures(finished):
         _out.print(f"Failed: {failure}", soft_wrap=True)
     for note in finished.run.get("notes", []):

@@ -73,6 +73,7 @@ class EvaluateConfig:
     mode: str = "nested"
     evidence: str = "basic"
     batch_size: int | None = None
+    memory_budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _section(kind: Any, table: Any, name: str) -> Any:
         raise InputError(f"expected a table [{name}], got {type(table).__name__}; write [{name}]")
     fields = {each.name: each for each in dataclasses.fields(kind)}
     check_parameters(name, table, list(fields))
-    kinds = {"str": str, "int": int, "dict": dict}
+    kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "dict": dict}
     for key, value in table.items():
         expected = kinds[str(fields[key].type).split("[")[0].split(" ")[0]]
         if not isinstance(value, expected) or isinstance(value, bool):

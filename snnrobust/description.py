@@ -16,12 +16,15 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.evidence import Exhibit, quoted
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Optimiser
+from snnrobust.pool import Pool
 from snnrobust.spike_gradient import batch_dependent
 from snnrobust.store import FORMAT
 from snnrobust.task import Task
 
 #: Fresh draws that a stochastic model is scored on.
 SCORING_DRAWS = 50
+#: Samples whose logits tell models apart.
+SIGNED = 8
 
 
 def describe(
@@ -37,6 +40,9 @@ def describe(
     exhibits: Mapping[str, Sequence[Exhibit]],
     rows: Tensor,
     skipped: Mapping[str, Mapping[str, str]],
+    kept_nested: Mapping[str, Mapping[str, str]],
+    memory: Mapping[str, object] | None,
+    search: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of run.json: what is evaluated, with a fingerprint of all that decides the outcomes."""
     decisive = {
@@ -68,18 +74,28 @@ def describe(
         "fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         "signature": {name: _signature(model, data) for name, model in models.items()},
         "batch_size": data.batch_size,
+        # Which tasks mode="bisect" does not bisect, by model, with the reason.
+        **({"kept_nested": kept_nested} if mode == "bisect" else {}),
         "quoted": [task.label for task in quoted(tasks)],
         "notes": list(notes),
-        "environment": _environment(next(iter(models.values())).device),
+        # How the batch size was chosen, where memory was measured for it.
+        # How searches run, by model: on fast kernels, or why not.
+        "search": search,
+        "environment": {**_environment(next(iter(models.values())).device), "memory": memory},
     }
 
 
 def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
     """Logits of a few samples: they tell models apart whose settings and weights look alike (a threshold kept by hand,
     two lambdas as read-outs). Compared with a tolerance, since float rounding depends on the number of threads."""
-    sample = data.test.take(min(8, len(data.test)))
-    with torch.no_grad():
-        return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu().tolist()
+
+    @torch.no_grad()
+    def logits(rows: Tensor) -> Tensor:
+        sample = data.test.select(rows)
+        return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu()
+
+    rows = torch.arange(min(SIGNED, len(data.test)))
+    return [row for _, found in Pool(SIGNED).over(rows, logits) for row in found.tolist()]
 
 
 def _decided_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:

@@ -41,5 +41,9 @@ class ViolationError(SnnRobustError):
     """An attack's output that its threat model does not allow: outside the budget, the bounds, the domain, or NaN."""
 
 
+class MemoryLimitError(SnnRobustError):
+    """Memory that ran out although a single sample was in flight."""
+
+
 class StoreError(SnnRobustError):
     """An output folder that can't be used: it holds another run, or its files are damaged."""

@@ -22,6 +22,7 @@ def evaluate(
     evidence: Evidence = "basic",
     mode: Mode = "nested",
     batch_size: int | None = None,
+    memory_budget: float | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
     notes: Sequence[str] = (),
@@ -39,9 +40,16 @@ def evaluate(
             no number can be trusted. "none": numbers alone.
         mode: "nested": a sample that broke at one radius is not attacked at larger ones, and leaves a search at its
             first success. "exhaustive": every sample is attacked at every radius with all steps, which also gives the
-            last iterate.
+            last iterate. "bisect": as nested, but each sample is first attacked in the middle of its radii, then in the
+            middle of the half that is left; one that withstands a radius is assumed right at all smaller ones, which
+            is audited on up to 100 samples unless evidence="none". Single-step attacks, those that own their loop,
+            stochastic models and noise are run as nested. For quoted numbers take "nested".
         batch_size: Samples in flight at once; it changes speed and memory, not outcomes, unless an attack or net draws
-            from global generators or an estimator takes statistics over the batch (`pdsg`).
+            from global generators or an estimator takes statistics over the batch (`pdsg`). None: the largest power of
+            two, at most 256, that fits into memory by a trial pass; a run that is gone on with keeps the one it has.
+            Where memory runs out all the same it is halved, nothing is lost, and the report says so.
+        memory_budget: GiB of the models' device that may be used, where `batch_size` is left out; None: half of what
+            is free.
         out: Folder for results. A run that was stopped goes on where it stopped; a folder with another run is refused.
         progress: Whether to show progress; None: on a terminal.
         notes: Remarks for the report's page.
@@ -54,6 +62,7 @@ def evaluate(
     Raises:
         InputError, InputTypeError: For input that does not fit, before anything long starts.
         StoreError: If `out` holds something else.
+        MemoryLimitError: If memory runs out with a single sample in flight.
         ViolationError: If an attack breaks its threat model; what was computed before is kept in `out`.
 
     Example:
@@ -67,6 +76,7 @@ def evaluate(
         >>> report.curve("fgsm").value[0] == report.clean()["correct"].mean()
         np.True_
     """
+    folder = Path(out) if out is not None else None
     plan = make_plan(
         model,
         data,
@@ -75,9 +85,11 @@ def evaluate(
         evidence=evidence,
         mode=mode,
         batch_size=batch_size,
+        memory_budget=memory_budget,
+        out=folder,
         notes=notes,
         sources=sources,
     )
-    store = Store(Path(out) if out is not None else None, plan.run)
+    store = Store(folder, plan.run)
     plan.execute(store, progress=progress)
     return Report(store)

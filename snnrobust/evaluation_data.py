@@ -14,6 +14,10 @@ from snnrobust.data import Dataset, Splits
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.model import SpikingModel
 
+#: Most samples in flight where the user names no batch size: more are hardly faster, and what depends on the batch
+#: should not depend on the machine.
+BATCH = 256
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -47,12 +51,9 @@ class EvaluationData:
                 digest.update(name.encode())
                 for tensor in (split.x, split.y, split.index, *(() if split.lengths is None else (split.lengths,))):
                     digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                    for part in torch.split(tensor.detach(), BATCH):  # no second copy of it all
+                        digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-#: Samples in flight where the user names no batch size.
-BATCH = 256
 
 
 def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
@@ -134,7 +135,7 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
                 f"expected inputs of '{name}' within the bounds [{low:g}, {high:g}] of model '{model.name}', "
                 f"got [{least:g}, {greatest:g}]; scale the data, or pass bounds= to wrap"
             )
-        if model.domain != "real" and bool((split.x != split.x.round()).any()):
+        if model.domain != "real" and any(bool((part != part.round()).any()) for part in torch.split(split.x, BATCH)):
             raise InputError(
                 f"expected whole numbers in '{name}' for domain '{model.domain}' of model '{model.name}', "
                 f"got fractions; round the data, or wrap with domain='real'"

@@ -22,6 +22,7 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.files import Arrays
 from snnrobust.model import SpikingModel
 from snnrobust.plugin import Optimiser
+from snnrobust.pool import Pool
 from snnrobust.problem import Judge
 from snnrobust.spike_gradient import batch_dependent
 from snnrobust.task import Attack, Task, load, with_steps
@@ -219,7 +220,7 @@ def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
     return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
 
 
-def another_class(data: Dataset, right: np.ndarray, judge: Judge) -> Arrays:
+def another_class(data: Dataset, right: np.ndarray, judge: Judge, pool: Pool) -> Arrays:
     """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N], -1 where
     there is none.
 
@@ -237,16 +238,19 @@ def another_class(data: Dataset, right: np.ndarray, judge: Judge) -> Arrays:
         partners.append(others if len(others) else everything[data.y != label])
     rows = torch.tensor([row for row, others in enumerate(partners) if len(others)], dtype=torch.long)
     correct = np.full(len(data), -1, dtype=np.int8)
-    if len(rows):
+    model = judge.model
+    low, high = model.bounds
+    radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
+    threat = ThreatModel("linf", radius, model.bounds, model.domain)
+
+    def swapped(rows: Tensor) -> Tensor:
         partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])
-        model = judge.model
-        low, high = model.bounds
-        radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
-        threat = ThreatModel("linf", radius, model.bounds, model.domain)
         x0, shown_x = (data.x[at].to(device=model.device, dtype=model.dtype) for at in (rows, partner))
         x = threat.project(shown_x, x0)
         verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
         lengths = None if data.lengths is None else data.lengths[partner]
-        score = judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths)
-        correct[rows.numpy()] = score.correct.cpu().numpy()
+        return judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths).correct.cpu()
+
+    for chunk, still in pool.over(rows, swapped):
+        correct[chunk.numpy()] = still.numpy()
     return {"correct": correct}

@@ -65,6 +65,7 @@ class SpikingModel:
         reset: Callable[[], object] | None,
         normalize: tuple[Sequence[float], Sequence[float]] | None,
         stochastic: bool,
+        accelerate: bool,
     ) -> None:
         self.net = net
         self.name = name
@@ -79,6 +80,7 @@ class SpikingModel:
         self.adapter = adapters.find(net)
         self.stochastic = stochastic or encoder == "poisson"
         self.foreign_randomness = stochastic
+        self.accelerate = accelerate
         self._reset = reset
         self._depth = 0
         self._straight_through = False
@@ -136,9 +138,12 @@ class SpikingModel:
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self) -> AbstractContextManager[None]:
         """Eval mode and fresh state for many calls; the net is left exactly as it was, also after an exception."""
+        return self._session()
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
         if self._depth:
             yield
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,25 @@ from snnrobust.errors import PluginError
 from snnrobust.model import SpikingModel
 from snnrobust.output_layer import OutputLayer
 from snnrobust.plugin import AnyEstimator, Objective, View
-from snnrobust.spike_gradient import SpikeGradient, passes
+from snnrobust.pool import out_of_memory
+from snnrobust.spike_gradient import Own, passes
+from snnrobust.twin import ROWS, NoTwin, Twin
 
 
 class Oracle:
     """Answers an attack's questions about a model; nothing else of the model is in reach.
 
     For a stochastic model each answer is the mean over `eot` draws (expectation over transformation, Athalye et al.
-    2018), a fresh set at each `query`.
+    2018), a fresh set at each `query`. Answers come from an accelerated twin of the model where there is one that
+    agrees with it on the first inputs.
+
+    Args:
+        model: The model.
+        objective: What is pushed.
+        estimator: How a gradient passes a spike.
+        eot: Draws of a stochastic model that an answer is the mean of.
+        first_draw: The first of these.
+        lengths: Sample id -> valid steps, for sequences of several lengths.
 
     Attributes:
         forwards: Forward passes so far, counted per sample.
@@ -49,6 +61,10 @@ class Oracle:
         self._lengths = lengths
         self._targets: Mapping[int, int] | None = None
         self._output_layer: OutputLayer | None = None
+        self._twin: Twin | None = None
+        if model.accelerate and self._view in ("logits", "outputs"):  # the other views listen to a node of the net
+            with suppress(NoTwin):
+                self._twin = Twin(model, estimator)
 
     def towards(self, targets: Mapping[int, int]) -> Oracle:
         """The same oracle for a targeted objective: sample id -> target class."""
@@ -57,11 +73,13 @@ class Oracle:
 
     def logits(self, x: Tensor, index: Tensor, query: int | Tensor = 0) -> Tensor:
         """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
+        self._settle(x, index)
         with torch.no_grad():
             return torch.stack([self._forward(x, index, query, e)[0] for e in range(self.eot)]).mean(dim=0)
 
     def value(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] at x, without a gradient."""
+        self._settle(x, index)
         with torch.no_grad():
             seen = [self._evaluate(x, y, index, query, e) for e in range(self.eot)]
         return torch.stack([loss for loss, _ in seen]).mean(dim=0), torch.stack([out for _, out in seen]).mean(dim=0)
@@ -74,6 +92,7 @@ class Oracle:
         Raises:
             PluginError: If the gradient is not finite, or does not exist.
         """
+        self._settle(x, index)
         at = x.detach().requires_grad_()
         gradient, losses, logits = torch.zeros_like(x), [], []
         for e in range(self.eot):
@@ -100,6 +119,14 @@ class Oracle:
             )
         return gradient / self.eot, torch.stack(losses).mean(dim=0), torch.stack(logits).mean(dim=0)
 
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Takes back what the estimator learned of samples inside, should anything fail there."""
+        with ExitStack() as stack:
+            for swap in self._passes:
+                stack.enter_context(swap.memory.all_or_nothing())
+            yield
+
     def forget(self, index: Tensor) -> None:
         """Drops what the estimator remembers of samples that are done."""
         for swap in self._passes:
@@ -116,7 +143,25 @@ class Oracle:
                 f"expected an estimator of one pass for a third-party attack, got {self._estimator!r}; "
                 f"use one of this package's own attacks with it"
             )
-        return _UnitModule(self, index, self._passes[0])
+        return _UnitModule(self, index)
+
+    def _settle(self, x: Tensor, index: Tensor) -> None:
+        """Before the first answer: takes the accelerated twin if it agrees with the net on some of the inputs."""
+        twin, self._twin = self._twin, None
+        if twin is None:
+            return
+        try:
+            twin.check(x, index)
+        except NoTwin:
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(x) <= ROWS:  # too little room for a twin: the net itself takes one sample at a time
+                return
+            self._twin = twin
+            raise
+        self._model, self._passes = twin, passes(twin.net, Own())
 
     def _evaluate(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] of one forward pass."""
@@ -162,11 +207,10 @@ def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 class _UnitModule(nn.Module):
     """The oracle behind the face that torchattacks expects: a module with a parameter, inputs in [0, 1]."""
 
-    def __init__(self, oracle: Oracle, index: Tensor, swap: SpikeGradient) -> None:
+    def __init__(self, oracle: Oracle, index: Tensor) -> None:
         super().__init__()
         self._oracle = oracle
         self._index = index
-        self._swap = swap
         self.anchor = nn.Parameter(torch.zeros((), device=oracle._model.device), requires_grad=False)
         self._queries = 0
 
@@ -175,10 +219,12 @@ class _UnitModule(nn.Module):
         oracle = self._oracle
         low, high = oracle.bounds
         index = self._index if len(x) == len(self._index) else torch.arange(len(x))
-        with self._swap:
-            total = oracle._forward(low + x * (high - low), index, self._queries, 0)[0]
+        inputs = low + x * (high - low)
+        oracle._settle(inputs, index)
+        with oracle._passes[0]:
+            total = oracle._forward(inputs, index, self._queries, 0)[0]
             for e in range(1, oracle.eot):
-                total = total + oracle._forward(low + x * (high - low), index, self._queries, e)[0]
+                total = total + oracle._forward(inputs, index, self._queries, e)[0]
         self._queries += 1
         if total.requires_grad:
             total.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch leaves it untyped

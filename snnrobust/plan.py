@@ -6,11 +6,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from snnrobust.attack_cell import EXHAUSTIVE, NESTED, Effort
+from snnrobust.bisection import bisect, kept_nested, why_nested
 from snnrobust.cells import Cells
 from snnrobust.description import SCORING_DRAWS, describe
 from snnrobust.draws import Draws
@@ -20,15 +23,18 @@ from snnrobust.evidence import Exhibit, another_class, audited_rows
 from snnrobust.evidence import exhibits as gather
 from snnrobust.files import Arrays
 from snnrobust.fitting import unfit_members
+from snnrobust.memory import check_budget, fitting_batch
 from snnrobust.model import SpikingModel
-from snnrobust.probe import probe
+from snnrobust.pool import Pool
+from snnrobust.probe import SAMPLES, probe
 from snnrobust.problem import Judge
 from snnrobust.progress import Steps, shown
-from snnrobust.results import Record
-from snnrobust.store import ANOTHER_CLASS, EVIDENCE, Store
+from snnrobust.results import Artifact, Finding, Record
+from snnrobust.store import ANOTHER_CLASS, EVIDENCE, Store, held_batch_size
 from snnrobust.task import Task, load
+from snnrobust.twin import ROWS, described
 
-Mode = Literal["nested", "exhaustive"]
+Mode = Literal["nested", "exhaustive", "bisect"]
 Evidence = Literal["none", "basic", "full"]
 
 
@@ -69,24 +75,30 @@ class Plan:
     def _execute(self, model: SpikingModel, store: Store, steps: Steps) -> None:
         if self.run["evidence"] != "none" and store.probe_findings(model.name) is None:
             steps.doing(f"{model.name}: probe")
-            store.save_findings(model.name, probe(model, self.data))
-        effort = NESTED if self.run["mode"] == "nested" else EXHAUSTIVE
-        cells = self._cells(model, self.data, store, effort)
+            store.save_findings(model.name, _probed(model, self.data, store))
+        size = min([self.data.batch_size, *store.halved(model.name)])
+        pool = Pool(size, partial(store.save_halving, model.name))
+        effort = EXHAUSTIVE if self.run["mode"] == "exhaustive" else NESTED
+        cells = self._cells(model, self.data, store, effort, pool)
         for task in self.tasks:
-            _run_task(task, model, self.data, cells, store, steps, self.run["seed"])
+            if self.run["mode"] == "bisect" and why_nested(task, model, self._skipped(model)) is None:
+                bisect(task, cells, steps, audit=self.run["evidence"] != "none")
+            else:
+                _run_task(task, model, self.data, cells, store, steps, self.run["seed"])
         clean = store.cell(model.name, "clean", 0)
         if not self.exhibits[model.name] or clean is None:
             return
         if store.cell(model.name, ANOTHER_CLASS, 0) is None:
             start = time.perf_counter()
             part, right = self.data.test.select(self.rows), clean["correct"][self.rows.numpy()]
-            found = another_class(part, right, Judge(model, self.run["seed"], SCORING_DRAWS))
+            found = another_class(part, right, Judge(model, self.run["seed"], SCORING_DRAWS), pool)
             store.save_cell(model.name, ANOTHER_CLASS, 0, found, time.perf_counter() - start)
         for exhibit in self.exhibits[model.name]:
             here = exhibit.rows(self.rows).numpy()
             known = {name: clean[name][here] for name in ("correct", "voted")}
             part_data = exhibit.part(self.data, self.rows)
-            cells = self._cells(model, part_data, store, exhibit.effort, EVIDENCE, known)
+            fewer = pool.at_most(part_data.batch_size)
+            cells = self._cells(model, part_data, store, exhibit.effort, fewer, EVIDENCE, known)
             _run_task(exhibit.task, model, part_data, cells, store, steps, self.run["seed"])
 
     def _cells(
@@ -95,6 +107,7 @@ class Plan:
         data: EvaluationData,
         store: Store,
         effort: Effort,
+        pool: Pool,
         prefix: str = "",
         clean: Arrays | None = None,
     ) -> Cells:
@@ -107,9 +120,14 @@ class Plan:
             scoring_draws=SCORING_DRAWS,
             sources=self.sources,
             prefix=prefix,
+            pool=pool,
             clean=clean,
-            skip=frozenset(self.run["skipped"][model.name]),
+            skip=self._skipped(model),
         )
+
+    def _skipped(self, model: SpikingModel) -> frozenset[str]:
+        """Labels of members of ensembles that the model does not allow."""
+        return frozenset(self.run["skipped"][model.name])
 
 
 def make_plan(
@@ -121,10 +139,16 @@ def make_plan(
     evidence: str = "basic",
     mode: str = "nested",
     batch_size: int | None = None,
+    memory_budget: float | None = None,
+    out: Path | None = None,
+    processes: int = 1,
     notes: Sequence[str] = (),
     sources: Mapping[str, SpikingModel] | None = None,
 ) -> Plan:
-    """Checks everything about an evaluation that can be checked beforehand; see `evaluate` for the arguments."""
+    """Checks everything about an evaluation that can be checked beforehand; see `evaluate` for the arguments.
+
+    Of the folder `out` the batch size of the run that it may hold is read; `processes` is how many share the memory.
+    """
     models = _models(model)
     lenders = _models(sources) if sources else {}
     if shared := sorted(set(models) & set(lenders)):
@@ -137,11 +161,18 @@ def make_plan(
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise InputError(f"expected seed to be a whole number >= 0, got {seed!r}; give one")
     if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
-        raise InputError(f"expected batch_size to be a whole number >= 1, got {batch_size!r}; leave it out for {BATCH}")
+        raise InputError(f"expected batch_size to be a whole number >= 1, got {batch_size!r}; leave it out")
+    check_budget(memory_budget, batch_size)
     prepared = prepare(data, batch_size or BATCH)
     for each in everyone.values():
         with each.session():
             check_fit(each, prepared)
+    memory: dict[str, object] | None = None
+    if batch_size is None and not isinstance(data, EvaluationData):
+        size = held_batch_size(out, measured=memory_budget is not None)
+        if size is None:
+            size, memory = fitting_batch(everyone.values(), prepared.test, memory_budget, processes)
+        prepared = replace(prepared, batch_size=size)
     skipped: dict[str, dict[str, str]] = {name: {} for name in models}
     for name, each in models.items():
         with each.session():
@@ -155,6 +186,8 @@ def make_plan(
             for exhibit in exhibits[name]:
                 skipped[name] |= unfit_members(exhibit.task, each, prepared, everyone)
     rows = audited_rows(prepared.test, seed)
+    bisected = models if mode == "bisect" else {}
+    unbisected = {name: kept_nested(listed, each, frozenset(skipped[name])) for name, each in bisected.items()}
     run = describe(
         models,
         prepared,
@@ -167,8 +200,17 @@ def make_plan(
         exhibits=exhibits,
         rows=rows,
         skipped=skipped,
+        kept_nested=unbisected,
+        memory=memory,
+        search={name: described(each, *_first(prepared)) for name, each in models.items()},
     )
     return Plan(models, prepared, listed, everyone, exhibits, rows, run)
+
+
+def _first(data: EvaluationData) -> tuple[Tensor, Tensor]:
+    """A few inputs and their ids."""
+    few = data.test.take(min(ROWS, len(data.test)))
+    return few.x, few.index
 
 
 def _run_task(
@@ -178,7 +220,7 @@ def _run_task(
         steps.doing(f"{model.name}: {task.label}")
         if store.measurement(model.name, task.label) is None:
             start = time.perf_counter()
-            found = list(task.plugin.measure(model, data, Draws(seed, task.label)))
+            found = _measured(task, model, data, cells.pool, seed)
             records = [each for each in found if isinstance(each, Record)]
             surfaces = [
                 replace(each, model=model.name, label=task.label) for each in found if not isinstance(each, Record)
@@ -191,6 +233,27 @@ def _run_task(
         steps.doing(f"{model.name}: {task.label}{strength}")
         cells.run(task, position)
         steps.advance()
+
+
+def _probed(model: SpikingModel, data: EvaluationData, store: Store) -> list[Finding]:
+    """What the probe finds; it starts over on fewer samples where memory runs out."""
+    pool = Pool(min(SAMPLES, len(data.test)), partial(store.save_halving, model.name))
+    found = None
+    while found is None:
+        found = pool.attempt(pool.size, probe, model, replace(data, test=data.test.take(pool.size)))
+    return found
+
+
+def _measured(task: Task, model: SpikingModel, data: EvaluationData, pool: Pool, seed: int) -> list[Record | Artifact]:
+    """What a measurement yields; it starts over with fewer samples at once where memory runs out."""
+
+    def measured(size: int) -> list[Record | Artifact]:
+        return list(task.plugin.measure(model, replace(data, batch_size=size), Draws(seed, task.label)))
+
+    found = None
+    while found is None:
+        found = pool.attempt(pool.size, measured, pool.size)
+    return found
 
 
 def _models(model: Any) -> dict[str, SpikingModel]:

@@ -10,7 +10,7 @@ starts, and raises an `InputError` if the plugin does not fit them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -108,6 +108,16 @@ class Estimator(Protocol):
                 first, and zero for a sample that is new among others: keep what is zero at the start.
                 "frozen": whether this is a further draw at the same iterate; "memory" is then not kept.
         """
+
+
+@runtime_checkable
+class Pointwise(Protocol):
+    """An `Estimator` that is nothing but a function of u, the same at each neuron, step and sample: fast kernels may
+    search with it in place of `backward`."""
+
+    @property
+    def derivative(self) -> Callable[[Tensor], Tensor]:
+        """The estimated derivative at u; best a `snnrobust.kernels.derivative.Derivative`, which has native code."""
 
 
 @runtime_checkable

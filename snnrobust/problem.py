@@ -11,6 +11,7 @@ from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
+from snnrobust.pool import Pool
 from snnrobust.threat import ThreatModel
 
 
@@ -109,7 +110,7 @@ class Problem:
     data: Dataset
     threat: ThreatModel
     rng: Draws
-    pool: int
+    pool: Pool
     stop: bool
     name: str
     transfer: bool = False

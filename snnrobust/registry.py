@@ -36,7 +36,8 @@ def plugins() -> list[PluginInfo]:
         >>> "pgd" in {plugin.name for plugin in plugins()}
         True
     """
-    return [_info(kind, point) for kind in GROUPS for point in sorted(_points(kind), key=lambda p: p.name)]
+    order = list(GROUPS)
+    return [_info(*each) for each in sorted(_points(), key=lambda each: (order.index(each[0]), each[1].name))]
 
 
 def find(name: str) -> PluginInfo:
@@ -108,8 +109,9 @@ def check_parameters(name: str, given: dict[str, Any], known: list[str]) -> None
             )
 
 
-def _points(kind: str) -> list[EntryPoint]:
-    return list(entry_points(group=f"snnrobust.{kind}"))
+def _points() -> list[tuple[str, EntryPoint]]:
+    installed = entry_points()  # once for all kinds: it reads files of every installed distribution
+    return [(kind, point) for kind in GROUPS for point in installed.select(group=f"snnrobust.{kind}")]
 
 
 def _info(kind: str, point: EntryPoint) -> PluginInfo:
@@ -121,7 +123,7 @@ def _find(name: str) -> tuple[str, EntryPoint]:
     if not isinstance(name, str):
         raise InputTypeError(f"expected the name of a plugin as text, got {name!r}; see `snnrobust list`")
     wanted = name.partition(":")[0]
-    everything = [(kind, point) for kind in GROUPS for point in _points(kind)]
+    everything = _points()
     # The same distribution may be found twice, e.g. a source folder on the path beside an editable install.
     found = {(kind, point.value): (kind, point) for kind, point in everything if point.name == wanted}
     if not found:

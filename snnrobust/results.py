@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Sense = Literal["any-iterate", "last-iterate", "mean over draws"]
+Sense = Literal["any-iterate", "any-iterate, bisect", "last-iterate", "mean over draws"]
 Verdict = Literal["trusted", "doubtful", "untrustworthy"]
 
 NAN = math.nan
@@ -56,7 +56,9 @@ class Curve:
 
     Attributes:
         sense: What a value means: "any-iterate" (the worst iterate counts, carried from smaller strengths),
+            "any-iterate, bisect" (the same, but what withstands a strength is assumed to withstand smaller ones),
             "last-iterate" (as torchattacks scores) or "mean over draws" (noise).
+        assumed: For attacks: how many samples count at each strength on that assumption alone; 0 without a bisection.
         attribution: For a worst case: how many samples each task's label was the first to break.
     """
 
@@ -71,6 +73,7 @@ class Curve:
     label: str
     unit: str
     attribution: dict[str, int] = field(default_factory=dict)
+    assumed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +151,7 @@ class Claim:
         failed: Names of the findings that failed and count for the verdict.
         advice: Names of the others that failed.
         missing: Names of the required findings for which the evidence is missing.
+        assumed: Samples that count as right since they withstood a larger radius, not attacked at this one (bisection).
     """
 
     model: str
@@ -164,3 +168,4 @@ class Claim:
     failed: tuple[str, ...]
     advice: tuple[str, ...]
     missing: tuple[str, ...]
+    assumed: int = 0

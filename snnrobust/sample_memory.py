@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class SampleMemory:
         self._row: dict[int, int] = {}  # sample id -> row
         self._free: list[int] = []
         self._kept: dict[Hashable, dict[str, Tensor]] = {}
+        self._replaced: list[tuple[Hashable, str, Tensor, Tensor]] | None = None  # key, name, rows, what they held
 
     def take(self, key: Hashable, index: Tensor) -> dict[str, Tensor]:
         """What was put under `key`, for the sample ids `index` [N]; empty if nothing was."""
@@ -55,7 +57,23 @@ class SampleMemory:
             if name not in kept:
                 kept[name] = value.new_zeros(self._capacity, *value.shape[1:])
             kept[name] = self._grown(kept[name])
-            kept[name][rows.to(value.device)] = value
+            at = rows.to(value.device)
+            if self._replaced is not None:
+                self._replaced.append((key, name, at, kept[name][at]))
+            kept[name][at] = value
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Puts everything back that is replaced inside, should anything fail there."""
+        self._replaced = []
+        try:
+            yield
+        except BaseException:
+            for key, name, at, before in reversed(self._replaced):
+                self._kept[key][name][at] = before
+            raise
+        finally:
+            self._replaced = None
 
     def forget(self, index: Tensor | None = None) -> None:
         """Drops all, or what belongs to the sample ids `index` [N], whose rows become free."""

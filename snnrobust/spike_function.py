@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Spike(torch.autograd.Function):
@@ -37,7 +38,10 @@ class Spike(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         """Forward-mode derivative along `tangent`."""
-        along: Tensor = tangent * ctx.derivative(ctx.saved_tensors[0])
+        # Torch switches forward mode off in here: a jvp of a jvp would silently lose the derivative's own derivative.
+        with forward_ad._set_fwd_grad_enabled(True):
+            u = forward_ad.unpack_dual(ctx.saved_tensors[0]).primal  # type: ignore[no-untyped-call]  # torch's own
+            along: Tensor = tangent * ctx.derivative(u)
         return along
 
 

@@ -44,6 +44,9 @@ class SpikeGradient:
         estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
             `Mixture`, which needs several passes, see `passes`.
 
+    Attributes:
+        memory: What the estimator keeps of single samples.
+
     Raises:
         InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
             swapped emits smooth values instead of spikes (a surrogate with `spiking=False`), or a `NodeEstimator` is
@@ -63,7 +66,7 @@ class SpikeGradient:
 
     def __init__(self, net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> None:
         self._estimator = estimator
-        self._memory = SampleMemory()
+        self.memory = SampleMemory()
         self._entered: list[ExitStack] = []
         self._visit: Visit | None = None
         self._sites = [] if isinstance(estimator, Own) else _sites(net, estimator)
@@ -81,7 +84,7 @@ class SpikeGradient:
             index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
             frozen: Whether this is a further draw at the same iterates, which leaves what is remembered alone.
         """
-        outer, self._visit = self._visit, Visit(index, frozen, self._memory)
+        outer, self._visit = self._visit, Visit(index, frozen, self.memory)
         try:
             with self:
                 yield self
@@ -90,7 +93,7 @@ class SpikeGradient:
 
     def forget(self, index: Tensor | None = None) -> None:
         """Drops what is remembered of the samples `index` [N], or of all, to free its room."""
-        self._memory.forget(index)
+        self.memory.forget(index)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from snnrobust.adapters import Adapter
-from snnrobust.adapters.equation import Equation
 from snnrobust.errors import InputError, PluginError
+from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.plugin import Estimator, NodeEstimator, Relaxation
 from snnrobust.sample_memory import SampleMemory
 from snnrobust.spike_function import spike
@@ -72,9 +72,9 @@ class Site:
                 adapter.swap_surrogate(module, _StandIn(self))
                 undo.callback(module.register_forward_pre_hook(self._arrive).remove)
             if isinstance(self.estimator, NodeEstimator):
-                undo.callback(_put_forward, module, vars(module).get("forward"))
+                undo.callback(put_forward, module, vars(module).get("forward"))
                 node = Node(self.name, module, adapter)
-                _put_forward(module, lambda x: self._through(node, x))
+                put_forward(module, lambda x: self._through(node, x))
             return undo.pop_all()
 
     def compare(self, u: Tensor) -> Tensor:
@@ -156,17 +156,17 @@ class Node:
     @property
     def leak(self) -> float:
         """The share k of the membrane potential that a step keeps."""
-        return self._equation().leak
+        return self._dynamics().leak
 
     @property
     def gain(self) -> float:
         """What the input is multiplied by."""
-        return self._equation().gain
+        return self._dynamics().gain
 
     @property
     def threshold(self) -> float:
         """Membrane potential at which it fires."""
-        return self._equation().threshold
+        return self._dynamics().threshold
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's own forward pass."""
@@ -180,8 +180,14 @@ class Node:
         """Cuts the gradient through the node's state."""
         self._spiking().detach(self._module)
 
-    def _equation(self) -> Equation:
-        return self._spiking().equation(self._module)
+    def _dynamics(self) -> Dynamics:
+        dynamics = self._spiking().dynamics(self._module)
+        if dynamics.reset_value != 0:  # it adds a constant to the equation
+            raise InputError(
+                f"expected a node with u[t] = k v[t-1] + gain x[t] and a reset to 0 or by subtraction, got "
+                f"'{self.name}' with a reset to {dynamics.reset_value:g}; use an estimator that needs no equation"
+            )
+        return dynamics
 
     def _spiking(self) -> Adapter:
         if self._adapter is None:
@@ -192,7 +198,7 @@ class Node:
         return self._adapter
 
 
-def _put_forward(module: nn.Module, forward: Callable[[Tensor], Tensor] | None) -> None:
+def put_forward(module: nn.Module, forward: Callable[[Tensor], Tensor] | None) -> None:
     """Sets the forward pass of this one object; None leaves that of its class."""
     if forward is None:
         vars(module).pop("forward", None)

@@ -4,6 +4,7 @@ run.json                      what is evaluated: models, data, tasks, seed, mode
 cells/MODEL/LABEL/K.npz       per-sample outcomes at the K-th strength of a task ("K.partial.npz" while it runs)
 cells/MODEL/LABEL/measure.*   records (.json) and surfaces (.npz) of a measurement
 cells/MODEL/findings.json     what the probe found
+cells/MODEL/memory.json       batch sizes after memory ran out, where it did
 cells/MODEL/timings.json      seconds a cell; apart, so that equal runs have equal result bytes
 
 No file is written by two models, so that each may be evaluated by a process of its own.
@@ -47,6 +48,7 @@ class Store:
         self.measured: dict[tuple[str, str], tuple[list[Record], list[Artifact]]] = {}
         self.findings: dict[str, list[Finding]] = {}
         self.seconds: dict[str, dict[str, float]] = {model: {} for model in run["models"]}
+        self._halved: dict[str, list[int]] = {}
         if folder is None:
             return
         check_folder(folder)
@@ -154,6 +156,18 @@ class Store:
             path = self.folder / "cells" / slug(model) / "findings.json"
             write(path, to_json([dataclasses.asdict(finding) for finding in findings]))
 
+    def halved(self, model: str) -> list[int]:
+        """Samples in flight after each time that memory ran out."""
+        if model not in self._halved and self.folder is not None and (path := self._memory(model)).is_file():
+            self._halved[model] = read_json(path)
+        return self._halved.get(model, [])
+
+    def save_halving(self, model: str, size: int) -> None:
+        """Keeps that memory ran out, and how many samples are in flight from now on."""
+        self._halved[model] = [*self.halved(model), size]
+        if self.folder is not None:
+            write(self._memory(model), to_json(self._halved[model]))
+
     def load_all(self) -> None:
         """Reads every result of the run's tasks into memory.
 
@@ -162,6 +176,7 @@ class Store:
         """
         for model in self.run["models"]:
             self.probe_findings(model)
+            self.halved(model)
             exhibits = [each["task"] for each in self.run["exhibits"][model]]
             evidence = [{**task, "label": EVIDENCE + task["label"]} for task in exhibits]
             swapped = [{"label": ANOTHER_CLASS, "kind": "attack", "strengths": []}] if evidence else []
@@ -186,6 +201,9 @@ class Store:
         self.seconds[model][name] = seconds
         if self.folder is not None:
             write(self._timings(model), to_json(self.seconds[model]))
+
+    def _memory(self, model: str) -> Path:
+        return self._folder() / "cells" / slug(model) / "memory.json"
 
     def _timings(self, model: str) -> Path:
         return self._folder() / "cells" / slug(model) / "timings.json"
@@ -213,9 +231,26 @@ class Store:
         return self.folder
 
 
+def held_batch_size(folder: Path | None, *, measured: bool) -> int | None:
+    """The batch size of the run that `folder` may hold, to go on with; None where there is none.
+
+    Args:
+        folder: Output folder, or None.
+        measured: Whether a budget is named, for which the batch size is measured anew unless outcomes depend on it.
+
+    Raises:
+        StoreError: If the run's description is damaged or of another format.
+    """
+    if folder is None or not (folder / "run.json").is_file():
+        return None
+    run = Store.read_run(folder)
+    size: int | None = run.get("chunk") if measured else run.get("batch_size")
+    return size
+
+
 def _different(held: dict[str, Any], run: dict[str, Any]) -> str:
     """Which of the parts that decide the outcomes differ between two runs' content."""
-    free = ("fingerprint", "signature", "batch_size", "notes", "environment")
+    free = ("fingerprint", "signature", "batch_size", "kept_nested", "notes", "search", "environment")
     run = from_json(to_json(run))  # as the held one was read
     names = [name for name in run if name not in free and held.get(name) != run[name]]
     return f"different in: {', '.join(names)}" if names else "its models give other outputs"

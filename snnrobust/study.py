@@ -16,8 +16,8 @@ from snnrobust.report import Report
 from snnrobust.store import Store
 
 
-def plan(config: Config) -> Plan:
-    """Builds and checks everything that the config names."""
+def plan(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
+    """Builds and checks everything that the config names, to be run into `out` by so many processes at once."""
     settings = config.evaluate
     return make_plan(
         config.load_models(),
@@ -27,6 +27,9 @@ def plan(config: Config) -> Plan:
         mode=settings.mode,
         evidence=settings.evidence,
         batch_size=settings.batch_size,
+        memory_budget=settings.memory_budget,
+        out=out,
+        processes=processes,
     )
 
 
@@ -42,7 +45,7 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
     Raises:
         SnnRobustError: For bad input, before anything long starts.
     """
-    checked = plan(read(path))
+    checked = plan(read(path), out, workers)
     store = Store(out, checked.run)
     if workers > 1 and len(checked.models) > 1:
         others = set(active_children())
@@ -51,7 +54,7 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
             shown(len(checked.models), progress) as steps,
         ):
-            futures = [executor.submit(_work, path, out, name, threads) for name in checked.models]
+            futures = [executor.submit(_work, path, out, name, threads, workers) for name in checked.models]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -66,7 +69,7 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
     return Report(store)
 
 
-def _work(path: Path, out: Path, name: str, threads: int) -> None:
+def _work(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
-    checked = plan(read(path))
+    checked = plan(read(path), out, workers)
     checked.execute(Store(out, checked.run), only=name, progress=False)

@@ -25,7 +25,17 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
-from snnrobust.plugin import Corruption, Ensemble, Estimator, Measurement, Optimiser, Perturbation, Relaxation
+from snnrobust.plugin import (
+    Corruption,
+    Ensemble,
+    Estimator,
+    Measurement,
+    Optimiser,
+    Perturbation,
+    Pointwise,
+    Relaxation,
+)
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.results import Record, Surface
 from snnrobust.search import perturb, search
@@ -42,8 +52,9 @@ def check_plugin(name: str, **parameters: Any) -> None:
     allowed examples only (L-inf), the original alone at epsilon 0, the model left alone, and for optimisers equal
     examples for every batch size. Corruptions: shape kept, nothing changed at severity 0, keyed randomness.
     Estimators: finite derivatives and input gradients, forward values unchanged unless it is a relaxation, no influence
-    of batch mates unless it says `batch_dependent = True`. Objectives: one finite value per sample, also at ties
-    and for silent outputs. Measurements: records or surfaces, the same from a second call.
+    of batch mates unless it says `batch_dependent = True`, and a `derivative`, if any, that agrees with `backward`.
+    Objectives: one finite value per sample, also at ties and for silent outputs. Measurements: records or surfaces, the
+    same from a second call.
 
     Args:
         name: Name that the plugin is registered under.
@@ -181,7 +192,7 @@ def _examples(name: str, plugin: Any, model: SpikingModel, data: Dataset, epsilo
     rng = Draws(0, name)
     oracle = Oracle(model, CrossEntropy(), Own(), 1, rng.number(), None)
     threat = ThreatModel("linf", epsilon, model.bounds, model.domain)
-    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, pool, False, name)
+    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(pool), False, name)
     examples = torch.full_like(data.x, torch.nan)
 
     def keep(found: Found) -> None:
@@ -224,6 +235,8 @@ def _check_estimator(name: str, plugin: Any) -> None:
     u = torch.arange(-30, 31).reshape(1, 61) / 10  # the threshold itself among them
     if isinstance(plugin, Estimator):
         _check_slope(name, u, plugin.backward(u, {"surrogate": surrogate.ATan()}), "a derivative")
+    if isinstance(plugin, Pointwise):
+        _check_pointwise(name, plugin, torch.cat([u, torch.tensor([[-torch.inf, torch.inf]])], dim=1))
     if isinstance(plugin, Relaxation):
         at = u.clone().requires_grad_()
         primitive = plugin.primitive(at, {"surrogate": surrogate.ATan()})
@@ -251,6 +264,21 @@ def _check_estimator(name: str, plugin: Any) -> None:
             "gradients that do not depend on the batch",
             "others alone; keep what belongs to a sample in state['memory'], or set batch_dependent = True",
         )
+
+
+def _check_pointwise(name: str, plugin: Any, u: Tensor) -> None:
+    """The derivative that fast kernels search with is that of `backward`, also at a membrane that has overflowed."""
+    try:
+        ours, fast = plugin.backward(u, {}), plugin.derivative(u)
+    except (AttributeError, KeyError) as error:
+        raise PluginError(
+            f"expected `derivative` of '{name}' to be all of its `backward`, a function of u alone, got one that needs "
+            f"{error}; leave `derivative` out"
+        ) from error
+    _require(name, fast.shape == u.shape, f"`derivative` of shape {tuple(u.shape)}", f"{tuple(fast.shape)}")
+    off = ~torch.isclose(fast, ours, rtol=1e-5, atol=1e-7)
+    for at, got, expected in zip(u[off].tolist(), fast[off].tolist(), ours[off].tolist(), strict=True):
+        _require(name, False, f"`derivative` to be {expected:g} at {at:g}, as `backward` is,", f"{got:g}")
 
 
 def _check_slope(name: str, u: Tensor, value: Tensor, what: str) -> None:

@@ -27,6 +27,7 @@ def wrap(
     reset: Callable[[], object] | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     stochastic: bool = False,
+    accelerate: bool = True,
 ) -> SpikingModel:
     """Wraps an SNN for evaluation. The net itself is never changed.
 
@@ -47,6 +48,8 @@ def wrap(
         reset: Callable without arguments that resets state of no known framework; known state is reset besides.
         normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
         stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
+        accelerate: Whether attacks may search on a faster stand-in of the net, which shares its parameters. What they
+            find is scored on the net itself either way.
 
     Raises:
         InputTypeError: If `net` is no `nn.Module`, or a callable is expected.
@@ -87,8 +90,9 @@ def wrap(
         raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
     if domain == "binary" and (low, high) != (0.0, 1.0):
         raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
-    if not isinstance(stochastic, bool):
-        raise InputTypeError(f"expected stochastic to be True or False, got {stochastic!r}; pass one of them")
+    for setting, value in (("stochastic", stochastic), ("accelerate", accelerate)):
+        if not isinstance(value, bool):
+            raise InputTypeError(f"expected {setting} to be True or False, got {value!r}; pass one of them")
     if reset is not None and not callable(reset):
         raise InputTypeError(
             f"expected reset to be callable, got {type(reset).__name__}; pass a function of no arguments"
@@ -106,6 +110,7 @@ def wrap(
         reset=reset,
         normalize=None if normalize is None else _per_channel(normalize),
         stochastic=stochastic,
+        accelerate=accelerate,
     )
 
 

@@ -393,6 +393,6 @@ def test_noise_spares_padding(monkeypatch: pytest.MonkeyPatch) -> None:
         return logits(self, x, **keywords)
 
     monkeypatch.setattr(sr.SpikingModel, "logits", listening)
-    sr.evaluate(model, data, [sr.load("gaussian", severity=1e-3)], evidence="none")
+    sr.evaluate(model, data, [sr.load("gaussian", severity=1e-3)], evidence="none", batch_size=6)
     assert any((each[:, 0] != x[: len(each), 0]).any() for each in seen)
     assert not any((each[:, 1:] != 0).any() for each in seen)

@@ -14,6 +14,7 @@ import snnrobust as sr
 from snnrobust.data import Dataset
 from snnrobust.evaluation_data import EvaluationData
 from snnrobust.evidence import FEW, SAMPLES, BallNoise, another_class, audited_rows, exhibits, full_range, quoted
+from snnrobust.pool import Pool
 from snnrobust.problem import Judge
 from snnrobust.spike_gradient import passes
 from snnrobust.store import EVIDENCE, Store
@@ -173,13 +174,13 @@ def test_noise_stays_in_the_ball_and_the_box() -> None:
 def test_another_class() -> None:
     """Another class is shown in each sample's place: one that the net gets right, where there is such a one."""
     model, data = tiny_model(), tiny_data(count=20)
-    judge = Judge(model, 0, 1)
+    judge, pool = Judge(model, 0, 1), Pool(8)
     right = np.ones(20, dtype=bool)
-    assert another_class(data, right, judge)["correct"].tolist() == [0] * 20
+    assert another_class(data, right, judge, pool)["correct"].tolist() == [0] * 20
     alike = data.select((data.y == data.y[0]).nonzero()[:, 0].tolist())
-    assert set(another_class(alike, np.ones(len(alike), dtype=bool), judge)["correct"].tolist()) == {-1}
+    assert set(another_class(alike, np.ones(len(alike), dtype=bool), judge, pool)["correct"].tolist()) == {-1}
     one = (data.y == data.y[0]).numpy()
-    assert another_class(data, one, judge)["correct"].tolist() == [0] * 20  # shown although not held to be right
+    assert another_class(data, one, judge, pool)["correct"].tolist() == [0] * 20  # shown although not held to be right
 
 
 def test_members_and_radii_of_the_evidence_are_tried_on_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from snnrobust.draws import Draws
 from snnrobust.losses import CrossEntropy, Margin
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser, State
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.spike_gradient import Own
@@ -49,7 +50,7 @@ def run(
     rng = Draws(0, label)
     objective = Margin()
     oracle = Oracle(model, objective, Own(), 1, rng.number(), None)
-    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, pool, stop, label)
+    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, Pool(pool), stop, label)
     found: list[Found] = []
     with model.session():
         search(problem, plugin, torch.arange(len(data)), found.append)
@@ -174,7 +175,7 @@ def test_sequences_keep_their_padding() -> None:
     by_id = dict(zip(data.index.tolist(), lengths.tolist(), strict=True))
     oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, by_id)
     threat = ThreatModel("linf", 1.0, (0.0, 1.0), "binary")
-    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, 3, False, "padded")
+    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(3), False, "padded")
     found: list[Found] = []
     with model.session():
         search(problem, PGD(steps=3), torch.arange(8), found.append)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from snnrobust.adapters.equation import Equation
 from snnrobust.adapters.spikingjelly import SpikingJelly
+from snnrobust.kernels.derivative import Derivative
+from snnrobust.kernels.dynamics import Dynamics
+from snnrobust.kernels.unit import Pool
 
 
 class Adapter(Protocol):
@@ -49,12 +52,33 @@ class Adapter(Protocol):
     def detach(self, node: nn.Module) -> None:
         """Cuts the gradient through the state of `node`."""
 
-    def equation(self, node: nn.Module) -> Equation:
-        """The numbers of u[t] = k v[t-1] + gain x[t]; a lateral input is left aside.
+    def dynamics(self, node: nn.Module) -> Dynamics:
+        """The equation of `node`, with its numbers as they are now.
 
         Raises:
-            InputError: If `node` follows another equation.
+            InputError: If `node` follows none of the leaky integrate-and-fire family.
         """
+
+    def derivative(self, node: nn.Module) -> Derivative | None:
+        """The derivative that the node's own surrogate gives a spike; None if it is of no known family."""
+
+    def has_operator(self, node: nn.Module, device: torch.device) -> bool:
+        """Whether the framework has an operator of its own on `device` for `node` with its own surrogate."""
+
+    def keeps_voltages(self, node: nn.Module) -> bool:
+        """Whether `node` records its membrane potentials for others to read."""
+
+    def is_block(self, module: nn.Module) -> bool:
+        """Whether `module` is a building block of the framework, rather than a net of the user's."""
+
+    def per_step(self, module: nn.Module) -> bool:
+        """Whether `module` takes [T, N, *] and treats each time step by itself, in eval mode."""
+
+    def channel_norm(self, module: nn.Module) -> bool:
+        """Whether `module` is batch normalisation of [T, N, C, H, W] with fixed statistics."""
+
+    def halving(self, module: nn.Module) -> Pool | None:
+        """The kind of 2 x 2 pooling with stride 2 and without padding that `module` is, if it is."""
 
 
 def find(net: nn.Module) -> Adapter | None:

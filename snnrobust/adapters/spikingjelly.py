@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import Tensor, nn
 
-from snnrobust.adapters.equation import Equation
+from snnrobust.adapters import spikingjelly_layers as layers
 from snnrobust.errors import InputError
+from snnrobust.kernels.derivative import Derivative
+from snnrobust.kernels.dynamics import Dynamics
+from snnrobust.kernels.unit import Pool
 from snnrobust.neurons.node import LoopNode
 
 
@@ -89,22 +94,87 @@ class SpikingJelly:
             if isinstance(value, Tensor):
                 memories[name] = value.detach()
 
-    def equation(self, node: nn.Module) -> Equation:
-        """The numbers of LIFNode, ParametricLIFNode, IFNode, their simple kin, and this package's LoopNode."""
-        kind, threshold = type(node), float(getattr(node, "v_threshold", 0.0))
-        settings = cast(Any, node)
-        if getattr(node, "v_reset", None) in (None, 0):  # another value would add a constant to the equation
-            if kind in (neuron.IFNode, neuron.SimpleIFNode):
-                return Equation(1.0, 1.0, threshold)
-            if isinstance(node, LoopNode):
-                return Equation(float(node.k), 1.0, threshold)
-            if kind in (neuron.LIFNode, neuron.SimpleLIFNode, neuron.ParametricLIFNode):
-                rate = torch.sigmoid(settings.w.detach()) if kind is neuron.ParametricLIFNode else 1 / settings.tau
-                return Equation(1.0 - float(rate), float(rate) if settings.decay_input else 1.0, threshold)
+    def dynamics(self, node: nn.Module) -> Dynamics:
+        """The equation of LIFNode, ParametricLIFNode, IFNode, their simple kin, and this package's LoopNode."""
+        if isinstance(node, LoopNode):
+            return node.dynamics
+        kind, settings = type(node), cast(Any, node)
+        shared: dict[str, Any] = {}
+        # Simple nodes with another reset start at 0, not at the reset.
+        if kind in _FAMILY and _numbers(settings) and not (kind in _SIMPLE and settings.v_reset != 0):
+            soft = settings.v_reset is None
+            shared = {
+                "threshold": float(settings.v_threshold),
+                "reset": "soft" if soft else "hard",
+                "reset_value": 0.0 if soft else float(settings.v_reset),
+                "detach_reset": bool(settings.detach_reset),
+            }
+        if shared and kind in (neuron.IFNode, neuron.SimpleIFNode):
+            return Dynamics("keep", 1.0, **shared)
+        if shared and kind in (neuron.LIFNode, neuron.SimpleLIFNode):
+            return Dynamics("divide", float(settings.tau), decay_input=bool(settings.decay_input), **shared)
+        if shared:
+            rate = torch.sigmoid(settings.w)
+            return Dynamics("multiply", rate, decay_input=bool(settings.decay_input), **shared)
         raise InputError(
             f"expected a node with u[t] = k v[t-1] + gain x[t] and a reset to 0 or by subtraction, got "
-            f"{kind.__name__} with v_reset={getattr(node, 'v_reset', None)}; use an estimator that needs no equation"
+            f"{kind.__name__}; use an estimator that needs no equation"
         )
+
+    def derivative(self, node: nn.Module) -> Derivative | None:
+        """The families of SpikingJelly's surrogates with a number alpha."""
+        own = getattr(node, "surrogate_function", None)
+        alpha = getattr(own, "alpha", None)
+        if type(own) not in _DERIVATIVES or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            return None
+        return _DERIVATIVES[type(own)](float(alpha)) if getattr(own, "spiking", False) else None
+
+    def has_operator(self, node: nn.Module, device: torch.device) -> bool:
+        """On CUDA: IF, LIF and parametric LIF nodes with surrogates that its kernels know."""
+        known = type(node) in _FAMILY and type(getattr(node, "surrogate_function", None)) in _DERIVATIVES
+        return known and device.type == "cuda"
+
+    def keeps_voltages(self, node: nn.Module) -> bool:
+        """Whether `store_v_seq` is set."""
+        return bool(getattr(node, "store_v_seq", False))
+
+    def is_block(self, module: nn.Module) -> bool:
+        """Whether the module is one of SpikingJelly's own classes, but for its ready-made nets, or of our nodes."""
+        home = type(module).__module__
+        ready_made = home.startswith("spikingjelly.activation_based.model.")
+        return isinstance(module, base.MemoryModule) or (home.startswith("spikingjelly.") and not ready_made)
+
+    def per_step(self, module: nn.Module) -> bool:
+        """See `spikingjelly_layers.per_step`."""
+        return layers.per_step(module)
+
+    def channel_norm(self, module: nn.Module) -> bool:
+        """See `spikingjelly_layers.channel_norm`."""
+        return layers.channel_norm(module)
+
+    def halving(self, module: nn.Module) -> Pool | None:
+        """See `spikingjelly_layers.halving`."""
+        return layers.halving(module)
+
+
+_SIMPLE = (neuron.SimpleIFNode, neuron.SimpleLIFNode)
+_FAMILY = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, *_SIMPLE)
+# In the order of operations of SpikingJelly's own operators.
+_DERIVATIVES: dict[type, Callable[[float], Derivative]] = {
+    surrogate.ATan: Derivative.atan,
+    surrogate.Sigmoid: lambda alpha: Derivative("sigmoid", alpha, alpha),
+    surrogate.PiecewiseQuadratic: lambda alpha: Derivative("quadratic", alpha, alpha * alpha),
+    surrogate.PiecewiseExp: lambda alpha: Derivative("exponential", alpha, alpha / 2),
+    surrogate.SoftSign: lambda alpha: Derivative("soft-sign", 1 / alpha, 2 * alpha),
+    surrogate.SuperSpike: lambda alpha: Derivative("fast-sigmoid", 1.0, alpha),
+    surrogate.Erf: lambda alpha: Derivative("gaussian", alpha, alpha / math.sqrt(math.pi)),
+}
+
+
+def _numbers(settings: Any) -> bool:
+    """Whether threshold and the like are one number each, rather than one for each neuron."""
+    values = (settings.v_threshold, settings.v_reset, getattr(settings, "tau", None))
+    return all(not isinstance(each, Tensor) or each.numel() == 1 for each in values)
 
 
 def _memories(node: nn.Module) -> dict[str, Any]:

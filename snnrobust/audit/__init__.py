@@ -67,6 +67,7 @@ def claims(report: Report) -> list[Claim]:
                             failed=tuple(each.name for each in about if each.passed is False and _counts(each)),
                             advice=tuple(each.name for each in about if each.passed is False and not _counts(each)),
                             missing=tuple(each.name for each in about if each.passed is None and each.required),
+                            assumed=curve.assumed[k],
                         )
                     )
     return found

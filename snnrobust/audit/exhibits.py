@@ -144,6 +144,11 @@ class Audited:
         correct: np.ndarray = self.report.clean(self.model)["correct"]
         return correct
 
+    @cached_property
+    def assumed(self) -> np.ndarray:
+        """Which samples count as right without an attack, since they withstood a larger radius, [strength, sample]."""
+        return self.report.assumed(self.label, self.model)
+
     def standing(self, strength: float) -> np.ndarray:
         """Which samples it leaves standing at a radius, carried from smaller ones, [N]."""
         standing: np.ndarray = self.report.robust(self.label, self.model)[self.task["strengths"].index(strength)]

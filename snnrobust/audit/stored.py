@@ -8,6 +8,7 @@ import numpy as np
 
 from snnrobust.audit.exhibits import Audited
 from snnrobust.results import NAN, Finding
+from snnrobust.statistics import clopper_pearson
 
 if TYPE_CHECKING:
     from snnrobust.report import Report
@@ -20,11 +21,13 @@ UNCHANGED = 0.01
 DISAGREEMENT = 0.001
 #: Distance over radius that counts as within it, and what float32 adds to a distance for each unit of input.
 BUDGET, ROUNDING = 1.001, 1e-6
+#: Share of the outcomes assumed by a bisection that may turn out wrong where they are attacked after all.
+ASSUMED_WRONG = 0.005
 
 
 def about_model(report: Report, model: str) -> list[Finding]:
     """What holds for all numbers of a model."""
-    found = [_strict_accuracy(report, model)]
+    found = [_strict_accuracy(report, model), *_memory(report, model)]
     if not report.labels("attack"):
         why = "whether any attack was run; without one, nothing can be said about robustness against an adversary"
         remedy = "add attacks, e.g. sr.load('standard', epsilon=...)"
@@ -34,7 +37,7 @@ def about_model(report: Report, model: str) -> list[Finding]:
 
 def about_attack(audited: Audited) -> list[Finding]:
     """What holds for all numbers of an attack."""
-    found = [_moves(audited), _agreement(audited), _budget(audited), *_members(audited)]
+    found = [_moves(audited), _agreement(audited), _budget(audited), *_members(audited), *_bisection(audited)]
     return [*found, *([_averaged(audited)] if audited.stochastic else [])]
 
 
@@ -51,6 +54,32 @@ def _strict_accuracy(report: Report, model: str) -> Finding:
         required=False,
         model=model,
     )
+
+
+def _memory(report: Report, model: str) -> list[Finding]:
+    """Whether memory ran out, which only matters where outcomes depend on the batch."""
+    sizes = report.halved(model)
+    if not sizes:
+        return []
+    depends = report.run["chunk"] is not None
+    consequence = (
+        "this run has attacks, estimators or models whose outcomes depend on the batch, and these can't be repeated "
+        "with another size"
+        if depends
+        else "outcomes don't depend on it"
+    )
+    return [
+        Finding(
+            "memory",
+            not depends,
+            float(len(sizes)),
+            0.0,
+            f"times that memory ran out, so that fewer samples were in flight, {sizes[-1]} in the end; {consequence}",
+            f"pass batch_size={sizes[-1]}, or free memory",
+            required=False,
+            model=model,
+        )
+    ]
 
 
 def _moves(audited: Audited) -> Finding:
@@ -128,6 +157,37 @@ def _members(audited: Audited) -> list[Finding]:
             0.0,
             f"members of the ensemble that this net does not allow: {', '.join(audited.skipped)} ({label}: {reason})",
             "use spiking nodes of a known framework, or add members of your own that fit (adaptive=)",
+            model=audited.model,
+            label=audited.label,
+        )
+    ]
+
+
+def _bisection(audited: Audited) -> list[Finding]:
+    """What withstands a radius is assumed to withstand smaller ones: asked of those that were attacked there after all.
+
+    The pairs of one sample hang together, so that the bound is on samples, which are what was drawn.
+    """
+    if "audited" not in audited.cells[0]:
+        return []
+    asked = np.stack([cell["audited"] for cell in audited.cells])  # (strength, sample)
+    wrong = asked & np.stack([cell["correct"] == 0 for cell in audited.cells])
+    pairs, samples = int(asked.sum()), int(asked.any(axis=0).sum())
+    lapses, affected = int(wrong.sum()), int(wrong.any(axis=0).sum())
+    share = lapses / pairs if pairs else NAN if audited.assumed.any() else 0.0
+    bound = clopper_pearson(affected, samples)[1] if samples else NAN
+    seen = (
+        f"{lapses:,} of {pairs:,}, in {affected:,} of {samples:,} samples (95 % interval: at most {bound:.1%} of them)"
+    )
+    return [
+        Finding(
+            "bisect-monotone",
+            None if np.isnan(share) else share <= ASSUMED_WRONG,
+            share,
+            ASSUMED_WRONG,
+            "share of the outcomes that bisection assumes right, since the sample withstands a larger radius, that an "
+            f"attack turns wrong: {seen if samples else 'none was attacked'}",
+            "evaluate with mode='nested': the search misses with more room what it finds with less",
             model=audited.model,
             label=audited.label,
         )

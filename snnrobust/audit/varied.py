@@ -62,8 +62,9 @@ def _finding(audited: Audited, strength: float, name: str, value: float, thresho
 def _epsilon_zero(audited: Audited, strength: float) -> Finding:
     apart = NAN
     if 0.0 in audited.task["strengths"]:
-        apart = float((audited.standing(0.0) != audited.clean).mean())
-    elif (exhibit := audited.exhibit("epsilon-zero")) is not None:
+        tried = ~audited.assumed[audited.task["strengths"].index(0.0)]  # what was assumed right shows nothing
+        apart = float((audited.standing(0.0) != audited.clean)[tried].mean()) if tried.any() else NAN
+    if np.isnan(apart) and (exhibit := audited.exhibit("epsilon-zero")) is not None:
         standing = exhibit.standing(0.0)
         apart = NAN if standing is None else float((standing != exhibit.clean).mean())
     return _finding(

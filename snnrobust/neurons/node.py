@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire equation with every component replaceable, as a plain loop over time."""
+"""A SpikingJelly node for the leaky integrate-and-fire equation with every component replaceable."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from snnrobust.errors import InputError
+from snnrobust.kernels.dynamics import Dynamics, Reset
 
 Leak: TypeAlias = Literal["normal", "none", "complete", "learnable"]
-Reset: TypeAlias = Literal["hard", "soft", "none"]
 StepMode: TypeAlias = Literal["s", "m"]
 Surrogate: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -90,6 +90,18 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
         # SpikingJelly fills in the first state only; each of ours begins at zero like it.
         return tuple(super(LoopNode, self).materialize_states(inputs, (state,), step_mode)[0] for state in states)
 
+    @property
+    def dynamics(self) -> Dynamics:
+        """The equation, with its numbers as they are now."""
+        return Dynamics(
+            "keep",
+            self.k,
+            threshold=self.v_threshold,
+            reset=self.reset_rule,
+            detach_reset=self.detach_reset,
+            lateral=None if self.lateral is None else self.lateral.weight,
+        )
+
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...], **kwargs: object
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -103,24 +115,10 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
         Returns:
             (o,) and the new states.
         """
-        x, v = inputs[0], states[0]  # [N, *]
-        # Complete leakage skips 0 * v, so that not even an infinite membrane is remembered. The copy keeps the memory
-        # from being the caller's own tensor, which SpikingJelly's detach() would change in place.
-        u = x.clone() if self.leak == "complete" else self.k * v + x
-        if self.lateral is not None:
-            u = u + self.lateral(states[1])
-        o = self.surrogate_function(u - self.v_threshold)
-        after = self._after_spike(u, o.detach() if self.detach_reset else o)
-        # A copy here too: in step mode "s" these spikes are the output in the caller's hands.
+        before = None if self.lateral is None else states[1]
+        o, _, after = self.dynamics.step(inputs[0], states[0], before, self.surrogate_function)
+        # A copy: in step mode "s" these spikes are the output in the caller's hands.
         return (o,), ((after,) if self.lateral is None else (after, o.clone()))
-
-    def _after_spike(self, u: Tensor, o: Tensor) -> Tensor:
-        if self.reset_rule == "hard":
-            return (1.0 - o) * u
-        if self.reset_rule == "soft":
-            lowered: Tensor = u - self.v_threshold * o
-            return lowered
-        return u
 
     def extra_repr(self) -> str:
         """The components, then what SpikingJelly shows of a node."""

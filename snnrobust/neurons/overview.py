@@ -8,7 +8,8 @@ from typing import get_args
 
 from spikingjelly.activation_based import neuron
 
-from snnrobust.neurons.node import Leak, Reset
+from snnrobust.kernels.dynamics import Reset
+from snnrobust.neurons.node import Leak
 from snnrobust.neurons.presets import PRESETS
 from snnrobust.neurons.variants import Variant
 

@@ -11,8 +11,9 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 from snnrobust.errors import InputError, InputTypeError
+from snnrobust.kernels.dynamics import Reset
 from snnrobust.neurons._checks import check_bool, check_choice, check_real
-from snnrobust.neurons.node import Leak, LoopNode, Reset, StepMode, Surrogate
+from snnrobust.neurons.node import Leak, LoopNode, StepMode, Surrogate
 
 
 class NodeOptions(TypedDict, total=False):

@@ -24,7 +24,7 @@ def claims_table(report: Report, quoted: bool) -> Table:
             open_ones = failed, _names(claim.missing)
             cells = [
                 Cell(strength(claim.strength)),
-                share(claim.value, claim.low, claim.high),
+                share(claim.value, claim.low, claim.high, claim.assumed),
                 Cell(claim.verdict, badge=claim.verdict),
                 Cell(f"{claim.count:,}"),
                 *map(Cell, _unless_repeated(open_ones, above.get(group))),

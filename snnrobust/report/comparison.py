@@ -36,6 +36,8 @@ class Comparison:
         second_only: Samples that stand in the second alone.
         p_value: Two-sided, of the exact McNemar test that both stand equally often.
         adjusted: The same among all comparisons made at once (Holm 1979); `p_value` itself for a single one.
+        assumed: Samples that count as right in the first and in the second although they were attacked at a larger
+            radius alone (mode="bisect").
     """
 
     first: str
@@ -51,6 +53,7 @@ class Comparison:
     second_only: int
     p_value: float
     adjusted: float
+    assumed: tuple[int, int] = (0, 0)
 
 
 def compare(report: Report, first: str, second: str, label: str, strength: float) -> Comparison:
@@ -114,9 +117,11 @@ def _compare(report: Report, first: str, second: str, label: str, strength: floa
     strengths = attack(report, label)["strengths"]
     if strength not in strengths:
         raise InputError(f"expected a strength of '{label}' in {strengths}, got {strength!r}; name one of these")
-    one, other = (report.robust(label, model)[strengths.index(strength)] for model in (first, second))
+    k = strengths.index(strength)
+    one, other = (report.robust(label, model)[k] for model in (first, second))
     test, (low, high) = mcnemar(one, other), paired_interval(one, other)
     values = float(one.mean()), float(other.mean())
+    first_rests, second_rests = (int(report.assumed(label, model)[k].sum()) for model in (first, second))
     return Comparison(
         first=first,
         second=second,
@@ -131,6 +136,7 @@ def _compare(report: Report, first: str, second: str, label: str, strength: floa
         second_only=test.second_only,
         p_value=test.two_sided,
         adjusted=test.two_sided,
+        assumed=(first_rests, second_rests),
     )
 
 

@@ -24,12 +24,15 @@ def attack_curve(report: Report, label: str, model: str, sense: Sense | None) ->
     """Robust accuracy under an attack; see `Report.curve`."""
     if sense == "last-iterate":
         if report.run["mode"] != "exhaustive":
-            raise InputError("expected mode='exhaustive' for the last iterate, got 'nested'; evaluate again with it")
+            raise InputError(
+                f"expected mode='exhaustive' for the last iterate, got '{report.run['mode']}'; evaluate again"
+            )
         cells = [report.cell(model, label, k) for k in range(len(report.task(label)["strengths"]))]
         last = np.stack([cell["last_correct"] == 1 for cell in cells])
         return share_curve(report, label, model, last, "last-iterate")
     curve = share_curve(report, label, model, report.robust(label, model))
-    return dataclasses.replace(curve, attribution=attribution(report, label, model))
+    curve = dataclasses.replace(curve, attribution=attribution(report, label, model))
+    return _marked(curve, report.assumed(label, model)) if report.bisected(label, model) else curve
 
 
 def share_curve(
@@ -54,6 +57,7 @@ def share_curve(
         model=model,
         label=label,
         unit="epsilon",
+        assumed=(0,) * len(kept),
     )
 
 
@@ -93,19 +97,31 @@ def worst_case(report: Report, model: str, threat: str | None) -> Curve:
     broken_by = {label: first_breakers(report, label, model) for label in labels}
     credit = {name: 0 for label in labels for name in _names(report, label)}
     standing = report.clean(model)["correct"].copy()
-    rows = []
+    untried = {label: report.assumed(label, model) for label in labels}
+    rows, rests = [], []
     for radius in radii:
+        rest = np.zeros_like(standing)
         for label in labels:
             strengths = report.task(label)["strengths"]
             if radius in strengths:
-                who = broken_by[label][strengths.index(radius)]
+                k = strengths.index(radius)
+                who = broken_by[label][k]
                 newly = standing & (who >= 0)
                 for m, name in enumerate(_names(report, label)):
                     credit[name] += int((newly & (who == m)).sum())
                 standing &= ~newly
+                rest |= untried[label][k]
         rows.append(standing.copy())
+        rests.append(standing & rest)
     curve = share_curve(report, labels[0], model, np.stack(rows), strengths=radii)
-    return dataclasses.replace(curve, label="worst case", attribution=credit)
+    curve = dataclasses.replace(curve, label="worst case", attribution=credit)
+    return _marked(curve, np.stack(rests)) if any(report.bisected(label, model) for label in labels) else curve
+
+
+def _marked(curve: Curve, rests: np.ndarray) -> Curve:
+    """The curve as one by bisection, with how many samples rest on its assumption, [strength, sample]."""
+    counts = tuple(int(row.sum()) for row in rests)
+    return dataclasses.replace(curve, sense="any-iterate, bisect", assumed=counts)
 
 
 def _names(report: Report, label: str) -> list[str]:

@@ -12,13 +12,15 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from snnrobust.files import slug, write
 from snnrobust.report import claims, plots, tables
+from snnrobust.report.assumed import remark
 from snnrobust.report.findings import checks, summary, verdict_on
 from snnrobust.report.report import Report
+from snnrobust.report.searches import searches
 from snnrobust.report.sections import Picture, sections
 from snnrobust.results import Record
 
 #: Parts of run.json that the page shows in another way, or that only a program reads.
-_ELSEWHERE = ("models", "tasks", "notes", "exhibits", "rows", "signature")
+_ELSEWHERE = ("models", "tasks", "notes", "exhibits", "rows", "search", "signature")
 
 
 def write_page(report: Report, path: Path) -> Path:
@@ -50,7 +52,7 @@ def write_page(report: Report, path: Path) -> Path:
         findings=_findings(report),
         sections=shown,
         embedded=lambda picture: embedded[id(picture)],
-        exhaustive=report.run["mode"] == "exhaustive",
+        mode=report.run["mode"],
         settings=_settings(report),
     )
     write(path, page.encode())
@@ -86,8 +88,19 @@ def _facts(report: Report, records: Sequence[Record]) -> dict[str, str]:
         "Data": report.run["data"]["name"],
         "Tasks": ", ".join(report.labels()),
         "Evidence": claims.evidence(report),
+        "Search": "; ".join(searches(report)),
+        "Memory": "; ".join(_out_of_memory(report, model) for model in report.models if report.halved(model)),
+        "Mode": f"bisect.{remark(report, report.labels('attack'), report.models)}"
+        if report.run["mode"] == "bisect"
+        else "",
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _out_of_memory(report: Report, model: str) -> str:
+    sizes = report.halved(model)
+    times = "once" if len(sizes) == 1 else f"{len(sizes)} times"
+    return f"ran out {times} on {model}: at most {sizes[-1]} samples at once since"
 
 
 def _findings(report: Report) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snnrobust.report.assumed import with_next
 from snnrobust.report.curves import share_curve
 from snnrobust.results import Curve, Record
 from snnrobust.statistics import bootstrap_area, clopper_pearson
@@ -34,8 +35,10 @@ def task_records(report: Report, model: str, label: str) -> list[Record]:
     if task["kind"] == "noise":
         return _curve_records(report, curve, "accuracy", common)
     robust, clean = report.robust(label, model), report.clean(model)
-    # A margin of 0 is a tie that argmax happens to win: strictly speaking it is not right.
-    lowest = np.fmin.accumulate(np.nan_to_num(report.margins(label, model), nan=np.inf), axis=0)
+    # A margin of 0 is a tie that argmax happens to win: strictly speaking it is not right. What is assumed right is no
+    # better than at the larger radius that it was right at.
+    margins = with_next(report.margins(label, model), report.assumed(label, model))
+    lowest = np.fmin.accumulate(np.nan_to_num(margins, nan=np.inf), axis=0)
     strict = robust & (lowest > 0) & (clean["margin"] > 0)
     curves = {
         "robust_accuracy": curve,
@@ -45,6 +48,8 @@ def task_records(report: Report, model: str, label: str) -> list[Record]:
     if clean["correct"].any():
         broken = (~robust)[:, clean["correct"]]
         curves["attack_success_over_clean_correct"] = share_curve(report, label, model, broken)
+    if report.bisected(label, model):
+        curves["assumed_right"] = share_curve(report, label, model, report.assumed(label, model))
     if report.run["models"][model]["stochastic"]:
         voted = report.robust(label, model, by="voted")
         curves["majority_vote_robust_accuracy"] = share_curve(report, label, model, voted)

@@ -13,7 +13,7 @@ import pandas as pd
 from snnrobust import audit
 from snnrobust.errors import InputError
 from snnrobust.files import Arrays
-from snnrobust.report import comparison, curves, distances, members, transfer
+from snnrobust.report import assumed, comparison, curves, distances, members, transfer
 from snnrobust.report.comparison import Comparison
 from snnrobust.report.members import Member
 from snnrobust.report.records import task_records
@@ -120,6 +120,20 @@ class Report:
         name, strengths = self._model(model), self.task(label)["strengths"]
         return np.stack([self.cell(name, label, k)["margin"] for k in range(len(strengths))])
 
+    def bisected(self, label: str, model: str | None = None) -> bool:
+        """Whether an attack's radii were bisected; `run["kept_nested"]` says why one was not in mode="bisect"."""
+        return assumed.bisected(self, label, self._model(model))
+
+    def assumed(self, label: str, model: str | None = None) -> np.ndarray:
+        """Which samples count as right at a strength since they withstood a larger one, without having been attacked
+        there, [strength, sample]; none unless the attack was bisected (mode="bisect").
+
+        Args:
+            label: Label of the attack.
+            model: Name of the model; may be left out if there is one.
+        """
+        return assumed.assumed(self, label, self._model(model))
+
     def members(self, label: str, model: str | None = None) -> list[Member]:
         """What each member of an ensemble was tried on, broke first and spent, at each strength, in their order.
 
@@ -221,6 +235,9 @@ class Report:
             target.save_cell(model, label, position, arrays, self.seconds(model, f"{label}/{position}"))
         for (model, label), (records, artifacts) in self._store.measured.items():
             target.save_measurement(model, label, records, artifacts, self.seconds(model, label))
+        for model in self.models:
+            for size in self.halved(model)[len(target.halved(model)) :]:
+                target.save_halving(model, size)
         for model, findings in self._store.findings.items():
             target.save_findings(model, findings)
 
@@ -253,6 +270,10 @@ class Report:
         """The records of a measurement, as it yielded them."""
         found = self._store.measurement(model, label)
         return found[0] if found is not None else []
+
+    def halved(self, model: str) -> list[int]:
+        """Samples in flight after each time that memory ran out."""
+        return self._store.halved(model)
 
     def seconds(self, model: str, name: str) -> float:
         """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""

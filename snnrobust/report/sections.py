@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from snnrobust.report import plots, tables, transfer
+from snnrobust.report.assumed import remark
 from snnrobust.report.plots import Line
 from snnrobust.report.report import Report
 from snnrobust.results import Curve, Record, Surface
@@ -58,7 +59,7 @@ def _attacks(report: Report, records: Records) -> list[Section]:
         Section(
             f"Attacks: {threat}",
             "Robust accuracy in percent of all samples: right when clean, and broken by no example within epsilon. "
-            "Epsilon is in input units.",
+            "Epsilon is in input units." + remark(report, _attacks_of(records, threat), found),
             [
                 *([tables.worst_case(report, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
                 tables.by_strength(
@@ -92,7 +93,8 @@ def _attack_pictures(report: Report, records: Records, threat: str, models: list
             title,
             "Epsilon (input units)",
             "Robust accuracy",
-            f"Robust accuracy over epsilon, {title}, {threat}. Bars are 95 % intervals; at 0 stands clean accuracy.",
+            f"Robust accuracy over epsilon, {title}, {threat}. Bars are 95 % intervals; at 0 stands clean accuracy."
+            + remark(report, [title] if title in labels else labels, models),
         )
         for title, found in panels.items()
     ]
@@ -123,6 +125,7 @@ def _transfer(report: Report, records: Records) -> Section:
                 f"Robust accuracy in percent of {found.count:,} samples under examples of "
                 f"{report.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}, from the model of the "
                 f"row on the model of the column. Tasks: {', '.join(found.labels)}."
+                f"{remark(report, found.labels, found.targets)}"
             )
             figure = plots.heat_map(found.sources, found.targets, found.values, title)
             pictures.append(Picture(f"transfer {title}", figure, caption, f"Transfer, {title}: {'; '.join(cells)}"))

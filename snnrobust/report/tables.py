@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from snnrobust.report.findings import checks, deciding, summary, verdict_on
 from snnrobust.report.report import Report
-from snnrobust.results import Record
+from snnrobust.results import Curve, Record
 
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
@@ -75,9 +75,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
-def share(value: float, low: float, high: float) -> Cell:
-    """A cell for a share with its interval."""
-    return Cell(percent(value), "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}")
+def share(value: float, low: float, high: float, assumed: int = 0) -> Cell:
+    """A cell for a share with its interval, and with the number of samples in it that are assumed right."""
+    interval = "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+    return Cell(percent(value), f"{interval}; {assumed:,} assumed" if assumed else interval)
 
 
 def quantity(record: Record) -> Cell:
@@ -128,9 +129,7 @@ def overview(report: Report, records: Sequence[Record]) -> Table:
             for radius in radii[threat]:
                 curve = worst.get((threat, model))
                 at = curve.strength.index(radius) if curve is not None and radius in curve.strength else None
-                cells.append(
-                    Cell("–") if curve is None or at is None else share(curve.value[at], curve.low[at], curve.high[at])
-                )
+                cells.append(Cell("–") if curve is None or at is None else _point(curve, at))
         rows.append(Row(model, cells))
     return Table("Each model at a glance, in percent of samples with 95 % intervals", columns, [("", rows)])
 
@@ -160,7 +159,12 @@ def by_strength(
             rows = []
             for model in report.models:
                 found = {r.strength: r for r in select(kept, metric, [label], model)}
-                cells = [share(r.value, r.low, r.high) if (r := found.get(s)) else Cell("–") for s in strengths]
+                assumed = select(records, "assumed_right", [label], model) if metric == "robust_accuracy" else []
+                rests = {r.strength: round(r.value * r.count) for r in assumed}
+                cells = [
+                    share(r.value, r.low, r.high, rests.get(s, 0)) if (r := found.get(s)) else Cell("–")
+                    for s in strengths
+                ]
                 rows += [Row(model, cells)] if found else []
             groups += [(f"{label}{sense}", rows)] if rows else []
     if len(groups) == 1:
@@ -174,7 +178,7 @@ def worst_case(report: Report, models: list[str], threat: str) -> Table:
     curves = [report.worst_case(model, threat) for model in models]
     rows = []
     for curve in curves:
-        cells = [share(*point) for point in zip(curve.value, curve.low, curve.high, strict=True)]
+        cells = [_point(curve, k) for k in range(len(curve.strength))]
         broken = sorted(curve.attribution.items(), key=lambda item: -item[1])
         cells.append(Cell(", ".join(f"{label} {count}" for label, count in broken if count) or "nothing broken"))
         rows.append(Row(curve.model, cells))
@@ -203,7 +207,8 @@ def members(report: Report, label: str, models: list[str]) -> Table:
         "Backward passes",
         "Steps × restarts a sample",
     ]
-    return Table(f"Members of {label}, in order: samples first broken, of those still alive", columns, groups)
+    of = "tried there" if any(report.bisected(label, model) for model in models) else "still alive"
+    return Table(f"Members of {label}, in order: samples first broken, of those {of}", columns, groups)
 
 
 def energy(report: Report, records: Sequence[Record]) -> Table:
@@ -265,6 +270,10 @@ def cost(report: Report, records: Sequence[Record]) -> Table:
 def chosen(strengths: Sequence[float]) -> list[float]:
     """The middle and the largest of many strengths; all of one or two."""
     return list(strengths) if len(strengths) <= 2 else [strengths[(len(strengths) - 1) // 2], strengths[-1]]
+
+
+def _point(curve: Curve, k: int) -> Cell:
+    return share(curve.value[k], curve.low[k], curve.high[k], curve.assumed[k])
 
 
 def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], names: dict[str, str]) -> Table:

@@ -8,16 +8,19 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from snnrobust.report.assumed import counted
 from snnrobust.report.findings import Check, checks, deciding
 from snnrobust.report.report import Report
-from snnrobust.report.tables import percent, select, strength
+from snnrobust.report.tables import percent, select, share, strength
 
 
 def terminal_table(report: Report) -> Table:
     """A column for each model; a row for clean accuracy and for each task and strength, and two for the checks."""
     records = report.records
     samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
-    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}")
+    assumed, outcomes = counted(report, report.labels("attack"), report.models)
+    rests = f"\nbisect: {assumed:,} of {outcomes:,} outcomes assumed right" if outcomes else ""
+    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}{rests}")
     table = Table("task", "strength", title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for model in report.models:
         table.add_column(Text(model), justify="right", overflow="fold", min_width=5)
@@ -48,9 +51,9 @@ def claims_table(report: Report) -> Table:
     table.add_column("verdict")
     for claim in report.claims:
         if claim.quoted:
-            interval = f"{100 * claim.low:.1f} to {100 * claim.high:.1f}"
+            value = share(claim.value, claim.low, claim.high, claim.assumed)
             names = Text(claim.model), Text(claim.label)
-            table.add_row(*names, strength(claim.strength), percent(claim.value), interval, claim.verdict)
+            table.add_row(*names, strength(claim.strength), value.text, value.interval, claim.verdict)
     return table
 
 

@@ -27,6 +27,7 @@ class Transfer:
         count: Samples behind each number.
         strength: The radius.
         labels: The tasks that the numbers come from.
+        assumed: How many samples count as right since they withstood a larger radius (mode="bisect"), [source, target].
     """
 
     sources: tuple[str, ...]
@@ -37,6 +38,7 @@ class Transfer:
     count: int
     strength: float
     labels: tuple[str, ...]
+    assumed: np.ndarray
 
 
 def groups(report: Report) -> list[list[str]]:
@@ -68,6 +70,7 @@ def transfer(report: Report, strength: float, label: str | None = None) -> Trans
     rows += [source for source in dict.fromkeys(named) if source not in rows]
     columns = report.models
     found = np.full((3, len(rows), len(columns)), NAN)
+    assumed = np.zeros((len(rows), len(columns)), dtype=int)
     count = 0
     # Those without a source come first: what was run from the model itself as a source is the same, and overwrites.
     for each in sorted(used, key=lambda name: _source(report.task(name)) is not None):
@@ -75,9 +78,10 @@ def transfer(report: Report, strength: float, label: str | None = None) -> Trans
             curve = report.curve(each, target)
             k, i = curve.strength.index(strength), rows.index(_source(report.task(each)) or target)
             found[:, i, j] = curve.value[k], curve.low[k], curve.high[k]
+            assumed[i, j] = curve.assumed[k]
             count = curve.count
     values, low, high = found
-    return Transfer(tuple(rows), tuple(columns), values, low, high, count, strength, tuple(used))
+    return Transfer(tuple(rows), tuple(columns), values, low, high, count, strength, tuple(used), assumed)
 
 
 def _chosen(report: Report, label: str | None) -> list[str]:

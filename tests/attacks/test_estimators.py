@@ -21,6 +21,7 @@ from snnrobust.errors import InputError, PluginError
 from snnrobust.losses import CrossEntropy
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import NodeRun
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.spike_gradient import SpikeGradient, passes
@@ -457,7 +458,7 @@ def test_a_search_finds_the_same_whatever_the_pool(estimator: Any) -> None:
     outcomes = []
     for pool in (12, 5, 1):
         oracle = Oracle(model, CrossEntropy(), estimator, 1, 0, None)
-        problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, pool, True, "pool")
+        problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(pool), True, "pool")
         found = torch.zeros_like(data.x)
 
         def keep(each: Found, found: Tensor = found) -> None:

@@ -17,6 +17,7 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.losses import Margin
 from snnrobust.oracle import Oracle
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.spike_gradient import Own
@@ -51,7 +52,7 @@ def run(model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatMode
         data,
         threat,
         rng,
-        pool,
+        Pool(pool),
         False,
         "flips",
     )

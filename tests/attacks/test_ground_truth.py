@@ -21,6 +21,7 @@ from snnrobust.draws import Draws
 from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.task import Task
@@ -169,7 +170,7 @@ def examples(each: Case, task: Task, epsilon: float, restart: int) -> Tensor:
         towards = (each.data.y + 1 + restart % (classes - 1)) % classes
         oracle = oracle.towards(dict(zip(each.data.index.tolist(), towards.tolist(), strict=True)))
     threat = ThreatModel("linf", epsilon)
-    problem = Problem(Judge(each.model, 0, 1), oracle, each.data, threat, rng, 64, True, task.label)
+    problem = Problem(Judge(each.model, 0, 1), oracle, each.data, threat, rng, Pool(64), True, task.label)
     found: list[Found] = []
     with each.model.session():
         search(problem, task.plugin, torch.arange(len(each.data)), found.append)

@@ -163,7 +163,8 @@ def test_leak_gain_and_threshold_are_what_a_node_does(make: Any, cell: Cell) -> 
     assert not adapter.is_reset(node)
     first = float(node.v.detach())
     adapter.step(node, 0 * charge)
-    k, gain, theta = adapter.equation(node)
+    dynamics = adapter.dynamics(node)
+    k, gain, theta = dynamics.leak, dynamics.gain, dynamics.threshold
     assert first == pytest.approx(gain * 0.4 * cell.theta, rel=1e-6)
     assert float(node.v.detach()) == pytest.approx(k * first, rel=1e-6, abs=1e-12)
     assert (k, gain, theta) == pytest.approx((cell.k, cell.gain, cell.theta), rel=1e-6)

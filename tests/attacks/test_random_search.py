@@ -19,6 +19,7 @@ from snnrobust.errors import InputError
 from snnrobust.losses import Margin
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser, State
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.spike_gradient import Own
@@ -34,7 +35,7 @@ def run(model: sr.SpikingModel, data: Dataset, plugin: Optimiser, threat: Threat
     """Examples and margins of a search that never stops early, in the order of the data."""
     rng = Draws(0, "random-search")
     oracle = Oracle(model, Margin(), Own(), 1, rng.number(), None)
-    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, pool, False, "random-search")
+    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, Pool(pool), False, "random-search")
     found: list[Found] = []
     with model.session():
         search(problem, plugin, torch.arange(len(data)), found.append)

@@ -13,6 +13,7 @@ from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.plugin import Optimiser
+from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
 from snnrobust.search import search
 from snnrobust.spike_gradient import Own
@@ -62,7 +63,7 @@ DATA = Dataset.of(
 def ours(model: SpikingModel, optimiser: Optimiser, norm: Norm, epsilon: float) -> Tensor:
     oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
     threat = ThreatModel(norm, epsilon, model.bounds)
-    problem = Problem(Judge(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=7, stop=False, name="ours")
+    problem = Problem(Judge(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=Pool(7), stop=False, name="ours")
     out = torch.full_like(DATA.x, torch.nan)
 
     def done(found: Found) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from snnrobust.kernels.derivative import Derivative
 from snnrobust_attacks.estimators._check import check_positive
 
 
@@ -33,6 +34,11 @@ class FastSigmoid:
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, scale=self.scale)
 
+    @property
+    def derivative(self) -> Derivative:
+        """The same function, for the fast kernels."""
+        return Derivative("fast-sigmoid", self.alpha, self.scale)
+
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         """The estimated derivative at u, of the shape of u."""
-        return self.scale / (1 + self.alpha * u.abs()) ** 2
+        return self.derivative(u)

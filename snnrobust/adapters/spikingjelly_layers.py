@@ -1,0 +1,45 @@
+"""What SpikingJelly's layers do to sequences [T, N, *] in eval mode."""
+
+from __future__ import annotations
+
+from spikingjelly.activation_based import base, layer
+from torch import nn
+
+from snnrobust.kernels.unit import Pool
+
+_FLATTENED = (
+    *(layer.Conv1d, layer.Conv2d, layer.Conv3d, layer.BatchNorm1d, layer.BatchNorm2d, layer.BatchNorm3d),
+    *(layer.AvgPool1d, layer.AvgPool2d, layer.AvgPool3d, layer.MaxPool1d, layer.MaxPool2d, layer.MaxPool3d),
+    *(layer.AdaptiveAvgPool1d, layer.AdaptiveAvgPool2d, layer.AdaptiveAvgPool3d, layer.GroupNorm, layer.Upsample),
+)
+
+
+def per_step(module: nn.Module) -> bool:
+    """Whether each time step is treated by itself: layers that run on the flattened time and batch axes, and torch's
+    that act entry by entry or on the last axis."""
+    if isinstance(module, layer.SeqToANNContainer):
+        return not any(isinstance(each, base.MemoryModule) for each in module.modules())
+    if isinstance(module, nn.Flatten):
+        return module.start_dim >= 1
+    if isinstance(module, layer.Dropout | nn.Dropout | nn.Identity | nn.ReLU):
+        return True  # dropout is the identity in eval mode
+    if isinstance(module, _FLATTENED):
+        return bool(module.step_mode == "m")
+    return isinstance(module, nn.Linear)
+
+
+def channel_norm(module: nn.Module) -> bool:
+    """Whether the module is a fixed affine map of each channel of [T, N, C, H, W]."""
+    return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
+
+
+def halving(module: nn.Module) -> Pool | None:
+    """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
+    if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
+        return None
+    sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
+    if not all(size in (want, (want, want)) for size, want in zip(sizes, (2, 2, 0, 1), strict=True)):
+        return None
+    if type(module) is layer.MaxPool2d:
+        return None if module.return_indices else "max"
+    return "mean" if module.divisor_override is None else None

@@ -1,0 +1,1 @@
+"""Each neuron equation, written once: eager (twice differentiable, vmap, jvp) and accelerated."""

@@ -1,0 +1,75 @@
+"""A fast kernel in the place of a spiking node of a net, and of what stands right before and behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snnrobust.adapters import Adapter
+from snnrobust.kernels.fast import Backend, backend_for, run
+from snnrobust.kernels.unit import Affine, Pool, Unit
+
+
+class FastNode(nn.Module):
+    """Runs a spiking node's equation from its reset state on, [T, N, *] to [T, N, *], and leaves its memories alone.
+
+    All numbers are read from the node at each pass, so that nothing is stale after a change.
+
+    Args:
+        node: The user's spiking node.
+        adapter: Its framework.
+        derivative: What a spike's derivative is in the backward pass.
+        backends: The fast kernels, in order of preference.
+
+    Attributes:
+        calls: Passes so far.
+        kernel: Which kernel the last one ran on.
+    """
+
+    #: Batch normalisation that is taken over, applied before the node.
+    norm: nn.Module | None = None
+    #: Pooling that is taken over, applied behind the node.
+    pool: Pool | None = None
+    #: T, where the input is one step [1, N, *] for all.
+    steps: int | None = None
+
+    def __init__(
+        self, node: nn.Module, adapter: Adapter, derivative: Callable[[Tensor], Tensor], backends: Sequence[Backend]
+    ) -> None:
+        super().__init__()
+        self._node = [node]  # in a list: registers no submodule
+        self._adapter = adapter
+        self._derivative = derivative
+        self._backends = backends
+        self.calls = 0
+        self.kernel = "no"
+
+    def take_norm(self, norm: nn.Module) -> None:
+        """Takes batch normalisation over."""
+        object.__setattr__(self, "norm", norm)  # registers no submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
+        self.calls += 1
+        dynamics = self._adapter.dynamics(self._node[0])
+        unit = Unit(dynamics, self._derivative, self.steps or len(x), self.pool)
+        backend = backend_for(self._backends, unit, x)
+        self.kernel = "eager" if backend is None else backend.name
+        return run(self._backends, unit, x, None if self.norm is None else affine(self.norm))
+
+
+def affine(norm: nn.Module) -> Affine:
+    """Batch normalisation in eval mode as scale and shift [C]: torch's own, by asking it for a one and for a zero.
+
+    Whether it divides by a root or multiplies with its reciprocal, and rounds once or twice, is up to its build.
+    """
+    names = ("running_mean", "running_var", "weight", "bias", "eps")
+    mean, variance, weight, bias, eps = (getattr(norm, name) for name in names)
+    zeros, ones = torch.zeros_like(mean)[None], torch.ones_like(mean)[None]  # [1, C]
+    with torch.no_grad():
+        scale = F.batch_norm(ones, zeros[0], variance, weight, eps=eps)
+        shift = F.batch_norm(zeros, mean, variance, weight, bias, eps=eps)
+    return scale[0], shift[0]
