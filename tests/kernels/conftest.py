@@ -35,7 +35,7 @@ def _slope(derivative: Derivative, u: Tensor) -> Tensor:
         return (a + b * u.abs()) * (b * u.abs() < 1.01 * a)
     if derivative.family == "triangle":
         return (a + u.abs()) / b * (u.abs() < 1.01 * a)
-    return derivative(u) + 1e-30  # where float32 underflows, and exponentials may drop denormal numbers
+    return derivative(u)
 
 
 def _rounding_scale(unit: Unit, current: Tensor, gradient: Tensor, affine: Affine | None) -> Tensor:
@@ -60,7 +60,8 @@ def _rounding_scale(unit: Unit, current: Tensor, gradient: Tensor, affine: Affin
     carry = torch.zeros_like(h[0])
     to_x = []
     for u, g in zip(reversed(h), reversed(gs), strict=True):
-        d = _slope(derivative, u - dynamics.threshold)
+        # The last term: where float32 underflows, and exponentials may drop denormal numbers.
+        d = _slope(derivative, u - dynamics.threshold) + 1e-30
         spike = (u >= dynamics.threshold).double()
         kept = 1 - spike if dynamics.reset == "hard" else torch.ones_like(u)
         if not dynamics.detach_reset and dynamics.reset != "none":
