@@ -22,7 +22,7 @@ from torch import Tensor
 from snnrobust.kernels.adjoint import Adjoint, Sequence, Step, adjoint, spikes, step
 from snnrobust.kernels.build import cache_folder, find_compiler
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.unit import Affine, Unit
+from snnrobust.kernels.unit import Affine, Unit, normalised
 from snnrobust.pool import out_of_memory
 
 #: Seconds that a kind of unit runs uncompiled before it is compiled: about as long as compiling takes on two cores.
@@ -69,7 +69,8 @@ class Compiled:
 
     def forward(self, unit: Unit, current: Tensor, affine: Affine | None) -> Tensor:
         """As `Unit.eager`, without a graph."""
-        sequence = Sequence(unit.dynamics, _normalised(current, affine), unit.steps, LANES)
+        behind = current if affine is None else normalised(current, affine)
+        sequence = Sequence(unit.dynamics, behind, unit.steps, LANES)
         code = self._code(unit, current)
         fired = _fired(unit, sequence, code.run(unit, current, lambda step, _: sequence.membranes(step)))
         if unit.pool is None:
@@ -80,7 +81,8 @@ class Compiled:
 
     def backward(self, unit: Unit, current: Tensor, affine: Affine | None, gradient: Tensor) -> Tensor:
         """The gradient to the current, from that to the output."""
-        sequence = Sequence(unit.dynamics, _normalised(current, affine), unit.steps, LANES)
+        behind = current if affine is None else normalised(current, affine)
+        sequence = Sequence(unit.dynamics, behind, unit.steps, LANES)
 
         def loop(step: Step, adjoint: Adjoint) -> list[Tensor]:
             membranes = sequence.membranes(step)
@@ -182,16 +184,6 @@ def _when_called(function: Callable[..., Any]) -> Callable[..., Any]:
 def _forgets(dynamics: Dynamics) -> bool:
     """Whether leakage is complete, which is an equation of its own (see `Dynamics.charged`)."""
     return dynamics.charge == "keep" and isinstance(dynamics.rate, float) and dynamics.rate == 0
-
-
-def _normalised(current: Tensor, affine: Affine | None) -> Tensor:
-    """The current behind batch normalisation in eval mode, [1 or T, N, *], rounded as torch's own."""
-    if affine is None:
-        return current
-    scale, shift = affine
-    mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
-    normalised = F.batch_norm(current.flatten(0, 1), mean, variance, scale, shift, eps=0.0)
-    return normalised.reshape(current.shape)
 
 
 def _fired(unit: Unit, sequence: Sequence, membranes: list[Tensor]) -> Tensor:
