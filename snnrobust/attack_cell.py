@@ -137,6 +137,7 @@ class AttackCell:
                 except BaseException:
                     self.save(arrays)
                     raise
+                self.store.save_way(self.model.name, turn.task.label, problem.oracle.way)
 
     def save(self, arrays: Arrays) -> None:
         """Keeps a cell that is not finished."""

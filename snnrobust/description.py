@@ -42,7 +42,6 @@ def describe(
     skipped: Mapping[str, Mapping[str, str]],
     kept_nested: Mapping[str, Mapping[str, str]],
     memory: Mapping[str, object] | None,
-    search: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of run.json: what is evaluated, with a fingerprint of all that decides the outcomes."""
     decisive = {
@@ -79,8 +78,6 @@ def describe(
         "quoted": [task.label for task in quoted(tasks)],
         "notes": list(notes),
         # How the batch size was chosen, where memory was measured for it.
-        # How searches run, by model: on fast kernels, or why not.
-        "search": search,
         "environment": {**_environment(next(iter(models.values())).device), "memory": memory},
     }
 

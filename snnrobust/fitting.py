@@ -81,7 +81,7 @@ def _try(task: Task, attack: Attack, model: SpikingModel, data: EvaluationData) 
     lengths = None
     if sample.lengths is not None:
         lengths = dict(zip(sample.index.tolist(), sample.lengths.tolist(), strict=True))
-    oracle = Oracle(model, attack.objective, attack.gradient, 1, 0, lengths)
+    oracle = Oracle(model, attack.objective, attack.gradient, 1, 0, lengths, accelerate=False)
     x, y = sample.x.to(device=model.device, dtype=model.dtype), sample.y.to(model.device)
     if attack.targeted:
         oracle = oracle.towards({int(i): int(label == 0) for i, label in zip(sample.index, sample.y, strict=True)})

@@ -31,6 +31,8 @@ class Step:
         forwards: Forward passes.
         backwards: Backward passes.
         disagreements: Iterates that looked wrong and were right on the user's own net.
+        confirmed: Iterates that the user's own net gets wrong, and that are thus scored.
+        judged: Its logits for these, [n, K]; zero for the others.
         moved: The new state of those that are not done.
     """
 
@@ -40,6 +42,8 @@ class Step:
     forwards: Tensor
     backwards: Tensor
     disagreements: Tensor
+    confirmed: Tensor
+    judged: Tensor
     moved: State
 
 
@@ -92,14 +96,16 @@ class Flight:
             rank = torch.minimum(rank, self.best_rank)
             landed = self.k >= optimiser.steps
             disagreements = torch.zeros_like(forwards)
+            confirmed, judged = torch.zeros_like(right), torch.zeros_like(logits)
             decided = problem.stop and not problem.transfer and not problem.judge.model.stochastic
             if decided and not bool(right.all()):
-                confirmed, wrong = self._confirmed(problem, ~right), (~right).cpu()
+                confirmed, judged = self._confirmed(problem, ~right, judged)
+                wrong = (~right).cpu()
                 forwards[wrong] += problem.judge.draws
                 disagreements[wrong & ~confirmed.cpu()] = 1
                 landed, better = landed | confirmed, better | confirmed
             moved = self._moved(problem, optimiser, ~landed, gradient, loss)
-        return Step(landed, better, rank, forwards, backwards, disagreements, moved)
+        return Step(landed, better, rank, forwards, backwards, disagreements, confirmed, judged, moved)
 
     def _evaluate(self, problem: Problem, optimiser: Optimiser) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
         """Gradient [n, *] (None where none is needed), loss [n] and logits [n, K], with the passes of each sample."""
@@ -128,15 +134,14 @@ class Flight:
             raise PluginError(f"expected samples in flight of '{problem.name}', got none; report this as a bug")
         return gradient, loss, logits, forwards, backwards
 
-    def _confirmed(self, problem: Problem, wrong: Tensor) -> Tensor:
-        """Which of the iterates that look wrong are so on the user's own net, [n]."""
+    def _confirmed(self, problem: Problem, wrong: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the iterates that look wrong are so on the user's own net, [n]; its logits in `judged`, [n, K]."""
         here = wrong.cpu()
         lengths = None if self.lengths is None else self.lengths[here]
-        confirmed = wrong.clone()
-        confirmed[wrong] = ~problem.judge.score(
-            self.state["x"][wrong], self.y[wrong], self.index[here], lengths
-        ).correct
-        return confirmed
+        score = problem.judge.score(self.state["x"][wrong], self.y[wrong], self.index[here], lengths)
+        confirmed, judged = wrong.clone(), judged.to(score.logits.dtype)
+        confirmed[wrong], judged[wrong] = ~score.correct, score.logits
+        return confirmed, judged
 
     def _moved(
         self, problem: Problem, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
@@ -176,8 +181,8 @@ class Flight:
         self.k[moving] += 1
         self._mask()
 
-    def land(self, problem: Problem, landed: Tensor) -> Found:
-        """Verifies and scores the samples at the positions `landed` that are done."""
+    def land(self, problem: Problem, step: Step, landed: Tensor) -> Found:
+        """Verifies and scores the samples at the positions `landed` that are done; those that are scored stay so."""
         here = landed.cpu()
         x0, y, index = self.x0[landed], self.y[landed], self.index[here]
         lengths = None if self.lengths is None else self.lengths[here]
@@ -185,7 +190,14 @@ class Flight:
         ids = index.tolist()
         verify(x, x0, problem.threat, ids, problem.name)
         verify(last, x0, problem.threat, ids, problem.name)
-        score = problem.judge.score(x, y, index, lengths)
+        known = step.confirmed[landed]
+        score = Score(step.judged[landed], ~known, ~known)
+        if not bool(known.all()):
+            rest = ~known
+            others = None if lengths is None else lengths[rest.cpu()]
+            found = problem.judge.score(x[rest], y[rest], index[rest.cpu()], others)
+            score.logits = score.logits.to(found.logits.dtype)
+            score.logits[rest], score.correct[rest], score.voted[rest] = found.logits, found.correct, found.voted
         correct = score.correct
         last_correct = correct
         if not problem.stop:
@@ -206,7 +218,7 @@ class Flight:
             rank=rank.cpu(),
             last_x=last.cpu(),
             last_correct=last_correct.cpu(),
-            forwards=self.forwards[here] + problem.judge.draws * (1 if problem.stop else 2) + chosen,
+            forwards=self.forwards[here] + problem.judge.draws * ((~known).cpu().long() + (not problem.stop)) + chosen,
             backwards=self.backwards[here],
             unchanged=(last == x0).flatten(1).all(dim=1).cpu(),
             disagreements=self.disagreements[here] + missed.long(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,11 @@ from snnrobust.model import SpikingModel
 from snnrobust.output_layer import OutputLayer
 from snnrobust.plugin import AnyEstimator, Objective, View
 from snnrobust.pool import out_of_memory
-from snnrobust.spike_gradient import Own, passes
-from snnrobust.twin import ROWS, NoTwin, Twin
+from snnrobust.spike_gradient import Own, batch_dependent, passes
+from snnrobust.twin import ROWS, NoTwin, Twin, twin_of
+
+R = TypeVar("R")
+CRAMPED = "eager, too little memory for a stand-in"
 
 
 class Oracle:
@@ -31,10 +35,12 @@ class Oracle:
         eot: Draws of a stochastic model that an answer is the mean of.
         first_draw: The first of these.
         lengths: Sample id -> valid steps, for sequences of several lengths.
+        accelerate: Whether such a twin is looked for, if the model allows it.
 
     Attributes:
         forwards: Forward passes so far, counted per sample.
         backwards: Backward passes so far, counted per sample.
+        way: What it runs on, in words.
     """
 
     def __init__(
@@ -45,6 +51,8 @@ class Oracle:
         eot: int,
         first_draw: int,
         lengths: Mapping[int, int] | None,
+        *,
+        accelerate: bool = True,
     ) -> None:
         self.bounds = model.bounds
         self.static = model.static
@@ -62,9 +70,17 @@ class Oracle:
         self._targets: Mapping[int, int] | None = None
         self._output_layer: OutputLayer | None = None
         self._twin: Twin | None = None
-        if model.accelerate and self._view in ("logits", "outputs"):  # the other views listen to a node of the net
-            with suppress(NoTwin):
-                self._twin = Twin(model, estimator)
+        self._original = model
+        self.way = "eager, not asked for more"
+        if not model.accelerate:
+            self.way = "eager, wrapped with accelerate=False"
+        elif self._view not in ("logits", "outputs"):
+            self.way = f"eager, {objective!r} listens to a node of the net"
+        elif accelerate:
+            try:
+                self._twin = twin_of(model, estimator)
+            except NoTwin as reason:
+                self.way = f"eager, {reason}"
 
     def towards(self, targets: Mapping[int, int]) -> Oracle:
         """The same oracle for a targeted objective: sample id -> target class."""
@@ -75,14 +91,31 @@ class Oracle:
         """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
         self._settle(x, index)
         with torch.no_grad():
-            return torch.stack([self._forward(x, index, query, e)[0] for e in range(self.eot)]).mean(dim=0)
+            return torch.cat(
+                [
+                    self._asked(
+                        lambda at: torch.stack(
+                            [self._forward(x[at], index[at], _of(query, at), e)[0] for e in range(self.eot)]
+                        ).mean(dim=0),
+                        part,
+                    )
+                    for part in self._parts(len(x))
+                ]
+            )
 
     def value(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] at x, without a gradient."""
         self._settle(x, index)
+        losses, logits = [], []
         with torch.no_grad():
-            seen = [self._evaluate(x, y, index, query, e) for e in range(self.eot)]
-        return torch.stack([loss for loss, _ in seen]).mean(dim=0), torch.stack([out for _, out in seen]).mean(dim=0)
+            for part in self._parts(len(x)):
+                seen = self._asked(
+                    lambda at: [self._evaluate(x[at], y[at], index[at], _of(query, at), e) for e in range(self.eot)],
+                    part,
+                )
+                losses.append(torch.stack([loss for loss, _ in seen]).mean(dim=0))
+                logits.append(torch.stack([out for _, out in seen]).mean(dim=0))
+        return torch.cat(losses), torch.cat(logits)
 
     def gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Objective gradient [N, *], objective [N] and logits [N, K] at x, with spikes passed by the estimator.
@@ -93,6 +126,14 @@ class Oracle:
             PluginError: If the gradient is not finite, or does not exist.
         """
         self._settle(x, index)
+        found = [
+            self._asked(lambda at: self._gradient(x[at], y[at], index[at], _of(query, at)), part)
+            for part in self._parts(len(x))
+        ]
+        gradient, losses, logits = (torch.cat(each) for each in zip(*found, strict=True))
+        return gradient, losses, logits
+
+    def _gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at = x.detach().requires_grad_()
         gradient, losses, logits = torch.zeros_like(x), [], []
         for e in range(self.eot):
@@ -151,17 +192,35 @@ class Oracle:
         if twin is None:
             return
         try:
-            twin.check(x, index)
-        except NoTwin:
-            return
+            twin.check_once(x, index)
+        except NoTwin as reason:
+            self.way = f"eager, {reason}"
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            if len(x) <= ROWS:  # too little room for a twin: the net itself takes one sample at a time
-                return
-            self._twin = twin
-            raise
-        self._model, self._passes = twin, passes(twin.net, Own())
+            if len(x) > ROWS:
+                self._twin = twin
+                raise
+            self.way = CRAMPED
+        else:
+            self._model, self._passes, self.way = twin, passes(twin.net, Own()), twin.summary()
+
+    def _asked(self, work: Callable[[slice], R], part: slice) -> R:
+        """What `work` says of a part of a batch; where memory has no room for the rows that a twin needs, by the net
+        itself, which can do with one."""
+        try:
+            return work(part)
+        except (MemoryError, RuntimeError) as error:
+            cramped = isinstance(self._model, Twin) and part.stop - part.start <= ROWS
+            if not (cramped and out_of_memory(error)):
+                raise
+        self._model, self._passes = self._original, passes(self._original.net, self._estimator)
+        self.way = CRAMPED
+        return work(part)
+
+    def _parts(self, count: int) -> list[slice]:
+        """The samples of a batch that go through the net together."""
+        return [slice(0, count)] if batch_dependent(self._estimator) else self._model.parts(count)
 
     def _evaluate(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] of one forward pass."""
@@ -191,6 +250,10 @@ class Oracle:
             outputs = self._model.outputs(x, keys=index, draw=draw)
             heard = sign * self._output_layer.heard(outputs)
             return self._model.read(outputs, lengths), _without_padding(heard, lengths)
+
+
+def _of(query: int | Tensor, part: slice) -> int | Tensor:
+    return query[part] if isinstance(query, Tensor) else query
 
 
 def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:

@@ -32,7 +32,7 @@ from snnrobust.progress import Steps, shown
 from snnrobust.results import Artifact, Finding, Record
 from snnrobust.store import ANOTHER_CLASS, EVIDENCE, Store, held_batch_size
 from snnrobust.task import Task, load
-from snnrobust.twin import ROWS, described
+from snnrobust.twin import FIRST, ROWS
 
 Mode = Literal["nested", "exhaustive", "bisect"]
 Evidence = Literal["none", "basic", "full"]
@@ -70,6 +70,8 @@ class Plan:
                 with ExitStack() as sessions:
                     for model in dict.fromkeys((each, *self.sources.values())):
                         sessions.enter_context(model.session())
+                        few = self.data.test.take(min(ROWS, len(self.data.test)))
+                        model.kept[FIRST] = few.x, few.index
                     self._execute(each, store, steps)
 
     def _execute(self, model: SpikingModel, store: Store, steps: Steps) -> None:
@@ -202,15 +204,8 @@ def make_plan(
         skipped=skipped,
         kept_nested=unbisected,
         memory=memory,
-        search={name: described(each, *_first(prepared)) for name, each in models.items()},
     )
     return Plan(models, prepared, listed, everyone, exhibits, rows, run)
-
-
-def _first(data: EvaluationData) -> tuple[Tensor, Tensor]:
-    """A few inputs and their ids."""
-    few = data.test.take(min(ROWS, len(data.test)))
-    return few.x, few.index
 
 
 def _run_task(

@@ -117,7 +117,10 @@ class Pointwise(Protocol):
 
     @property
     def derivative(self) -> Callable[[Tensor], Tensor]:
-        """The estimated derivative at u; best a `snnrobust.kernels.derivative.Derivative`, which has native code."""
+        """The estimated derivative at u; best a `snnrobust.kernels.derivative.Derivative`, which has native code.
+
+        Anything else must be equal, and hash alike, each time it is asked for: code is compiled for each that is not.
+        """
 
 
 @runtime_checkable

@@ -73,6 +73,13 @@ class Pool:
                 yield chunk, result
 
 
+#: What the libraries under torch say, whose errors have no kind of their own.
+_SIGNS = (
+    *("DefaultCPUAllocator", "std::bad_alloc", "could not create a memory object", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a device or on the CPU, where torch has no kind of error for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)

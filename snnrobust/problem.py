@@ -77,6 +77,13 @@ class Judge:
     @torch.no_grad()
     def score(self, x: Tensor, y: Tensor, index: Tensor, lengths: Tensor | None) -> Score:
         """Scores inputs x [N, *] with labels y [N] of the samples `index` [N]."""
+        found = [
+            self._score(x[part], y[part], index[part], None if lengths is None else lengths[part])
+            for part in self.model.parts(len(x))
+        ]
+        return Score(*(torch.cat([getattr(each, name) for each in found]) for name in ("logits", "correct", "voted")))
+
+    def _score(self, x: Tensor, y: Tensor, index: Tensor, lengths: Tensor | None) -> Score:
         total, votes = torch.zeros((), device=y.device), torch.zeros_like(y)
         for draw in range(self.draws):
             logits = self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)

@@ -99,7 +99,7 @@ def _advance(flight: Flight, problem: Problem, optimiser: Optimiser, done: Calla
     flight.take(step)
     if not step.landed.any():
         return flight
-    for _, found in problem.pool.over(step.landed.nonzero()[:, 0], partial(flight.land, problem)):
+    for _, found in problem.pool.over(step.landed.nonzero()[:, 0], partial(flight.land, problem, step)):
         done(found)
     problem.oracle.forget(flight.index[step.landed.cpu()])
     return None if step.landed.all() else flight.select(~step.landed)

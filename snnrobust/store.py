@@ -49,6 +49,7 @@ class Store:
         self.findings: dict[str, list[Finding]] = {}
         self.seconds: dict[str, dict[str, float]] = {model: {} for model in run["models"]}
         self._halved: dict[str, list[int]] = {}
+        self._ways: dict[str, dict[str, list[str]]] = {}
         if folder is None:
             return
         check_folder(folder)
@@ -156,6 +157,21 @@ class Store:
             path = self.folder / "cells" / slug(model) / "findings.json"
             write(path, to_json([dataclasses.asdict(finding) for finding in findings]))
 
+    def ways(self, model: str) -> dict[str, list[str]]:
+        """What the searches of each task, or member of an ensemble, ran on, in words."""
+        if model not in self._ways:
+            known = self.folder is not None and (path := self._searches(model)).is_file()
+            self._ways[model] = read_json(path) if known else {}
+        return self._ways[model]
+
+    def save_way(self, model: str, label: str, way: str) -> None:
+        """Keeps what a search ran on."""
+        known = self.ways(model).setdefault(label, [])
+        if way not in known:
+            known.append(way)
+            if self.folder is not None:
+                write(self._searches(model), to_json(self.ways(model)))
+
     def halved(self, model: str) -> list[int]:
         """Samples in flight after each time that memory ran out."""
         if model not in self._halved and self.folder is not None and (path := self._memory(model)).is_file():
@@ -218,6 +234,9 @@ class Store:
         self.run = held
         self.read_timings()
 
+    def _searches(self, model: str) -> Path:
+        return self._folder() / "cells" / slug(model) / "searches.json"
+
     def _path(self, key: tuple[str, str, int], suffix: str = ".npz") -> Path:
         model, label, position = key
         return self._folder() / "cells" / slug(model) / slug(label) / f"{position}{suffix}"
@@ -250,7 +269,7 @@ def held_batch_size(folder: Path | None, *, measured: bool) -> int | None:
 
 def _different(held: dict[str, Any], run: dict[str, Any]) -> str:
     """Which of the parts that decide the outcomes differ between two runs' content."""
-    free = ("fingerprint", "signature", "batch_size", "kept_nested", "notes", "search", "environment")
+    free = ("fingerprint", "signature", "batch_size", "kept_nested", "notes", "environment")
     run = from_json(to_json(run))  # as the held one was read
     names = [name for name in run if name not in free and held.get(name) != run[name]]
     return f"different in: {', '.join(names)}" if names else "its models give other outputs"

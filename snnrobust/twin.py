@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from snnrobust.adapters import Adapter
 from snnrobust.errors import InputError, SnnRobustError
 from snnrobust.kernels.backends import backends
-from snnrobust.model import SpikingModel
+from snnrobust.model import AT_ONCE, SpikingModel, even_parts
 from snnrobust.plugin import AnyEstimator, PerModule, Pointwise
 from snnrobust.pool import out_of_memory
 from snnrobust.spike_gradient import Own, passes
@@ -23,11 +24,19 @@ from snnrobust.stand_in import put_forward
 from snnrobust.twin_graph import called_modules, has_hooks, rewritten
 from snnrobust.twin_node import FastNode
 
-#: Matrix products of fewer rows take other paths through BLAS, with other rounding. Smaller batches are filled up to
-#: this, so that a sample's search does not depend on how many are left beside it; and a new twin is checked on so many.
-ROWS = 8
-#: The share of them that must agree. A spike on the threshold may fall either way where a sum is rounded otherwise.
+#: Matrix products of fewer than 8 rows and 1 x 1 convolutions of fewer than 16 take other paths, with other rounding
+#: (measured on x86-64). Smaller batches are filled up to this, so that a sample's search does not depend on how many
+#: are left beside it; and a new twin is checked on so many.
+ROWS = 16
+#: The share of them whose outputs must agree, and of these all gradients. A spike on the threshold may fall either
+#: way where a sum is rounded otherwise.
 AGREEING = 0.75
+
+
+#: Under which a session keeps inputs [N, *] and ids [N] of a few samples, for twins to be checked on.
+FIRST = "first samples"
+#: Bytes above which glibc asks the system for fresh memory each time, to be cleared page by page.
+REUSED = 32 * 2**20
 
 
 class NoTwin(SnnRobustError):
@@ -50,6 +59,8 @@ class Twin(SpikingModel):
     def __init__(self, model: SpikingModel, estimator: AnyEstimator) -> None:
         vars(self).update(vars(model))
         self._original = model
+        self._refusal: NoTwin | None = None
+        self._checked = False
         self._estimator = estimator
         adapter = model.adapter
         if adapter is None:
@@ -64,7 +75,8 @@ class Twin(SpikingModel):
             name: FastNode(node, adapter, derivative, self._backends) for name, (node, derivative) in chosen.items()
         }
         fixed = model.layout == "TN" and model.encoder == "repeat"
-        with model.session():  # in eval mode, as each pass will be
+        with model.session():  # in eval mode and freshly reset, as each pass will be
+            model.reset()
             graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None)
         self._hoisted = graph is not None and fixed
         if not chosen and not self._hoisted:
@@ -115,11 +127,31 @@ class Twin(SpikingModel):
             raise NoTwin(f"nodes {again} are called more than once a pass")
         with passes(self.net, self._estimator)[0].at(keys):
             theirs, gradient = _outputs_and_gradient(self._original, x, keys)
-        for what, mine, real in (("outputs", ours, theirs), ("gradients", our_gradient, gradient)):
-            scale = real.flatten(1).abs().amax(dim=1)
-            off = (mine - real).flatten(1).abs().amax(dim=1) if mine.shape == real.shape else scale + torch.inf
-            if (off <= 1e-3 * scale + 1e-12).float().mean() < AGREEING:
-                raise NoTwin(f"its {what} differ from the net's own: the forward pass does more than was understood")
+        same = _close(ours, theirs)
+        if same.float().mean() < AGREEING:
+            raise NoTwin("its outputs differ from the net's own: the forward pass does more than was understood")
+        if not _close(our_gradient, gradient)[same].all():
+            raise NoTwin("its gradients differ from the net's own: the forward pass does more than was understood")
+
+    def check_once(self, x: Tensor, keys: Tensor) -> None:
+        """As `check`, the first time; on the inputs that the session names, if it does, so that it does not depend on
+        the batch, the order or an interruption what searches run on."""
+        if not self._checked:
+            x, keys = self._original.kept.get(FIRST, (x, keys))
+            try:
+                self.check(x.to(device=self.device, dtype=self.dtype), keys)
+            except NoTwin as reason:
+                self._refusal = reason
+            self._checked = True
+        if self._refusal is not None:
+            raise self._refusal
+
+    def parts(self, count: int) -> list[slice]:
+        """`count` samples in about equal parts whose largest activation the C library still keeps for reuse."""
+        if self.device.type != "cpu":
+            return [slice(0, count)]
+        largest = max((each.largest for each in self.fast.values()), default=0)
+        return even_parts(count, max(2 * ROWS, REUSED // largest) if largest else AT_ONCE)
 
     def outputs(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -149,7 +181,7 @@ class Twin(SpikingModel):
 
 def _derivatives(
     model: SpikingModel, adapter: Adapter, estimator: AnyEstimator
-) -> dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+) -> dict[str, tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor] | None]]]:
     """The nodes that can be accelerated, by name, with what a spike's derivative is.
 
     A node stays as it is where its framework's own operator is fast already, so that there may be none.
@@ -159,7 +191,8 @@ def _derivatives(
     named = estimator.modules if isinstance(estimator, PerModule) else dict.fromkeys(nodes, estimator)
     if others := sorted(set(named) - set(nodes)):
         raise NoTwin(f"{others} are no spiking nodes")
-    chosen, kept = {}, []
+    chosen: dict[str, tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor] | None]]] = {}
+    kept = []
     for name, node in nodes.items():
         each = named.get(name, Own())
         derivative: Callable[[Tensor], Tensor] | None
@@ -173,12 +206,17 @@ def _derivatives(
         else:
             raise NoTwin(f"{each!r} is no derivative that the fast kernels know")
         if derivative is not None and _fits(node, adapter):
-            chosen[name] = node, derivative
+            # Read at each pass, as all numbers of a node are.
+            chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):
             raise NoTwin(f"node '{name}' ({type(node).__name__}) has no fast kernel")
     if not chosen and not kept:
         raise NoTwin("none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate")
     return chosen
+
+
+def _always(derivative: Callable[[Tensor], Tensor]) -> Callable[[], Callable[[Tensor], Tensor]]:
+    return lambda: derivative
 
 
 def _fits(node: nn.Module, adapter: Adapter) -> bool:
@@ -202,6 +240,14 @@ def _without_weights(net: nn.Module) -> Iterator[None]:
             each.requires_grad_(True)
 
 
+def _close(mine: Tensor, real: Tensor) -> Tensor:
+    """Which samples of two tensors [N, *] are equal up to rounding, [N]."""
+    if mine.shape != real.shape:
+        return torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    scale = real.flatten(1).abs().amax(dim=1)
+    return (mine - real).flatten(1).abs().amax(dim=1) <= 1e-3 * scale + 1e-12
+
+
 def _outputs_and_gradient(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs [N, T, K] and the gradient [N, *] of a weighted sum of them."""
     at = x.clone().requires_grad_()
@@ -213,14 +259,24 @@ def _outputs_and_gradient(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple
     return out.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
-def described(model: SpikingModel, x: Tensor, keys: Tensor) -> str:
-    """How searches run on a model, with its own surrogates: on which kernels, or why on none."""
+def twin_of(model: SpikingModel, estimator: AnyEstimator) -> Twin:
+    """A twin; within a session of the model the same one for equal estimators.
+
+    Raises:
+        NoTwin: If there can be none.
+    """
+    key = Twin, repr(estimator)
+    if key in model.kept:
+        found: Twin | NoTwin = model.kept[key]
+        if isinstance(found, NoTwin):
+            raise found
+        return found
     try:
-        if not model.accelerate:
-            raise NoTwin("wrapped with accelerate=False")
-        twin = Twin(model, Own())
-        with model.session():
-            twin.check(x, keys)
+        found = Twin(model, estimator)
     except NoTwin as reason:
-        return f"eager, {reason}"
-    return twin.summary()
+        found = reason
+    if model.in_session:
+        model.kept[key] = found
+    if isinstance(found, NoTwin):
+        raise found
+    return found

@@ -8,8 +8,10 @@ kernel. All modules stay the user's own: parameters are shared, and read at each
 from __future__ import annotations
 
 import operator
+import threading
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, fx, nn
 from snnrobust.adapters import Adapter
 from snnrobust.twin_node import FastNode
 
+_TRACING = threading.Lock()
 #: Functions of one step or of all alike: the time axis is broadcast.
 _ENTRYWISE = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.relu, F.relu)
 
@@ -38,14 +41,19 @@ def rewritten(
     if _heard(net):
         return None  # whoever listens to the whole net is to hear of each pass
     attributes = [(module, dict(vars(module))) for module in net.modules()]
+    lists = [(each, copy(each)) for _, held in attributes for each in held.values() if type(each) in (list, dict, set)]
     try:
-        graph = _Tracer(adapter).trace(net)
+        with _TRACING, torch.enable_grad():
+            graph = _Tracer(adapter).trace(net)
     except Exception:  # the forward pass is the user's code: where it can't be traced, it runs as it is instead
         return None
-    finally:
-        for module, before in attributes:  # a traced pass leaves nothing in what a net keeps of its passes
+    finally:  # a traced pass leaves nothing in what a net keeps of its passes
+        for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
+        for held, content in lists:
+            held.clear()
+            held.extend(content) if isinstance(held, list) else held.update(content)
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     if any(node.op == "get_attr" and node.target not in tensors for node in graph.nodes):
         return None  # a tensor that the pass made by itself would be the same at all times
@@ -57,7 +65,11 @@ def rewritten(
 
 
 class _Tracer(fx.Tracer):
-    """Takes the framework's blocks as they are, and looks into the user's modules."""
+    """Takes the framework's blocks as they are, and looks into the user's modules.
+
+    While it is at work, torch.fx has `nn.Module.__call__` replaced for the whole process: no other thread must run a
+    net then.
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
@@ -66,6 +78,12 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of `m` is a step of the graph."""
         return self._adapter.is_block(m) or _heard(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A step of the graph, which can't say that gradients or full precision were switched off around it."""
+        if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise NotImplementedError("a context around a part of the forward pass")
+        return super().create_node(*args, **kwargs)
 
 
 class _Rewriter:

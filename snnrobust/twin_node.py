@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrobust.adapters import Adapter
+from snnrobust.errors import InputError
 from snnrobust.kernels.fast import Backend, backend_for, run
 from snnrobust.kernels.unit import Affine, Pool, Unit
 
@@ -21,12 +22,13 @@ class FastNode(nn.Module):
     Args:
         node: The user's spiking node.
         adapter: Its framework.
-        derivative: What a spike's derivative is in the backward pass.
+        derivative: Says what a spike's derivative is in the backward pass.
         backends: The fast kernels, in order of preference.
 
     Attributes:
         calls: Passes so far.
         kernel: Which kernel the last one ran on.
+        largest: Bytes a sample of the last input or output, whichever has more.
     """
 
     #: Batch normalisation that is taken over, applied before the node.
@@ -37,7 +39,11 @@ class FastNode(nn.Module):
     steps: int | None = None
 
     def __init__(
-        self, node: nn.Module, adapter: Adapter, derivative: Callable[[Tensor], Tensor], backends: Sequence[Backend]
+        self,
+        node: nn.Module,
+        adapter: Adapter,
+        derivative: Callable[[], Callable[[Tensor], Tensor] | None],
+        backends: Sequence[Backend],
     ) -> None:
         super().__init__()
         self._node = [node]  # in a list: registers no submodule
@@ -46,6 +52,7 @@ class FastNode(nn.Module):
         self._backends = backends
         self.calls = 0
         self.kernel = "no"
+        self.largest = 0
 
     def take_norm(self, norm: nn.Module) -> None:
         """Takes batch normalisation over."""
@@ -55,10 +62,18 @@ class FastNode(nn.Module):
         """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
         self.calls += 1
         dynamics = self._adapter.dynamics(self._node[0])
-        unit = Unit(dynamics, self._derivative, self.steps or len(x), self.pool)
+        derivative = self._derivative()
+        if derivative is None:
+            raise InputError(
+                f"expected the surrogate of {type(self._node[0]).__name__} to stay of a known family, got another; "
+                f"leave the net as it is while it is evaluated"
+            )
+        unit = Unit(dynamics, derivative, self.steps or len(x), self.pool)
         backend = backend_for(self._backends, unit, x)
         self.kernel = "eager" if backend is None else backend.name
-        return run(self._backends, unit, x, None if self.norm is None else affine(self.norm))
+        spikes = run(self._backends, unit, x, None if self.norm is None else affine(self.norm))
+        self.largest = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        return spikes
 
 
 def affine(norm: nn.Module) -> Affine:

@@ -13,14 +13,24 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.kernels.backends import backends
 from snnrobust.losses import CrossEntropy
+from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
 from snnrobust.spike_gradient import Own
-from snnrobust.twin import NoTwin, Twin, described
+from snnrobust.twin import NoTwin, Twin
 from snnrobust.twin_node import FastNode
 from snnrobust_attacks.estimators.atan import ATan
 
+
+def described(model: SpikingModel, x: Tensor, index: Tensor) -> str:
+    """What a search with the net's own surrogates runs on, in words."""
+    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    with model.session():
+        oracle.value(x, torch.zeros(len(x), dtype=torch.long), index)
+    return oracle.way
+
+
 pytestmark = pytest.mark.skipif(not backends("cpu")[0], reason="no fast kernels on this machine")
-STEPS, N = 5, 10
+STEPS, N = 5, 16
 
 
 def lif(mode: str = "m") -> nn.Module:

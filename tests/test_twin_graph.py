@@ -22,7 +22,7 @@ from snnrobust.twin import NoTwin, Twin
 from snnrobust_attacks.estimators.atan import ATan
 
 pytestmark = pytest.mark.skipif(not backends("cpu")[0], reason="no fast kernels on this machine")
-STEPS, N = 5, 8
+STEPS, N = 5, 16
 
 
 def lif(**settings: Any) -> nn.Module:

@@ -17,8 +17,8 @@ from snnrobust.draws import Draws
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.losses import CrossEntropy, GradedCurrent, GradedMargin, PerStep, margin
+from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
-from snnrobust.plan import make_plan
 from snnrobust.plugin import NodeRun, Objective
 from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
@@ -27,7 +27,7 @@ from snnrobust.spike_gradient import Own
 from snnrobust.testing import check_plugin
 from snnrobust.threat import ThreatModel
 from snnrobust.training import train
-from snnrobust.twin import NoTwin, Twin, described
+from snnrobust.twin import NoTwin, Twin
 from snnrobust.twin_node import FastNode
 from snnrobust_attacks.estimators.assg import ASSG
 from snnrobust_attacks.estimators.atan import ATan
@@ -40,6 +40,15 @@ from snnrobust_attacks.estimators.relaxation import Relaxed
 from snnrobust_attacks.estimators.rga import RGA
 from snnrobust_attacks.estimators.sigmoid import Sigmoid
 from snnrobust_attacks.optimisers.pgd import PGD
+
+
+def described(model: SpikingModel, x: Tensor, index: Tensor) -> str:
+    """What a search with the net's own surrogates runs on, in words."""
+    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    with model.session():
+        oracle.value(x, torch.zeros(len(x), dtype=torch.long), index)
+    return oracle.way
+
 
 pytestmark = pytest.mark.skipif(not backends("cpu")[0], reason="no fast kernels on this machine")
 STEPS = 4
@@ -166,8 +175,8 @@ def test_evaluations_with_and_without_agree(
     net, data = blobs
     task = sr.load(name, epsilon=EPSILONS, label="it", **settings)
     reports = [sr.evaluate(model, data, [task], batch_size=32) for model in both(net)]
-    assert reports[0].run["search"]["model"].endswith(" kernels at 2 of 2 spiking nodes")
-    assert reports[1].run["search"] == {"model": "eager, wrapped with accelerate=False"}
+    assert all(way.endswith(" kernels at 2 of 2 spiking nodes") for way in reports[0].ways("model")["it"])
+    assert reports[1].ways("model") == {"it": ["eager, wrapped with accelerate=False"]}
     (ours, margins), (theirs, expected) = (outcomes(report, "it") for report in reports)
     assert 0 < min(theirs) < max(theirs)  # or there were nothing to compare
     assert ours == theirs
@@ -297,5 +306,5 @@ def test_reasons_for_none_are_told(monkeypatch: pytest.MonkeyPatch, blobs: tuple
     assert "draws random numbers" in described(random, data.x, data.index)
     assert "accelerate=False" in described(plain, data.x, data.index)
     monkeypatch.setattr("snnrobust.twin.backends", lambda device: ((), "no compiler, say"))
-    run = make_plan(model, data, [sr.load("pgd", epsilon=0.1)]).run
-    assert run["search"] == {"model": "eager, no compiler, say"}
+    report = sr.evaluate(model, data, [sr.load("pgd", epsilon=0.1, steps=1)])
+    assert report.ways("model") == {"pgd": ["eager, no compiler, say"]}

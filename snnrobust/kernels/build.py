@@ -20,7 +20,7 @@ from snnrobust.errors import SnnRobustError
 
 SOURCE = Path(__file__).with_name("native.cpp")
 #: Exact arithmetic: no fast-math, and no contraction to fused multiply-adds.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-std=c++17")
 #: Seconds that a compiler may take for one thing.
 PATIENCE = 120
 #: Bytes of the checksum that a library in the cache ends with; what follows a library's own end is not looked at.
@@ -73,17 +73,23 @@ def cache_folder() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         # A relative one is to be ignored, by the XDG base directory specification.
-        folder = (base if base.is_absolute() else Path.home() / ".cache") / "snnrobust" / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        base = base if base.is_absolute() else Path.home() / ".cache"
+        base.mkdir(parents=True, exist_ok=True)
+        for folder in (base / "snnrobust", base / "snnrobust" / "kernels"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_private(folder)
     except (OSError, RuntimeError) as error:
         raise BuildError(f"expected a folder for compiled code, got: {error}; set XDG_CACHE_HOME to one") from error
+    return folder
+
+
+def _check_private(folder: Path) -> None:
+    status = folder.stat()
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise BuildError(
             f"expected '{folder}' to be yours and writable by you alone, since code is loaded from it, got owner "
             f"{status.st_uid} and mode {stat.filemode(status.st_mode)}; change that, or set XDG_CACHE_HOME"
         )
-    return folder
 
 
 def _key(compiler: str) -> str:
@@ -105,12 +111,13 @@ def _processor() -> str:
 def _build(compiler: str, path: Path) -> None:
     """Compiles to a temporary file first: a library is whole or absent, also with several processes at it."""
     libraries = Path(torch.__file__).with_name("lib")
-    torch_exp = ("-DSLEEF", f"-L{libraries}", "-ltorch_cpu", "-lc10")
+    torch_exp = ("-fopenmp", "-DSLEEF", f"-L{libraries}", "-ltorch_cpu", "-lc10")
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             target = Path(scratch) / path.name
-            # Torch's own exponential where it can be had; the standard library's, slower, where it can't.
-            for extra in (torch_exp, ()):
+            # Torch's own exponential where it can be had; the standard library's, slower, where it can't; one thread
+            # for a compiler without OpenMP.
+            for extra in (torch_exp, ("-fopenmp",), ()):
                 built = _run([compiler, *FLAGS, str(SOURCE), "-o", str(target), *extra])
                 reason = built.stderr or f"status {built.returncode}"
                 if built.returncode == 0 and not (reason := _unloadable(target)):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from snnrobust.errors import InputError
 from snnrobust.kernels.unit import Affine, Unit
 
 
@@ -39,7 +40,12 @@ def run(backends: Sequence[Backend], unit: Unit, current: Tensor, affine: Affine
     """As `Unit.eager`, through the first of `backends` that supports the unit. No gradient reaches parameters.
 
     Only the current is kept for the backward pass, which computes membrane potentials anew.
+
+    Raises:
+        InputError: If the current has neither one step nor T.
     """
+    if len(current) not in (1, unit.steps):
+        raise InputError(f"expected a current of 1 or {unit.steps} steps, got {len(current)}; give [T, N, *]")
     backend = backend_for(backends, unit, current)
     if backend is None:
         return unit.eager(current, affine)

@@ -5,7 +5,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <vector>
+#include <memory>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+static int thread() { return omp_get_thread_num(); }
+#else
+static int thread() { return 0; }
+#endif
 
 #ifdef SLEEF  // torch's own vector exponential: derivatives are then bit by bit those of torch
 #include <immintrin.h>
@@ -330,26 +338,31 @@ void load(const Shape& s, const float* current, const float* scale, const float*
 
 }  // namespace
 
-extern "C" void forward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
+// Both return 0, or 1 where there is no memory for what they keep on the way.
+extern "C" int forward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
                         const float* shift, float* out) {
     const Neuron& k = *neuron;
     const Shape& s = *shape;
     const Plan plan(k, s);
     const bool fixed = s.current_steps < s.steps;
+    const int64_t own = (s.current_steps + s.steps + 2) * plan.rows;
+    const std::unique_ptr<float[]> room(new (std::nothrow) float[own * s.threads]);
+    if (!room) return 1;
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<float> x(s.current_steps * plan.rows), h(s.steps * plan.rows), v(plan.rows), spikes(plan.rows);
+        float* x = room.get() + own * thread();
+        float *h = x + s.current_steps * plan.rows, *v = h + s.steps * plan.rows, *spikes = v + plan.rows;
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < s.planes * plan.chunks; ++job) {
             const int64_t plane = job / plan.chunks, from = job % plan.chunks * plan.rows;
             const int64_t n = std::min(plan.rows, plan.plane - from);
-            load(s, current, scale, shift, plane, plan.plane, from, n, x.data());
-            charged(k, x.data(), fixed, h.data(), v.data(), s.steps, n);
+            load(s, current, scale, shift, plane, plan.plane, from, n, x);
+            charged(k, x, fixed, h, v, s.steps, n);
             for (int64_t t = 0; t < s.steps; ++t) {
-                const float* ht = h.data() + t * n;
+                const float* ht = h + t * n;
                 float* o = out + (t * s.planes + plane) * plan.pooled_plane;
                 if (k.pool != NO_POOL) {
-                    pooled(k, ht, spikes.data(), o + from / (2 * s.width) * (s.width / 2), n / s.width, s.width);
+                    pooled(k, ht, spikes, o + from / (2 * s.width) * (s.width / 2), n / s.width, s.width);
                     continue;
                 }
                 o += from;
@@ -358,40 +371,45 @@ extern "C" void forward(const Neuron* neuron, const Shape* shape, const float* c
             }
         }
     }
+    return 0;
 }
 
-extern "C" void backward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
+extern "C" int backward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
                          const float* shift, const float* gradient, float* to_current) {
     const Neuron& k = *neuron;
     const Shape& s = *shape;
     const Plan plan(k, s);
     const bool fixed = s.current_steps < s.steps;
     const Adjoint adjoint = adjoint_of(k, fixed);
+    const int64_t own = (s.current_steps + s.steps + 4) * plan.rows;
+    const std::unique_ptr<float[]> room(new (std::nothrow) float[own * s.threads]);
+    if (!room) return 1;
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<float> x(s.current_steps * plan.rows), h(s.steps * plan.rows), v(plan.rows);
-        std::vector<float> d(plan.rows), gs(plan.rows), gx(plan.rows);
+        float* x = room.get() + own * thread();
+        float *h = x + s.current_steps * plan.rows, *v = h + s.steps * plan.rows;
+        float *d = v + plan.rows, *gs = d + plan.rows, *gx = gs + plan.rows;
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < s.planes * plan.chunks; ++job) {
             const int64_t plane = job / plan.chunks, from = job % plan.chunks * plan.rows;
             const int64_t n = std::min(plan.rows, plan.plane - from);
-            load(s, current, scale, shift, plane, plan.plane, from, n, x.data());
-            charged(k, x.data(), fixed, h.data(), v.data(), s.steps, n);
-            float* carry = v.data();
+            load(s, current, scale, shift, plane, plan.plane, from, n, x);
+            charged(k, x, fixed, h, v, s.steps, n);
+            float* carry = v;
             std::fill(carry, carry + n, 0.0f);
-            std::fill(gx.begin(), gx.end(), 0.0f);
+            std::fill(gx, gx + n, 0.0f);
             const float factor = scale == nullptr ? 1.0f : scale[plane % s.channels];
             for (int64_t t = s.steps - 1; t >= 0; --t) {
-                const float* ht = h.data() + t * n;
+                const float* ht = h + t * n;
                 const float* g = gradient + (t * s.planes + plane) * plan.pooled_plane;
                 if (k.pool != NO_POOL) {
-                    unpooled(k, ht, g + from / (2 * s.width) * (s.width / 2), gs.data(), n / s.width, s.width);
-                    g = gs.data();
+                    unpooled(k, ht, g + from / (2 * s.width) * (s.width / 2), gs, n / s.width, s.width);
+                    g = gs;
                 } else {
                     g += from;
                 }
-                derivative(k, ht, d.data(), n);
-                adjoint(k, ht, d.data(), g, carry, gx.data(), n);
+                derivative(k, ht, d, n);
+                adjoint(k, ht, d, g, carry, gx, n);
                 if (fixed && t > 0) continue;
                 float* to = to_current + ((fixed ? 0 : t) * s.planes + plane) * plan.plane + from;
 #pragma omp simd
@@ -399,4 +417,5 @@ extern "C" void backward(const Neuron* neuron, const Shape* shape, const float* 
             }
         }
     }
+    return 0;
 }

@@ -77,7 +77,8 @@ class Native:
         neuron, shape = _neuron(unit), self._shape(unit, current, affine is not None)
         tensors = (current, scale, shift, *others)
         pointers = (None if each is None else ctypes.c_void_p(each.data_ptr()) for each in tensors)
-        getattr(self._library, name)(ctypes.byref(neuron), ctypes.byref(shape), *pointers)
+        if getattr(self._library, name)(ctypes.byref(neuron), ctypes.byref(shape), *pointers):
+            raise MemoryError(f"no room for {unit.steps} steps of a node")
 
     def _shape(self, unit: Unit, current: Tensor, has_channels: bool) -> _Shape:
         if has_channels or unit.pool is not None:

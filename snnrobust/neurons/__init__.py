@@ -1,7 +1,6 @@
 """Spiking neurons that differ in one modelling component at a time: leakage, reset, lateral recurrence.
 
-    >>> from snnrobust.kernels.dynamics import Reset
-from snnrobust.neurons import PRESETS, lif
+    >>> from snnrobust.neurons import PRESETS, lif
     >>> PRESETS["no-reset"].equation
     'u[t] = k u[t-1] + x[t]'
     >>> type(lif(k=0.8)).__name__, type(lif(reset="none", k=0.8)).__name__
@@ -13,6 +12,7 @@ arXiv 2403.16674.
 
 from __future__ import annotations
 
+from snnrobust.kernels.dynamics import Reset
 from snnrobust.neurons.node import Leak, LoopNode
 from snnrobust.neurons.overview import Row, table
 from snnrobust.neurons.presets import PRESETS

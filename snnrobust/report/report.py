@@ -271,6 +271,10 @@ class Report:
         found = self._store.measurement(model, label)
         return found[0] if found is not None else []
 
+    def ways(self, model: str) -> dict[str, list[str]]:
+        """What the searches of each task, or member of an ensemble, ran on, in words."""
+        return self._store.ways(model)
+
     def halved(self, model: str) -> list[int]:
         """Samples in flight after each time that memory ran out."""
         return self._store.halved(model)

@@ -6,14 +6,20 @@ from snnrobust.report.report import Report
 
 
 def searches(report: Report, *, slow: bool = False) -> list[str]:
-    """A line for each way of searching, with the models that were searched so.
+    """A line for each way of searching, with the models that were searched so, and the tasks where these differ.
 
     Args:
         report: A report.
-        slow: Only those without fast kernels, with the reason.
+        slow: Only of models without any search on fast kernels, with the reason.
     """
-    models: dict[str, list[str]] = {}
-    for model, way in report.run.get("search", {}).items():
-        if model in report.models and (not slow or way.startswith("eager")):
-            models.setdefault(way, []).append(model)
-    return [f"{', '.join(names)}: {way}" for way, names in models.items()]
+    found: dict[str, list[str]] = {}
+    for model in report.models:
+        ways: dict[str, list[str]] = {}
+        for label, several in report.ways(model).items():
+            for way in several:
+                ways.setdefault(way, []).append(label)
+        if slow and not all(way.startswith("eager") for way in ways):
+            continue
+        for way, labels in ways.items():
+            found.setdefault(way, []).append(model if len(ways) == 1 else f"{model} ({', '.join(labels)})")
+    return [f"{', '.join(names)}: {way}" for way, names in found.items()]

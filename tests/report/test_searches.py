@@ -14,11 +14,20 @@ from snnrobust.report.searches import searches
 SEARCH = {"a": "native kernels at 3 of 3 spiking nodes", "b": "eager, <no compiler>", "c": "eager, <no compiler>"}
 
 
-def report(made: Any, **more: Any) -> Report:
+def report(made: Any, search: dict[str, str] | None = None, **more: Any) -> Report:
     models = [made.model(name) for name in SEARCH]
     cells = {(name, "pgd"): [made.cell([1, 0])] for name in SEARCH}
     found: Report = made.report([made.attack("pgd")], cells, [1, 1], models, **more)
+    for name, way in (search or {}).items():
+        found._store.save_way(name, "pgd", way)
     return found
+
+
+def test_tasks_that_are_searched_otherwise_are_named(made: Any) -> None:
+    found = report(made, search=SEARCH)
+    found._store.save_way("a", "pdsg", "eager, PDSG() is no derivative")
+    assert searches(found)[:2] == [f"a (pgd): {SEARCH['a']}", "a (pdsg): eager, PDSG() is no derivative"]
+    assert searches(found, slow=True) == [f"b, c: {SEARCH['b']}"]
 
 
 def test_models_that_are_searched_alike_share_a_line(made: Any) -> None:
