@@ -194,7 +194,10 @@ def test_a_resumed_run_starts_with_the_size_that_fitted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "passed"), [("pgd", True), ("torchattacks:PGD", False)])
-def test_the_report_says_that_memory_ran_out(name: str, passed: bool, tmp_path: Path) -> None:
+def test_the_report_says_that_memory_ran_out(
+    name: str, passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snnrobust.model.AT_ONCE", 1000)  # or a CPU would never take as many at once
     task = sr.load(name, label="attack", epsilon=0.1)
     cramped = sr.evaluate(wrapped(Cramped(70)), tiny_data(count=200), [task], batch_size=150)
     (finding,) = [each for each in cramped.findings if each.name == "memory"]

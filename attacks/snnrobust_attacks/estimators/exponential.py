@@ -24,6 +24,7 @@ class Exponential:
         scale: The peak at u = 0.
 
     Example:
+        >>> import torch
         >>> Exponential(gamma=2.0, scale=0.3).backward(torch.zeros(1), {})
         tensor([0.3000])
     """

@@ -21,6 +21,7 @@ class Sigmoid:
         alpha: Sharpness; the peak at u = 0 is alpha / 4.
 
     Example:
+        >>> import torch
         >>> Sigmoid(alpha=4.0).backward(torch.zeros(1), {})
         tensor([1.])
     """

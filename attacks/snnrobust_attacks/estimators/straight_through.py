@@ -18,6 +18,7 @@ class StraightThrough:
     Gradients through the reset and the leak are taken as they come, so that they may grow with the number of steps.
 
     Example:
+        >>> import torch
         >>> StraightThrough().backward(torch.tensor([-3.0, 0.0]), {})
         tensor([1., 1.])
     """
