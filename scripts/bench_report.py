@@ -41,7 +41,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         ratios = [row["ratio"][contender] for row in result["curves"]]
         at = [place + 0.27 * (number - 1) for place in range(len(names))]
         axes[0, 0].bar(at, [each["median"] for each in ratios], 0.25, label=contender, yerr=_bars(ratios))
-    axes[0, 0].set_xticks(range(len(names)), names)
+    axes[0, 0].set_xticks(range(len(names)), names, rotation=20)
     axes[0, 0].set_ylabel("times faster than torchattacks")
     for axis, drawn in zip(axes_of[1:], axes[0, 1:], strict=True):
         rows = [row for row in result["scaling"] if row["axis"] == axis]
@@ -54,7 +54,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         drawn.set_ylabel(f"times faster, {'curve of (b)' if axis == 'samples' else 'step of (a)'}")
     for drawn in axes.flat:
         drawn.axhline(1, color="grey", linewidth=0.8)
-        drawn.set_ylim(bottom=0)
+        drawn.set_ylim(0, 1.35 * drawn.get_ylim()[1])  # room for the legend
         drawn.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=150)
