@@ -19,7 +19,7 @@ from snnrobust.files import Arrays
 from snnrobust.losses import margin
 from snnrobust.model import SpikingModel
 from snnrobust.pool import Pool
-from snnrobust.problem import Judge, Score, keep_padding
+from snnrobust.problem import Judge, Score, keep_padding, taken
 from snnrobust.store import Store
 from snnrobust.task import Task
 
@@ -109,7 +109,7 @@ class Cells:
         return arrays
 
     def _score(self, rows: Tensor) -> Score:
-        return self.judge.score(*self._take(rows))
+        return self.judge.score(*taken(self.model, self.data, rows))
 
     def _noise(self, task: Task, severity: float) -> Arrays:
         """Accuracy of each sample over `draws` noisy versions."""
@@ -122,7 +122,7 @@ class Cells:
     def _right_in_noise(self, task: Task, severity: float, rows: Tensor) -> Tensor:
         """How many noisy versions of each sample the net gets right, [n]; they are clipped to the model's bounds."""
         low, high = self.model.bounds
-        x, y, index, lengths = self._take(rows)
+        x, y, index, lengths = taken(self.model, self.data, rows)
         right = torch.zeros(len(rows))
         for draw in range(task.draws):
             rng = Draws(self.seed, task.label).sub(f"{severity:.12g}", draw).on(x)
@@ -194,8 +194,3 @@ class Cells:
             return np.ones(len(self.data), dtype=bool)
         right: np.ndarray = clean["correct"] | clean["voted"]
         return right
-
-    def _take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        x = self.data.x[rows].to(device=self.model.device, dtype=self.model.dtype)
-        lengths = None if self.data.lengths is None else self.data.lengths[rows]
-        return x, self.data.y[rows].to(self.model.device), self.data.index[rows], lengths

@@ -91,28 +91,19 @@ class Oracle:
         """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
         self._settle(x, index)
         with torch.no_grad():
-            return torch.cat(
-                [
-                    self._asked(
-                        lambda at: torch.stack(
-                            [self._forward(x[at], index[at], _of(query, at), e)[0] for e in range(self.eot)]
-                        ).mean(dim=0),
-                        part,
-                    )
-                    for part in self._parts(len(x))
-                ]
+            seen = self._by_parts(
+                len(x), lambda at: [self._forward(x[at], index[at], _of(query, at), e)[0] for e in range(self.eot)]
             )
+        return torch.cat([torch.stack(draws).mean(dim=0) for draws in seen])
 
     def value(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] at x, without a gradient."""
         self._settle(x, index)
         losses, logits = [], []
         with torch.no_grad():
-            for part in self._parts(len(x)):
-                seen = self._asked(
-                    lambda at: [self._evaluate(x[at], y[at], index[at], _of(query, at), e) for e in range(self.eot)],
-                    part,
-                )
+            for seen in self._by_parts(
+                len(x), lambda at: [self._evaluate(x[at], y[at], index[at], _of(query, at), e) for e in range(self.eot)]
+            ):
                 losses.append(torch.stack([loss for loss, _ in seen]).mean(dim=0))
                 logits.append(torch.stack([out for _, out in seen]).mean(dim=0))
         return torch.cat(losses), torch.cat(logits)
@@ -126,10 +117,7 @@ class Oracle:
             PluginError: If the gradient is not finite, or does not exist.
         """
         self._settle(x, index)
-        found = [
-            self._asked(lambda at: self._gradient(x[at], y[at], index[at], _of(query, at)), part)
-            for part in self._parts(len(x))
-        ]
+        found = self._by_parts(len(x), lambda at: self._gradient(x[at], y[at], index[at], _of(query, at)))
         gradient, losses, logits = (torch.cat(each) for each in zip(*found, strict=True))
         return gradient, losses, logits
 
@@ -218,9 +206,10 @@ class Oracle:
         self.way = CRAMPED
         return work(part)
 
-    def _parts(self, count: int) -> list[slice]:
-        """The samples of a batch that go through the net together."""
-        return [slice(0, count)] if batch_dependent(self._estimator) else self._model.parts(count)
+    def _by_parts(self, count: int, work: Callable[[slice], R]) -> list[R]:
+        """What `work` says of the samples of a batch, as many at once as go through the net together."""
+        whole = batch_dependent(self._estimator)
+        return [self._asked(work, part) for part in ([slice(0, count)] if whole else self._model.parts(count))]
 
     def _evaluate(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
         """Objective [N] and logits [N, K] of one forward pass."""

@@ -124,10 +124,14 @@ class Problem:
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Inputs and labels on the model's device, sample ids and lengths for `rows`."""
-        model = self.judge.model
-        x = self.data.x[rows].to(device=model.device, dtype=model.dtype)
-        lengths = None if self.data.lengths is None else self.data.lengths[rows]
-        return x, self.data.y[rows].to(model.device), self.data.index[rows], lengths
+        return taken(self.judge.model, self.data, rows)
+
+
+def taken(model: SpikingModel, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Inputs and labels of `rows` on the model's device, their sample ids and lengths."""
+    x = data.x[rows].to(device=model.device, dtype=model.dtype)
+    lengths = None if data.lengths is None else data.lengths[rows]
+    return x, data.y[rows].to(model.device), data.index[rows], lengths
 
 
 def keep_padding(x: Tensor, x0: Tensor, lengths: Tensor | None) -> Tensor:

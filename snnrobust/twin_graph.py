@@ -64,6 +64,10 @@ def rewritten(
     return fx.GraphModule({**tensors, **rewriter.modules}, graph)
 
 
+class _Hidden(Exception):
+    """A part of the forward pass runs in a context that no graph records: the net is run as it is instead."""
+
+
 class _Tracer(fx.Tracer):
     """Takes the framework's blocks as they are, and looks into the user's modules.
 
@@ -82,7 +86,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A step of the graph, which can't say that gradients or full precision were switched off around it."""
         if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            raise NotImplementedError("a context around a part of the forward pass")
+            raise _Hidden
         return super().create_node(*args, **kwargs)
 
 
