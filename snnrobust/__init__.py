@@ -27,7 +27,7 @@ from snnrobust.model import Recording, SpikingModel
 from snnrobust.probe import probe
 from snnrobust.registry import create, plugins
 from snnrobust.report import Comparison, Member, Report, Transfer
-from snnrobust.results import Claim, Curve, Finding, Record, Surface
+from snnrobust.results import Artifact, Claim, Curve, Finding, Profile, Record, Scatter, Spectrum, Surface
 from snnrobust.spike_gradient import SpikeGradient
 from snnrobust.task import Task, load
 from snnrobust.threat import ThreatModel
@@ -37,6 +37,7 @@ from snnrobust.wrapping import wrap
 __version__ = version("snnrobust")
 
 __all__ = [
+    "Artifact",
     "Claim",
     "Comparison",
     "Curve",
@@ -47,10 +48,13 @@ __all__ = [
     "MemoryLimitError",
     "MissingExtraError",
     "PluginError",
+    "Profile",
     "Record",
     "Recording",
     "Report",
+    "Scatter",
     "SnnRobustError",
+    "Spectrum",
     "SpikeGradient",
     "SpikingModel",
     "StoreError",

@@ -25,6 +25,7 @@ from snnrobust.files import Arrays
 from snnrobust.fitting import unfit_members
 from snnrobust.memory import check_budget, fitting_batch
 from snnrobust.model import SpikingModel
+from snnrobust.partial import Partial, measured
 from snnrobust.pool import Pool
 from snnrobust.probe import SAMPLES, probe
 from snnrobust.problem import Judge
@@ -215,7 +216,8 @@ def _run_task(
         steps.doing(f"{model.name}: {task.label}")
         if store.measurement(model.name, task.label) is None:
             start = time.perf_counter()
-            found = _measured(task, model, data, cells.pool, seed)
+            kept = store.kept(model.name, task.label)
+            found = _measured(task, model, data, cells.pool, seed, kept)
             records = [each for each in found if isinstance(each, Record)]
             surfaces = [
                 replace(each, model=model.name, label=task.label) for each in found if not isinstance(each, Record)
@@ -239,15 +241,17 @@ def _probed(model: SpikingModel, data: EvaluationData, store: Store) -> list[Fin
     return found
 
 
-def _measured(task: Task, model: SpikingModel, data: EvaluationData, pool: Pool, seed: int) -> list[Record | Artifact]:
+def _measured(
+    task: Task, model: SpikingModel, data: EvaluationData, pool: Pool, seed: int, kept: Partial
+) -> list[Record | Artifact]:
     """What a measurement yields; it starts over with fewer samples at once where memory runs out."""
 
-    def measured(size: int) -> list[Record | Artifact]:
-        return list(task.plugin.measure(model, replace(data, batch_size=size), Draws(seed, task.label)))
+    def attempt(size: int) -> list[Record | Artifact]:
+        return list(measured(task.plugin, model, replace(data, batch_size=size), Draws(seed, task.label), kept))
 
     found = None
     while found is None:
-        found = pool.attempt(pool.size, measured, pool.size)
+        found = pool.attempt(pool.size, attempt, pool.size)
     return found
 
 

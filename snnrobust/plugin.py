@@ -85,7 +85,12 @@ class Corruption(Protocol):
 
 @runtime_checkable
 class Measurement(Protocol):
-    """A number or picture of a model that is no attack: activity, curvature."""
+    """A number or picture of a model that is no attack: activity, curvature.
+
+    One that takes long may have a class attribute `resumable: ClassVar[bool] = True`. Its `measure` then takes a fourth
+    argument, a `snnrobust.partial.Partial`: what it puts there is there again when a killed run goes on. Its records
+    and artifacts must be the same, to the last byte, as without an interruption.
+    """
 
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record | Artifact]:
         """Records and artifacts; their model, label and seed columns are filled in by the core."""

@@ -2,7 +2,8 @@
 
 run.json                      what is evaluated: models, data, tasks, seed, mode, environment
 cells/MODEL/LABEL/K.npz       per-sample outcomes at the K-th strength of a task ("K.partial.npz" while it runs)
-cells/MODEL/LABEL/measure.*   records (.json) and surfaces (.npz) of a measurement
+cells/MODEL/LABEL/measure.*   records (.json) and artifacts (.json, .npz) of a measurement ("measure.partial.npz" while
+                              one runs that can go on where it stopped)
 cells/MODEL/findings.json     what the probe found
 cells/MODEL/memory.json       batch sizes after memory ran out, where it did
 cells/MODEL/timings.json      seconds a cell; apart, so that equal runs have equal result bytes
@@ -19,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from snnrobust.artifacts import as_plain, from_plain
 from snnrobust.errors import InputError, StoreError
 from snnrobust.files import Arrays, check_folder, from_json, pack, read_json, slug, to_json, unpack, write
-from snnrobust.results import Artifact, Finding, Record, Surface
+from snnrobust.partial import Partial
+from snnrobust.results import Artifact, Finding, Record
 
-FORMAT = 2
+FORMAT = 3
 #: What goes before the labels of the audit's own attacks.
 EVIDENCE = "evidence/"
 #: The label of the audit's swap of each sample for one of another class.
@@ -119,28 +122,27 @@ class Store:
                 content = read_json(path)
                 arrays = unpack(self._measure_path(key, ".npz"))
                 records = [Record(**_floats(Record, each)) for each in content["records"]]
-                self.measured[key] = records, [_surface(each, arrays, i) for i, each in enumerate(content["surfaces"])]
+                self.measured[key] = records, from_plain(content["artifacts"], arrays)
         return self.measured.get(key)
 
+    def kept(self, model: str, label: str) -> Partial:
+        """What an interrupted measurement keeps, to go on from and to add to."""
+        return Partial(None if self.folder is None else self._measure_path((model, label), ".partial.npz"))
+
     def save_measurement(
-        self, model: str, label: str, records: list[Record], surfaces: list[Artifact], seconds: float
+        self, model: str, label: str, records: list[Record], artifacts: list[Artifact], seconds: float
     ) -> None:
         """Keeps a finished measurement."""
         key = (model, label)
-        self.measured[key] = records, surfaces
+        self.measured[key] = records, artifacts
         self._time(model, label, seconds)
         if self.folder is not None:
-            arrays: Arrays = {}
-            for i, surface in enumerate(surfaces):
-                arrays |= {f"{i}.x": surface.x, f"{i}.y": surface.y}
-                arrays |= {f"{i}.value.{name}": value for name, value in surface.values.items()}
-            described = [
-                {"axes": list(s.axes), "caption": s.caption, "model": s.model, "label": s.label} for s in surfaces
-            ]
+            described, arrays = as_plain(artifacts)
             write(self._measure_path(key, ".npz"), pack(arrays))
             # The JSON file goes last: where it stands, the arrays stand too.
             records_plain = [dataclasses.asdict(record) for record in records]
-            write(self._measure_path(key, ".json"), to_json({"records": records_plain, "surfaces": described}))
+            write(self._measure_path(key, ".json"), to_json({"records": records_plain, "artifacts": described}))
+            self._measure_path(key, ".partial.npz").unlink(missing_ok=True)
 
     def probe_findings(self, model: str) -> list[Finding] | None:
         """What the probe found for a model, or None if it has not run."""
@@ -293,10 +295,3 @@ def _floats(kind: type, plain: dict[str, Any]) -> dict[str, Any]:
         | nan
         | {name: float(value) for name, value in plain.items() if value in ("inf", "-inf") and types[name] == "float"}
     )
-
-
-def _surface(described: dict[str, Any], arrays: Arrays, i: int) -> Surface:
-    prefix = f"{i}.value."
-    values = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    first, second = described.pop("axes")
-    return Surface(x=arrays[f"{i}.x"], y=arrays[f"{i}.y"], values=values, axes=(first, second), **described)

@@ -11,8 +11,10 @@ Each check raises a `PluginError` that says what is wrong and what to do.
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from snnrobust.evaluation_data import EvaluationData
 from snnrobust.losses import CrossEntropy
 from snnrobust.model import SpikingModel
 from snnrobust.oracle import Oracle
+from snnrobust.partial import Partial, measured
 from snnrobust.plugin import (
     Corruption,
     Ensemble,
@@ -37,7 +40,7 @@ from snnrobust.plugin import (
 )
 from snnrobust.pool import Pool
 from snnrobust.problem import Found, Judge, Problem
-from snnrobust.results import Record, Surface
+from snnrobust.results import Artifact, Record
 from snnrobust.search import perturb, search
 from snnrobust.spike_gradient import Own, passes
 from snnrobust.task import Attack, Task, load
@@ -53,8 +56,8 @@ def check_plugin(name: str, **parameters: Any) -> None:
     examples for every batch size. Corruptions: shape kept, nothing changed at severity 0, keyed randomness.
     Estimators: finite derivatives and input gradients, forward values unchanged unless it is a relaxation, no influence
     of batch mates unless it says `batch_dependent = True`, and a `derivative`, if any, that agrees with `backward`.
-    Objectives: one finite value per sample, also at ties and for silent outputs. Measurements: records or surfaces, the
-    same from a second call.
+    Objectives: one finite value per sample, also at ties and for silent outputs. Measurements: records or artifacts,
+    the same from a second call, and from one that goes on after an interruption where they say `resumable`.
 
     Args:
         name: Name that the plugin is registered under.
@@ -326,15 +329,54 @@ def _check_objective(name: str, plugin: Any) -> None:
 def _check_measurement(name: str, plugin: Measurement) -> None:
     model, data = _setting(name, plugin)
     before = _state(model)
+
+    def run(kept: Partial) -> list[Record | Artifact]:
+        return list(measured(plugin, model, EvaluationData(data, data, data, 4), Draws(0, name), kept))
+
     with model.session():
-        found = list(plugin.measure(model, EvaluationData(data, data, data, 4), Draws(0, name)))
-        again = list(plugin.measure(model, EvaluationData(data, data, data, 4), Draws(0, name)))
+        found, again = run(Partial()), run(Partial())
     _require(name, _equal(before, _state(model)), "the model and torch's random state left alone", "changed ones")
-    _require(name, bool(found), "at least one record or surface", "none")
+    _require(name, bool(found), "at least one record or artifact", "none")
     for each in found:
-        _require(name, isinstance(each, Record | Surface), "records and surfaces", type(each).__name__)
-    values = [[r.value for r in run if isinstance(r, Record)] for run in (found, again)]
-    _require(name, values[0] == values[1], "the same numbers from a second call", f"{values}")
+        _require(name, isinstance(each, Record | Artifact), "records and artifacts", type(each).__name__)
+    _require_equal_values(name, "the same numbers from a second call", found, again)
+    for at in (1, 3) if getattr(plugin, "resumable", False) else ():
+        kept = _Stopping(at)
+        with model.session(), suppress(_Stopped):
+            run(kept)
+        _require(
+            name, kept.puts > 0, "a resumable measurement to keep what it has on the way", "one that keeps nothing"
+        )
+        _require(name, _equal(before, _state(model)), "the model left alone by an interruption", "a changed one")
+        with model.session():
+            _require_equal_values(name, "the same numbers after an interruption", found, run(kept))
+
+
+def _require_equal_values(
+    name: str, expected: str, first: list[Record | Artifact], second: list[Record | Artifact]
+) -> None:
+    ours, theirs = (np.array([each.value for each in run if isinstance(each, Record)]) for run in (first, second))
+    _require(name, np.array_equal(ours, theirs, equal_nan=True), expected, f"{ours.tolist()} and {theirs.tolist()}")
+
+
+class _Stopped(Exception):
+    """The interruption of a measurement."""
+
+
+class _Stopping(Partial):
+    """Interrupts a measurement when it keeps something for the time `at`, counted from 1."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.puts = 0
+        self._at = at
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Keeps a copy of `array`; may raise `_Stopped`."""
+        super().put(name, array)
+        self.puts += 1
+        if self.puts == self._at:
+            raise _Stopped
 
 
 def _check_ensemble(name: str, plugin: Ensemble) -> None:

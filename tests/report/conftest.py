@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from snnrobust import audit
 from snnrobust.report import Report
-from snnrobust.results import Finding
+from snnrobust.results import Artifact, Finding, Record
 from snnrobust.store import FORMAT, Store
 
 
@@ -64,9 +65,12 @@ class Handmade:
         cells: dict[str, list[dict[str, np.ndarray]]] | dict[tuple[str, str], list[dict[str, np.ndarray]]],
         clean: Sequence[int],
         models: Sequence[dict[str, Any]] | None = None,
+        measured: Mapping[str, tuple[list[Record], list[Artifact]]] | None = None,
         **more: Any,
     ) -> Report:
-        """A report; cells by label where there is one model, else by (model, label)."""
+        """A report; cells by label where there is one model, else by (model, label); measured things of each model by
+        label, which are tasks of their own."""
+        tasks = [*tasks, *({**self.attack(each, ()), "kind": "measurement"} for each in measured or {})]
         wrapped = {each["name"]: each for each in models or [self.model("m")]}
         start = {**self.attack("clean", ()), "kind": "clean", "name": "clean", "attack": None}
         run = {
@@ -95,6 +99,10 @@ class Handmade:
             model, label = key if isinstance(key, tuple) else (next(iter(wrapped)), key)
             for k, cell in enumerate(found):
                 store.save_cell(model, label, k, cell, 0.0)
+        for label, (records, artifacts) in (measured or {}).items():
+            for model in wrapped:
+                named = [replace(each, model=model, label=label) for each in artifacts]
+                store.save_measurement(model, label, records, named, 1.0)
         return Report(store)
 
     @staticmethod
