@@ -40,6 +40,9 @@ class Adapter(Protocol):
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
         """Gives `node` another spike function of u = membrane potential minus threshold; returns the old one."""
 
+    def swap_detach_reset(self, node: nn.Module, detach: bool) -> bool:
+        """Sets whether no gradient passes through the reset of `node`; returns whether none did."""
+
     def is_reset(self, node: nn.Module) -> bool:
         """Whether the state of `node` is at its initial value, so that its next call begins a forward pass."""
 

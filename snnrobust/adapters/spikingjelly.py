@@ -70,6 +70,13 @@ class SpikingJelly:
         node.surrogate_function = surrogate
         return old
 
+    def swap_detach_reset(self, node: nn.Module, detach: bool) -> bool:
+        """Sets the node's `detach_reset`, where it has one."""
+        old = bool(getattr(node, "detach_reset", detach))
+        if old != detach:
+            node.detach_reset = detach  # type: ignore[assignment]  # torch declares modules and tensors alone
+        return old
+
     def is_reset(self, node: nn.Module) -> bool:
         """Whether all memories are at the values that a reset gives them."""
         initial = cast(Any, node)._memories_rv

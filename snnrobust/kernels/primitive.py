@@ -1,0 +1,67 @@
+"""Smooth steps whose slopes are the derivatives of `snnrobust.kernels.derivative`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from snnrobust.kernels.derivative import Derivative, Family
+from snnrobust.spike_function import spike
+from snnrobust.straight_through import straight_through
+
+
+def smooth_step(u: Tensor, derivative: Derivative) -> Tensor:
+    """P(u) = integral of `derivative` from -infinity to u: what stands for the spike H(u) in a smooth net.
+
+    It starts at 0 and ends at the area under `derivative`, which is 1 for most surrogates; a "fast-sigmoid" has an area
+    of 2 b / a. Its slope is `derivative` itself, code and all, so that it is right at kinks too, and twice
+    differentiable wherever that is differentiable.
+
+    Args:
+        u: Membrane potential minus threshold.
+        derivative: The slope.
+
+    Returns:
+        P(u), of the shape of u.
+
+    Example:
+        >>> u = torch.tensor([0.0, 1.0], requires_grad=True)
+        >>> p = smooth_step(u, Derivative.atan(2.0))
+        >>> p.detach(), torch.autograd.grad(p.sum(), u)[0]
+        (tensor([0.5000, 0.9019]), tensor([1.0000, 0.0920]))
+    """
+    area = _AREAS[derivative.family](u.detach(), derivative.a, derivative.b)
+    return straight_through(spike(u, derivative), area)
+
+
+def _quadratic(u: Tensor, a: float, b: float) -> Tensor:
+    u = u.clamp(-a / b, a / b)
+    return a * u - b / 2 * u * u.abs() + a * a / (2 * b)
+
+
+def _triangle(u: Tensor, a: float, b: float) -> Tensor:
+    u = u.clamp(-a, a)
+    return (a * u - u * u.abs() / 2 + a * a / 2) / b
+
+
+def _mirrored(tail: Tensor, u: Tensor, total: float) -> Tensor:
+    """The area up to u of an even function, from that beyond |u| on one side."""
+    return torch.where(u >= 0, total - tail, tail)
+
+
+# The area from -infinity to u.
+_AREAS: dict[Family, Callable[[Tensor, float, float], Tensor]] = {
+    "atan": lambda u, a, b: b / a * (torch.atan(a * u) + math.pi / 2),
+    "sigmoid": lambda u, a, b: b / a * torch.sigmoid(a * u),
+    "sigmoid-tails": lambda u, a, b: b / a * torch.sigmoid(a * u),
+    "quadratic": _quadratic,
+    "triangle": _triangle,
+    "exponential": lambda u, a, b: _mirrored(b / a * torch.exp(-a * u.abs()), u, 2 * b / a),
+    "soft-sign": lambda u, a, b: _mirrored(1 / (b * (a + u.abs())), u, 2 / (a * b)),
+    "fast-sigmoid": lambda u, a, b: _mirrored(b / (a * (1 + a * u.abs())), u, 2 * b / a),
+    "gaussian": lambda u, a, b: b * math.sqrt(math.pi) / (2 * a) * torch.erfc(-a * u),
+    "rectangle": lambda u, a, b: b * (u.clamp(-a, a) + a),
+}
