@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import snnrobust as sr
 from snnrobust import registry
 from snnrobust.draws import Draws
 from snnrobust.plugin import State
-from snnrobust.testing import check_plugin
+from snnrobust.testing import check_plugin, tiny_model
 from snnrobust.threat import ThreatModel
 from snnrobust_attacks.corruptions.gaussian import Gaussian
 from snnrobust_attacks.optimisers.pgd import PGD
@@ -31,20 +32,28 @@ SMALL: dict[str, dict[str, Any]] = {
     "hop-skip-jump": {"steps": 2, "queries": 8, "starts": 2},
     "threshold-margins": {"samples": 8},
     "plane": {"points": 3, "samples": 8},
+    "line": {"points": 3, "samples": 8},
     "activity": {"samples": 8},
-    "pyhessian": {"samples": 8, "probes": 3, "iterations": 5},
+    "pyhessian": {"samples": 8, "probes": 3, "iterations": 5, "directions": 8, "draws": 2},
+    "eigenvalues": {"samples": 8, "directions": 8, "draws": 2},
+    "trace": {"samples": 8, "directions": 8, "draws": 2},
+    "density": {"samples": 8, "directions": 8, "draws": 2, "probes": 2, "steps": 5},
 }
 NEEDS = {"torchattacks": "torchattacks", "pyhessian": "pyhessian"}
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in sr.plugins()])
-def test_every_installed_plugin_conforms(name: str) -> None:
+def test_every_installed_plugin_conforms(name: str, tmp_path: Path) -> None:
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs the extra {NEEDS[name]}: pip install 'snnrobust[all]'")
     if name == "torchattacks":
         check_plugin("torchattacks:FGSM")
         check_plugin("torchattacks:MIFGSM", steps=3)
         check_plugin("torchattacks:Square", n_queries=10)
+        return
+    if name == "connectivity":
+        torch.save(tiny_model().net.state_dict(), tmp_path / "end.pt")
+        check_plugin(name, checkpoint=str(tmp_path / "end.pt"), points=3)
         return
     check_plugin(name, **SMALL.get(name, {}))
 

@@ -1,42 +1,129 @@
-"""Random directions in weight space, scaled so that nets of different weight norms can be compared."""
+"""Directions for slices: at random, up the loss, or along an operator's leading eigenvectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+from snnrobust_landscapes.ball import Ball
+from snnrobust_landscapes.landscape import Landscape
+from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.solvers.lanczos import lanczos
+from snnrobust_landscapes.validity import normalised
+
+if TYPE_CHECKING:
+    from snnrobust_landscapes.operators.operator import Kind
+
+#: What directions may be called.
+NAMES = ("random", "adversarial", "eigenvector")
+#: GiB that an operator may keep of its graphs while an eigenvector is searched.
+MEMORY = 0.5
+#: Share of a direction that must be left over when what it has of another is taken out.
+_INDEPENDENT = 1e-6
 
 
-def filter_normalised(parameters: Mapping[str, Tensor], rng: Draws) -> dict[str, Tensor]:
-    """A Gaussian direction with each filter scaled to the norm of that filter in `parameters`.
+def direction(
+    name: str,
+    landscape: Landscape,
+    rng: Draws,
+    operator: str | Mapping[str, Any] | Kind = "gauss-newton",
+    rank: int = 1,
+) -> Tensor:
+    """A direction of relative norm 1, which is as long as a random filter-normalised one (in inputs: as the input).
 
-    d_ij <- d_ij |theta_ij| / |d_ij| for filter j of layer i (Li et al. 2018, arXiv 1712.09913, section 4): the slices
-    along the first axis, which are output channels of a convolution and rows of a linear layer. Parameters of fewer
-    than two axes (biases, batch norm, learnable leaks) do not move, as with "ignore" in the authors' code.
+    - "random": `landscape.direction`.
+    - "adversarial": the surrogate gradient's steepest ascent in the relative norm, s^2 g with s the norm of the filter
+      that a coordinate is in. For inputs each sample's own gradient, s being |x_n| for all of a sample's values.
+    - "eigenvector": of the eigenvalue of `operator` that is the `rank`-th by magnitude; for inputs each sample's own.
+      Eigenvectors have no sign: the entry of largest magnitude is made positive.
+
+    Samples whose gradient or eigenvector is zero get zeros.
 
     Args:
-        parameters: Parameters by name.
-        rng: Draws, keyed further by the names.
+        name: One of `NAMES`.
+        landscape: A loss over weights or inputs.
+        rng: Keyed draws.
+        operator: For "eigenvector": a symmetric operator.
+        rank: For "eigenvector", from 1.
 
     Returns:
-        A direction for each parameter, of its shape, dtype and device.
+        [P] or [N, D], float64.
 
-    Example:
-        >>> theta = {"weight": torch.tensor([[3.0, 4.0], [0.0, 2.0]]), "bias": torch.ones(2)}
-        >>> d = filter_normalised(theta, Draws(0, "plane"))
-        >>> d["weight"].norm(dim=1), d["bias"]
-        (tensor([5., 2.]), tensor([0., 0.]))
+    Raises:
+        InputError: For another name, a rank there is none of, or a gradient that is not finite or zero everywhere.
     """
-    return {name: _scaled(theta.detach(), rng.sub(name)) for name, theta in parameters.items()}
+    if name == "random":
+        return landscape.direction(rng)
+    if name == "adversarial":
+        up = Ball("relative", landscape.scale()).steepest(surrogate_gradient(landscape))
+        return _along(up, landscape, "an adversarial direction")
+    if name == "eigenvector":
+        return _along(_eigenvector(landscape, rng, operator, rank), landscape, "an eigenvector")
+    raise InputError(f"expected a direction among {', '.join(NAMES)}, got {name!r}; choose one")
 
 
-def _scaled(theta: Tensor, rng: Draws) -> Tensor:
-    if theta.ndim < 2:
-        return torch.zeros_like(theta)
-    direction = rng.on(theta).normal(torch.tensor([0]), theta.shape)[0].flatten(1)  # [filters, weights]
-    norm: Tensor = torch.linalg.vector_norm(theta.flatten(1), dim=1, keepdim=True)
-    length: Tensor = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
-    return (direction * (norm / length)).reshape(theta.shape)
+def orthogonal(second: Tensor, first: Tensor, landscape: Landscape) -> Tensor:
+    """What `second` has at right angles to `first`, at relative norm 1; sample by sample for inputs.
+
+    Right angles are those of the plain inner product, in which eigenvectors of a symmetric operator have them already:
+    a plane of two eigenvectors stays as it is. The plane that two directions span is the same either way.
+
+    Args:
+        second: A direction [P] or [N, D].
+        first: Another one.
+        landscape: What they are directions of.
+
+    Returns:
+        A direction of the shape of `second`; rows of zeros for inputs where nothing is left.
+
+    Raises:
+        InputError: If the two are parallel (for inputs: at all samples).
+    """
+    a, b = second, first.to(second.device)
+    share = (a * b).sum(dim=-1, keepdim=True) / b.square().sum(dim=-1, keepdim=True).clamp(min=1e-300)
+    rest = a - share * b
+    there = rest.norm(dim=-1, keepdim=True) > _INDEPENDENT * a.norm(dim=-1, keepdim=True)
+    return _along(torch.where(there, rest, 0.0), landscape, "a second direction that is not parallel to the first,")
+
+
+def surrogate_gradient(landscape: Landscape, offset: Tensor | None = None) -> Tensor:
+    """The surrogate gradient at origin + offset, [P] or [N, D].
+
+    Raises:
+        InputError: If it is not finite, or zero at the origin for all samples.
+    """
+    gradient = landscape.gradient(torch.zeros_like(landscape.scale()) if offset is None else offset)
+    if not torch.isfinite(gradient).all():
+        raise InputError(
+            f"expected a finite surrogate gradient of model '{landscape.model.name}', got NaN or infinity; check the "
+            f"surrogate and the weights"
+        )
+    if offset is None and not gradient.any():
+        raise InputError(
+            f"expected a surrogate gradient of model '{landscape.model.name}' that is not zero, got zeros; use a wider "
+            f"surrogate"
+        )
+    return gradient
+
+
+def _along(found: Tensor, landscape: Landscape, what: str) -> Tensor:
+    """`found` at relative norm 1."""
+    if not found.any():
+        raise InputError(
+            f"expected {what} that is not zero in the {landscape.space} of model '{landscape.model.name}', got zeros; "
+            f"choose another direction"
+        )
+    return normalised(landscape, found)
+
+
+def _eigenvector(landscape: Landscape, rng: Draws, operator: str | Mapping[str, Any] | Kind, rank: int) -> Tensor:
+    """[P] or [N, D], the entry of largest magnitude being positive."""
+    found = lanczos(kind(operator).on(landscape, MEMORY, rng.sub("operator")), rank, rng.sub("lanczos"))
+    vector = found.vectors[rank - 1]
+    largest = vector.gather(-1, vector.abs().argmax(dim=-1, keepdim=True))
+    return vector * torch.where(largest < 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Bridge to PyHessian: eigenvalues and trace of the training loss."""
+"""Bridge to PyHessian: eigenvalues and trace of the training loss, and whether they predict it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,14 +17,19 @@ from torch.nn import functional
 from snnrobust.draws import Draws, global_rng
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.model import SpikingModel
-from snnrobust.results import Record
+from snnrobust.results import Artifact, Record
+from snnrobust_landscapes.curvature import require_count, require_positive, require_share
+from snnrobust_landscapes.evidence import Evidence
+from snnrobust_landscapes.operators.hessian import Formal
+from snnrobust_landscapes.weights import Weights
 
 if TYPE_CHECKING:
     from snnrobust.data import Dataset
     from snnrobust.evaluation_data import EvaluationData
+    from snnrobust.partial import Partial
     from snnrobust.task import Task
 
-OPERATOR = "formal surrogate Hessian"
+OPERATOR = Formal().name
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class PyHessian:
     never settles. The trace is the mean of Rademacher probes v^T H v (Hutchinson 1990); its interval is Student's t
     over the probes. A stochastic model is measured at one draw.
 
+    Beside the numbers stands what `snnrobust_landscapes.evidence` measures of their operator: its asymmetry, and how
+    well it predicts the measured loss along random directions and the vectors that PyHessian found. Warns where that is
+    badly.
+
     Attributes:
         top: Number of eigenvalues.
         probes: Random vectors for the trace.
@@ -51,10 +60,15 @@ class PyHessian:
         tolerance: Relative change between two power iterations at which an eigenvalue is taken as found.
         iterations: Most power iterations for an eigenvalue.
         logit_scale: What training multiplied the logits by before the cross entropy.
+        chunk: Samples that go through the net together where predictions are held against the loss.
+        directions: Random directions in which they are.
+        draws: Points around which they are.
 
     Raises:
         InputError: For a count, tolerance or scale out of range.
     """
+
+    resumable: ClassVar[bool] = True
 
     top: int = 1
     probes: int = 100
@@ -62,16 +76,16 @@ class PyHessian:
     tolerance: float = 1e-4
     iterations: int = 200
     logit_scale: float = 1.0
+    chunk: int = 64
+    directions: int = 64
+    draws: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("probes", 2), ("samples", 1), ("iterations", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"expected {name} to be a whole number >= {least}, got {value!r}; give a count")
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"expected tolerance in (0, 1), got {self.tolerance!r}; give a relative change")
-        if not 0 < self.logit_scale < float("inf"):
-            raise InputError(f"expected a finite logit_scale > 0, got {self.logit_scale!r}; give what training used")
+        least = {"top": 1, "probes": 2, "samples": 1, "iterations": 2, "chunk": 1, "directions": 8, "draws": 2}
+        for name, count in least.items():
+            require_count(name, getattr(self, name), count)
+        require_share("tolerance", self.tolerance)
+        require_positive("logit_scale", self.logit_scale, "give what training used")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises if PyHessian or training data is missing, or the net has too few parameters."""
@@ -87,8 +101,10 @@ class PyHessian:
                 f"got {count}; measure a net with trainable parameters"
             )
 
-    def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
-        """Records "eigenvalue:1", "eigenvalue:2" ... and "trace"; the net is left as it was.
+    def measure(
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial
+    ) -> Iterable[Record | Artifact]:
+        """Records "eigenvalue:1", "eigenvalue:2" ... and "trace", and what stands beside them.
 
         Raises:
             InputError: If the net has too few parameters or its loss is not finite.
@@ -97,18 +113,25 @@ class PyHessian:
         self._require(model, data)
         train = data.training("curvature")
         train = train.take(min(self.samples, len(train)))
-        with ExitStack() as stack:
-            stack.enter_context(model.session())
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(_dtype(model.dtype))
-            stack.enter_context(global_rng(rng.number("pyhessian"), model.device))
-            stack.enter_context(_no_gradients_kept(list(model.net.parameters())))
-            return list(self._records(model, train))
+        with model.session():
+            with ExitStack() as stack:
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(_dtype(model.dtype))
+                stack.enter_context(global_rng(rng.number("pyhessian"), model.device))
+                stack.enter_context(_no_gradients_kept(list(model.net.parameters())))
+                records, vectors = self._found(model, train)
+            landscape = Weights(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
+            shared = Draws(rng.seed, "curvature").sub("weights", "whole")
+            operator = Formal().on(landscape, 0.0, shared)
+            flat = torch.stack([landscape.flatten([each.get(name) for name in landscape.names]) for each in vectors])
+            evidence = Evidence(operator, Formal(), OPERATOR, shared, self.directions, self.draws, kept)
+            return [*records, *evidence.beside(flat), *evidence.plateau()]
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(self.logit_scale * logits, y)
 
-    def _records(self, model: SpikingModel, train: Dataset) -> Iterator[Record]:
+    def _found(self, model: SpikingModel, train: Dataset) -> tuple[list[Record], list[dict[str, Tensor]]]:
+        """Records, and the vectors of the eigenvalues by the names of the parameters."""
         x, y = train.x.to(device=model.device, dtype=model.dtype), train.y.to(model.device)
         batch = _Batch(model, train, _used(model, train, x, y))
         try:
@@ -130,12 +153,18 @@ class PyHessian:
                 f"expected finite curvature of model '{model.name}', got eigenvalues {values} and a trace of "
                 f"{probes.mean()}; check the surrogate's second derivative"
             )
-        for rank, at in enumerate(np.argsort(-np.abs(values), kind="stable"), start=1):
+        order = np.argsort(-np.abs(values), kind="stable")
+        records = []
+        for rank, at in enumerate(order, start=1):
             value, residual = values[at], residuals[at]
-            yield Record(f"eigenvalue:{rank}", value, value - residual, value + residual, len(train), threat=OPERATOR)
+            interval = value, value - residual, value + residual
+            records.append(Record(f"eigenvalue:{rank}", *interval, len(train), threat=OPERATOR))
         trace = float(probes.mean())
         half = float(stats.t.ppf(0.975, self.probes - 1) * probes.std(ddof=1) / np.sqrt(self.probes))
-        yield Record("trace", trace, trace - half, trace + half, len(train), threat=OPERATOR)
+        records.append(Record("trace", trace, trace - half, trace + half, len(train), threat=OPERATOR))
+        names = {id(p): name for name, p in model.net.named_parameters()}
+        own = [names[id(p)] for p in batch.used]
+        return records, [dict(zip(own, (v.detach() for v in vectors[at]), strict=True)) for at in order]
 
 
 class _Batch(nn.Module):

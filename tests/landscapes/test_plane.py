@@ -16,15 +16,19 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
+from snnrobust.partial import Partial
 from snnrobust.plugin import Measurement
 from snnrobust.results import Record, Surface
 from snnrobust.task import load
-from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.testing import check_plugin, tiny_data, tiny_model
 from snnrobust.wrapping import wrap
-from snnrobust_landscapes.directions import filter_normalised
-from snnrobust_landscapes.plane import PLANE, UNIT, Plane
+from snnrobust_landscapes import slices
+from snnrobust_landscapes.filters import Filters
+from snnrobust_landscapes.plane import PLANE, Plane
+from snnrobust_landscapes.slices import UNITS
 
 RNG = Draws(0, "plane")
+UNIT = UNITS["weights"]
 
 
 def net() -> nn.Sequential:
@@ -64,44 +68,13 @@ class Bowl(nn.Module):
         return torch.stack([score, torch.zeros_like(score)], dim=1)
 
 
-def test_filters_have_the_norm_of_the_weights_filters_and_the_rest_rests() -> None:
-    theta = dict(net().named_parameters())
-    direction = filter_normalised(theta, RNG)
-    assert direction.keys() == theta.keys()
-    for name, weight in theta.items():
-        if weight.ndim < 2:
-            assert not direction[name].any()
-            continue
-        assert direction[name].shape == weight.shape
-        norms = weight.detach().flatten(1).norm(dim=1)
-        assert norms.std() > 1e-3  # control: one scale for the whole layer would not do
-        assert torch.allclose(direction[name].flatten(1).norm(dim=1), norms)
-
-
-def test_directions_are_keyed_and_nearly_orthogonal() -> None:
-    theta = {"weight": torch.ones(50, 100)}
-    first, again, other = (filter_normalised(theta, rng)["weight"] for rng in (RNG, RNG, RNG.sub("other")))
-    assert torch.equal(first, again)
-    cosine = functional.cosine_similarity(first.flatten(), other.flatten(), dim=0)
-    assert cosine.abs() < 5 / math.sqrt(5000)
-
-
-def test_a_filter_of_zeros_rests() -> None:
-    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    direction = filter_normalised({"weight": weight}, RNG)["weight"]
-    assert not direction[0].any()
-    assert direction[1].norm() == pytest.approx(5.0)
-
-
 def test_the_surface_of_a_known_loss() -> None:
     bowl = Bowl()
     model = wrap(bowl, layout="N")
     train = torch.rand(7, 3), torch.tensor([0, 0, 0, 0, 0, 1, 1])
     surface, records = measured(Plane(points=5, radius=2.0), model, prepare({"test": train, "train": train}, 3))
-    theta = {"net." + name: p for name, p in bowl.named_parameters()}
-    d1, d2 = (
-        float(filter_normalised(theta, RNG.sub(f"{k} direction"))["net.weight"].sum()) for k in ("first", "second")
-    )
+    filters = Filters(dict(bowl.named_parameters()))
+    d1, d2 = (float(filters.random(RNG.sub(f"{k} direction"))["weight"].sum()) for k in ("first", "second"))
 
     def loss(a: Any, b: Any) -> Any:
         score = 0.0 + a * d1 + b * d2  # 0.3 - 0.8 + 0.5
@@ -218,3 +191,88 @@ def test_the_scale_of_the_logits_is_that_of_training() -> None:
     (loss,) = [each.value for each in scaled if isinstance(each, Record) and each.metric == "loss"]
     expected = torch.nn.functional.cross_entropy(5.0 * model.logits(train.x), train.y)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("space", ["weights", "inputs"])
+@pytest.mark.parametrize(
+    ("first", "second"), [("adversarial", "random"), ("random", "adversarial"), ("eigenvector", "eigenvector")]
+)
+def test_other_directions_and_spaces(first: str, second: str, space: Any) -> None:
+    model, evaluation = wrap(net(), steps=4), data(12)
+    plugin = Plane(points=3, first=first, second=second, space=space)
+    surface, records = measured(plugin, model, evaluation)
+    plain, plain_records = measured(Plane(points=3), model, evaluation)
+    assert records["loss"].value == pytest.approx(plain_records["loss"].value, abs=1e-7)  # the middle is the same
+    assert not np.allclose(surface.values["loss"], plain.values["loss"])
+    assert first in records["loss"].threat
+    assert second in records["loss"].threat
+    assert ("inputs" in records["loss"].threat) == (space == "inputs")
+    assert records["loss_rise"].unit == UNITS[space]
+    assert ("Gauss-Newton" in surface.axes[0]) == (first == "eigenvector")
+    with model.session():
+        kept = Partial()
+        landscape = slices.slice_landscape(model, evaluation, space=space, samples=500, chunk=64, logit_scale=1.0)
+        one, two = slices.directions((first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", kept)
+        if second != "random":
+            assert ((one * two).sum(-1).abs() < 1e-6 * one.norm(dim=-1) * two.norm(dim=-1) + 1e-12).all()
+        there = landscape.relative_norm(one) > 0
+        assert torch.allclose(landscape.relative_norm(one)[there], torch.ones(1, dtype=torch.float64))
+
+
+def test_uphill_is_higher_than_at_random() -> None:
+    model, evaluation = wrap(net(), steps=4), data()
+    up, _ = measured(Plane(points=3, first="adversarial", radius=0.5), model, evaluation)
+    loss = up.values["loss"]
+    assert loss[1, 2] > loss[1, 1]  # along the surrogate gradient
+
+
+def test_kept_points_are_not_computed_again_unless_in_other_chunks() -> None:
+    model, evaluation, kept = wrap(net(), steps=4), data(), Partial()
+    whole = list(Plane(points=3).measure(model, evaluation, RNG, kept))
+    name = "chunks of 8"
+    values = kept.get(name)
+    assert values is not None
+    assert not np.isnan(values).any()
+    values[0] = 5.0, 0.5
+    values[1] = np.nan
+    kept.put(name, values)
+    surface, *_ = Plane(points=3).measure(model, evaluation, RNG, kept)
+    fresh, *_ = whole
+    assert isinstance(surface, Surface)
+    assert isinstance(fresh, Surface)
+    assert surface.values["loss"][0, 0] == 5.0
+    assert surface.values["accuracy"][0, 0] == 0.5
+    assert np.array_equal(surface.values["loss"].flat[1:], fresh.values["loss"].flat[1:])
+    other, *_ = Plane(points=3, chunk=5).measure(model, evaluation, RNG, kept)
+    assert isinstance(other, Surface)
+    assert np.allclose(other.values["loss"], fresh.values["loss"], atol=1e-6)
+    assert "chunks of 5" in other.caption
+    assert "chunks of 8" in surface.caption  # the evaluation's batch size is smaller than 64
+
+
+def test_directions_are_kept_with_the_points() -> None:
+    model, evaluation, kept = wrap(net(), steps=4), data(), Partial()
+    list(Plane(points=3).measure(model, evaluation, RNG, kept))
+    held = kept.get("directions")
+    assert held is not None
+    another = Partial()
+    another.put("directions", held[::-1])
+    swapped, *_ = Plane(points=3).measure(model, evaluation, RNG, another)
+    plain, *_ = Plane(points=3).measure(model, evaluation, RNG)
+    assert isinstance(swapped, Surface)
+    assert isinstance(plain, Surface)
+    assert np.array_equal(swapped.values["loss"], plain.values["loss"].T)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"first": "up"}, "direction among"), ({"space": "spikes"}, "space"), ({"operator": "hessian"}, "operator")],
+)
+def test_unknown_names(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plane(**setting)
+
+
+@pytest.mark.parametrize("name", ["plane", "line"])
+def test_conformance(name: str) -> None:
+    check_plugin(name, points=3)

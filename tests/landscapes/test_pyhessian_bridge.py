@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,26 @@ from snnrobust.draws import Draws, global_rng
 from snnrobust.errors import InputError, PluginError
 from snnrobust.evaluation_data import EvaluationData, prepare
 from snnrobust.model import SpikingModel
+from snnrobust.partial import Partial
 from snnrobust.plugin import Measurement
-from snnrobust.results import Record
+from snnrobust.results import Artifact, Record, Scatter
 from snnrobust.task import load
 from snnrobust.wrapping import wrap
+from snnrobust_landscapes import evidence
+from snnrobust_landscapes.evidence import CurvatureWarning
 from snnrobust_landscapes.pyhessian import OPERATOR, PyHessian
 
 pyhessian = pytest.importorskip("pyhessian", reason="the extra 'pyhessian' is not installed")
 
 RNG = Draws(0, "curvature")
+
+
+@pytest.fixture(autouse=True)
+def short_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CurvatureWarning)
+        yield
 
 
 def net(alpha: float = 2.0, seed: int = 0) -> nn.Sequential:
@@ -58,8 +71,20 @@ def dense(wrapped: SpikingModel, n: int) -> Tensor:
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
-def by_metric(records: Any) -> dict[str, Record]:
-    return {record.metric: record for record in records}
+def measured(plugin: PyHessian, wrapped: SpikingModel, evaluation: EvaluationData, rng: Draws = RNG) -> list[Any]:
+    """Records and artifacts, with as little held against the loss as there may be."""
+    small = replace(plugin, directions=8, draws=2)
+    return list(small.measure(wrapped, evaluation, rng, Partial()))
+
+
+def by_metric(found: list[Record | Artifact]) -> dict[str, Record]:
+    return {each.metric: each for each in found if isinstance(each, Record)}
+
+
+def numbers(found: list[Record | Artifact]) -> list[tuple[str, float, float, float]]:
+    """Eigenvalues and trace."""
+    own = [each for each in found if isinstance(each, Record) and each.metric.startswith(("eigenvalue", "trace"))]
+    return [(each.metric, each.value, each.low, each.high) for each in own]
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
@@ -71,7 +96,7 @@ def test_eigenvalues_match_a_dense_matrix(alpha: float) -> None:
     exact = torch.linalg.eigvalsh(matrix)
     exact = exact[exact.abs().argsort(descending=True)]
     assert exact[1] * exact[0] != 0
-    found = by_metric(PyHessian(top=3, tolerance=1e-9, iterations=4000, samples=40).measure(wrapped, data(), RNG))
+    found = by_metric(measured(PyHessian(top=3, tolerance=1e-9, iterations=4000, samples=40), wrapped, data()))
     for rank in (1, 2, 3):
         record = found[f"eigenvalue:{rank}"]
         assert record.value == pytest.approx(float(exact[rank - 1]), rel=1e-3)
@@ -83,7 +108,7 @@ def test_eigenvalues_match_a_dense_matrix(alpha: float) -> None:
 def test_the_interval_is_honest_where_the_iteration_stops_early() -> None:
     wrapped = model(net())
     exact = torch.linalg.eigvalsh(dense(wrapped, 40))
-    found = by_metric(PyHessian(iterations=2, samples=40).measure(wrapped, data(), RNG))["eigenvalue:1"]
+    found = by_metric(measured(PyHessian(iterations=2, samples=40), wrapped, data()))["eigenvalue:1"]
     assert bool(((exact >= found.low) & (exact <= found.high)).any())
     assert found.high - found.low > 1e-2 * abs(found.value)
     assert found.value != pytest.approx(float(exact.abs().max()), rel=1e-3)  # control: it had not converged
@@ -92,7 +117,7 @@ def test_the_interval_is_honest_where_the_iteration_stops_early() -> None:
 def test_the_trace_matches_within_its_interval() -> None:
     wrapped = model(net())
     matrix = dense(wrapped, 40)
-    record = by_metric(PyHessian(probes=400, samples=40).measure(wrapped, data(), RNG))["trace"]
+    record = by_metric(measured(PyHessian(probes=400, samples=40), wrapped, data()))["trace"]
     # Var(v^T H v) = 2 (|H|_F^2 - |diag H|^2) for Rademacher v.
     deviation = float((2 * (matrix.square().sum() - matrix.diag().square().sum())).sqrt()) / 20
     assert record.high - record.low == pytest.approx(2 * 1.966 * deviation, rel=0.15)
@@ -103,7 +128,7 @@ def test_a_negative_trace_takes_all_its_probes() -> None:
     wrapped = model(net(alpha=16.0, seed=1))
     trace = float(dense(wrapped, 40).trace())
     assert trace < -0.1
-    record = by_metric(PyHessian(probes=300, samples=40).measure(wrapped, data(), RNG))["trace"]
+    record = by_metric(measured(PyHessian(probes=300, samples=40), wrapped, data()))["trace"]
     assert record.low < trace < record.high
     # Control: the fault that this works around.
     train = data().training("test")
@@ -129,7 +154,7 @@ def test_the_trace_of_a_diagonal_matrix_is_exact() -> None:
 
     train = torch.full((4, 6), 0.5), torch.zeros(4, dtype=torch.long)
     found = by_metric(
-        PyHessian(probes=5).measure(wrap(Diagonal(), layout="N"), prepare({"test": train, "train": train}, 4), RNG)
+        measured(PyHessian(probes=5), wrap(Diagonal(), layout="N"), prepare({"test": train, "train": train}, 4))
     )
     p = 1 / (1 + np.exp(-0.7 * 0.5))
     curvature = 0.5**2 * p * (1 - p)  # of softplus(-w x)
@@ -154,8 +179,8 @@ def test_a_pair_of_opposite_eigenvalues_shows_in_the_interval() -> None:
     evaluation = prepare({"test": train, "train": train}, 4)
     seen = set()
     for seed in range(4):
-        measured = PyHessian(probes=2).measure(wrap(Product(), layout="N"), evaluation, Draws(seed, "pair"))
-        record = by_metric(measured)["eigenvalue:1"]
+        found = measured(PyHessian(probes=2), wrap(Product(), layout="N"), evaluation, Draws(seed, "pair"))
+        record = by_metric(found)["eigenvalue:1"]
         assert record.low <= 0.5 <= record.high or record.low <= -0.5 <= record.high
         seen.add(round(record.value, 3))
     assert len(seen) > 1  # the number itself depends on the seed, and its width says so
@@ -164,13 +189,13 @@ def test_a_pair_of_opposite_eigenvalues_shows_in_the_interval() -> None:
 def test_a_second_call_gives_the_same_numbers_inside_and_outside_a_session() -> None:
     wrapped = model(net())
     plugin = PyHessian(top=2, samples=40, probes=10)
-    first = list(plugin.measure(wrapped, data(), RNG))
+    first = numbers(measured(plugin, wrapped, data()))
     torch.manual_seed(99)
-    assert list(plugin.measure(wrapped, data(), RNG)) == first
+    assert numbers(measured(plugin, wrapped, data())) == first
     with wrapped.session(), torch.no_grad():
-        assert list(plugin.measure(wrapped, data(), RNG)) == first
-        assert list(plugin.measure(wrapped, data(), RNG)) == first
-    assert list(plugin.measure(wrapped, data(), Draws(1, "curvature"))) != first  # control
+        assert numbers(measured(plugin, wrapped, data())) == first
+        assert numbers(measured(plugin, wrapped, data())) == first
+    assert numbers(measured(plugin, wrapped, data(), Draws(1, "curvature"))) != first  # control
 
 
 @pytest.mark.parametrize("outer", [False, True])
@@ -185,10 +210,10 @@ def test_the_net_and_the_globals_are_as_before(outer: bool) -> None:
     state = torch.get_rng_state()
     if outer:
         with wrapped.session():
-            list(PyHessian(probes=3).measure(wrapped, data(), RNG))
+            measured(PyHessian(probes=3), wrapped, data())
             assert all(p.grad is gradients[name][0] for name, p in own.named_parameters())
     else:
-        list(PyHessian(probes=3).measure(wrapped, data(), RNG))
+        measured(PyHessian(probes=3), wrapped, data())
     assert all(module.training for module in own.modules())
     assert {name: p.requires_grad for name, p in own.named_parameters()} == flags
     for name, p in own.named_parameters():
@@ -213,11 +238,12 @@ def test_parameters_that_the_loss_does_not_use_change_nothing() -> None:
             return out
 
     plugin = PyHessian(samples=40, probes=5)
-    assert list(plugin.measure(model(WithIdle()), data(), RNG)) == list(plugin.measure(model(net()), data(), RNG))
+    idle, own = (numbers(measured(plugin, model(each), data())) for each in (WithIdle(), net()))
+    assert idle == own
 
 
 def test_float32_nets_work_and_fewer_samples_are_told() -> None:
-    records = by_metric(PyHessian(probes=3, samples=500).measure(model(net().float()), data(), RNG))
+    records = by_metric(measured(PyHessian(probes=3, samples=500), model(net().float()), data()))
     assert records["trace"].count == 40
     assert isinstance(PyHessian(), Measurement)
 
@@ -225,7 +251,7 @@ def test_float32_nets_work_and_fewer_samples_are_told() -> None:
 def test_no_training_data() -> None:
     x = torch.rand(4, 6), torch.zeros(4, dtype=torch.long)
     task = load("pyhessian")
-    for call in (lambda m, d: PyHessian().check(m, d, task), lambda m, d: PyHessian().measure(m, d, RNG)):
+    for call in (lambda m, d: PyHessian().check(m, d, task), lambda m, d: measured(PyHessian(), m, d)):
         with pytest.raises(InputError, match="training data"):
             call(model(net()), prepare(x, 4))
 
@@ -256,7 +282,7 @@ def _no_gradient() -> nn.Module:
 )
 def test_nets_that_can_not_be_measured(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(PyHessian(probes=2).measure(model(make()), data(), RNG))
+        measured(PyHessian(probes=2), model(make()), data())
 
 
 def test_a_surrogate_that_can_not_be_differentiated_twice() -> None:
@@ -279,7 +305,7 @@ def test_a_surrogate_that_can_not_be_differentiated_twice() -> None:
             return Once.apply(self.net(x))
 
     with pytest.raises(PluginError, match="differentiated again"):
-        list(PyHessian(probes=2).measure(model(Opaque()), data(), RNG))
+        measured(PyHessian(probes=2), model(Opaque()), data())
 
 
 @pytest.mark.parametrize(
@@ -288,3 +314,43 @@ def test_a_surrogate_that_can_not_be_differentiated_twice() -> None:
 def test_settings_out_of_range(setting: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         PyHessian(**setting)
+
+
+def test_what_it_found_is_held_against_the_loss() -> None:
+    class WithIdle(nn.Module):
+        """Parameters that the loss does not depend on stand before those that it does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(4, 4).double()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x)
+            return out
+
+    wrapped = model(WithIdle())
+    found = measured(PyHessian(top=3, probes=2, tolerance=1e-9, iterations=4000, samples=40), wrapped, data())
+    (drawn,) = (each for each in found if isinstance(each, Scatter))
+    predicted = drawn.points["leading, 0.01"][:, 0]
+    # Along an eigenvector v of relative norm s it is value / s^2, with s that of `Filters.relative_norm`.
+    filters = wrapped.net.net[0].weight.detach(), wrapped.net.net[2].weight.detach()
+    assert predicted.shape == (3,)
+    records = by_metric(found)
+    values = [records[f"eigenvalue:{rank}"].value for rank in (1, 2, 3)]
+    assert np.array_equal(np.sign(predicted), np.sign(values))
+    assert (np.abs(predicted) > np.abs(values) * min(float(each.norm(dim=1).min()) for each in filters) ** 2).all()
+    assert records["asymmetry"].value < 1e-10
+    assert {"validity:random", "validity_slope:leading", "validity_ceiling:random"} <= records.keys()
+    assert records["validity:random"].threat == OPERATOR
+
+
+def test_a_formal_hessian_that_misleads_is_warned_of() -> None:
+    plugin = PyHessian(top=3, probes=2, samples=40, directions=16, draws=4)
+    with pytest.warns(CurvatureWarning, match="formal surrogate Hessian"):
+        list(plugin.measure(model(net(16.0, seed=1)), data(), RNG, Partial()))
+    smooth = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = list(plugin.measure(wrap(smooth, layout="N"), data(), RNG, Partial()))  # control
+    assert by_metric(found)["validity:random"].value > 0.9

@@ -1,0 +1,1 @@
+"""Second-order objects of a loss, each with its name."""

@@ -1,0 +1,80 @@
+"""How far membranes move when weights or inputs do: the scale at which a spike has a derivative.
+
+The derivative of a spike H(u) is zero almost everywhere. But where the membrane moves by Gaussian noise of standard
+deviation s, since the weights move in random directions, a spike is what it is on average, and that has a derivative:
+
+    d/du E[H(u + s z)] = exp(-u^2 / (2 s^2)) / (s sqrt(2 pi)),    z standard normal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.draws import Draws
+from snnrobust.kernels.derivative import Derivative
+from snnrobust_landscapes.landscape import Landscape
+from snnrobust_landscapes.weights import Weights
+
+#: Random directions in which membranes are watched.
+DIRECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Blurred:
+    """The derivative of a spike whose membrane moves by Gaussian noise.
+
+    Attributes:
+        deviation: Standard deviation s of the membrane potential.
+
+    Example:
+        >>> float(Blurred(1.0).backward(torch.zeros(1), {}))  # 1 / sqrt(2 pi)
+        0.3989422917366028
+    """
+
+    deviation: float
+
+    @property
+    def derivative(self) -> Derivative:
+        """The same, for fast kernels."""
+        return Derivative(
+            "gaussian", 1 / (self.deviation * math.sqrt(2)), 1 / (self.deviation * math.sqrt(2 * math.pi))
+        )
+
+    def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        """The derivative at u = membrane potential minus threshold."""
+        return self.derivative(u)
+
+
+def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str, float]:
+    """Root mean square move of each spiking node's membrane potential at the threshold, by the node's name.
+
+    Over all its neurons and steps, the first chunk of samples, and random filter-normalised directions of the whole
+    net's weights (or of inputs) at `radius`. Spikes that flip in earlier layers are part of it.
+
+    Args:
+        landscape: A loss over weights or inputs.
+        radius: Relative norm of the moves.
+        rng: Draws, of which the seed counts: the numbers are the same for each operator of a run.
+
+    Returns:
+        Nothing for a net without spiking nodes of a known framework, and for nodes whose membranes stay.
+    """
+    model = landscape.model
+    if model.adapter is None or not model.adapter.nodes(model.net):
+        return {}
+    # A layer's diagonal block is one of the whole net's matrix: the noise is that of the whole net.
+    whole = Weights(model, landscape.samples) if landscape.space == "weights" else landscape
+    chunk, own = whole.chunks[0], Draws(rng.seed, "membrane noise")
+    directions = [radius * whole.direction(own.sub(k)) for k in range(DIRECTIONS)]
+    before = whole.membranes(torch.zeros_like(directions[0]), chunk)
+    moved = [whole.membranes(direction, chunk) for direction in directions]
+    squares = {
+        name: torch.stack([(each[name] - there).double().square().mean() for each in moved]).mean()
+        for name, there in before.items()
+    }
+    return {name: float(square.sqrt()) for name, square in squares.items() if square > 0}

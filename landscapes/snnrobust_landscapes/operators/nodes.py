@@ -1,0 +1,29 @@
+"""The spiking nodes of a net, for operators that put something else in the place of a spike."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from snnrobust.adapters import Adapter
+from snnrobust.errors import InputError
+from snnrobust.model import SpikingModel
+
+
+def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str, nn.Module]]:
+    """The adapter of a model's framework, and its spiking nodes by name.
+
+    Args:
+        model: A model.
+        operator: What they are for, in words.
+
+    Raises:
+        InputError: If the net has no spiking nodes of a known framework.
+    """
+    adapter = model.adapter
+    nodes = {} if adapter is None else adapter.nodes(model.net)
+    if adapter is None or not nodes:
+        raise InputError(
+            f"expected a net with spiking nodes of a known framework for the {operator}, got "
+            f"{type(model.net).__name__}; use operator='gauss-newton' or 'formal'"
+        )
+    return adapter, nodes

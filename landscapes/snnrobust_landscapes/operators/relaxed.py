@@ -1,0 +1,114 @@
+"""The smooth net in which every spike is the integral of its own surrogate, and how far it is from the spiking one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.draws import Draws
+from snnrobust.errors import InputError
+from snnrobust.kernels.derivative import Derivative
+from snnrobust.kernels.primitive import smooth_step
+from snnrobust.model import SpikingModel
+from snnrobust.spike_gradient import SpikeGradient
+from snnrobust_landscapes.landscape import Landscape, Loss, scored
+from snnrobust_landscapes.operators.hessian import Hessian
+from snnrobust_landscapes.operators.nodes import spiking_nodes
+from snnrobust_landscapes.operators.operator import Operator
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The Hessian of the smooth net in which each spike H(u) is P(u), the integral of its node's own surrogate.
+
+    A true Hessian, of another net: `relaxation_gap` says how far from the spiking one. The two part as errors add up
+    over layers and steps; a sharper surrogate brings them closer, and the curvature up. A node's `detach_reset` is left
+    aside, as with it the gradient would not be that of the smooth net's loss.
+    """
+
+    @property
+    def name(self) -> str:
+        """The second-order object in words."""
+        return "Hessian of the smooth relaxation"
+
+    def on(self, landscape: Landscape, memory: float, rng: Draws) -> Operator:
+        """The operator of this landscape; exact, no draws.
+
+        Raises:
+            InputError: If the net has no spiking nodes of a known framework, or a surrogate without a known integral.
+        """
+        return Hessian(landscape, memory, name=self.name, spikes=smoothly(landscape.model))
+
+
+def relaxation_gap(landscape: Landscape) -> tuple[float, float]:
+    """Mean loss and accuracy of the relaxed net minus those of the net itself.
+
+    Args:
+        landscape: A loss over weights or inputs.
+
+    Returns:
+        The gap in loss and the gap in accuracy, in [-1, 1].
+
+    Raises:
+        InputError: As `Relaxed.on`; or if a loss is not finite.
+    """
+    here = (landscape.size,) if landscape.space == "weights" else (landscape.blocks, landscape.size)
+    spiking = landscape.loss(torch.zeros(here, dtype=torch.float64))
+    relaxed = _relaxed_loss(landscape)
+    return relaxed.mean - spiking.mean, relaxed.accuracy - spiking.accuracy
+
+
+def smoothly(model: SpikingModel) -> Callable[[], AbstractContextManager[None]]:
+    """What makes a context in which the net of `model` is the relaxed one; errors as in `Relaxed.on`."""
+    adapter, nodes = spiking_nodes(model, Relaxed().name)
+    steps = {name: _Smooth(_known(name, node, adapter.derivative(node))) for name, node in nodes.items()}
+    primitives = SpikeGradient(model.net, steps)
+
+    @contextmanager
+    def smooth() -> Iterator[None]:
+        with ExitStack() as undo:
+            for node in nodes.values():  # a gradient of the smooth net's own passes everywhere
+                undo.callback(adapter.swap_detach_reset, node, adapter.swap_detach_reset(node, False))
+            undo.enter_context(primitives)
+            yield
+
+    return smooth
+
+
+@dataclass(frozen=True)
+class _Smooth:
+    """A `snnrobust.plugin.Relaxation`."""
+
+    derivative: Derivative
+
+    def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        """What stands for the spike, of the shape of u."""
+        return smooth_step(u, self.derivative)
+
+
+def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivative:
+    if derivative is None:
+        raise InputError(
+            f"expected surrogates with a known integral for the {Relaxed().name}, got "
+            f"{node.get_submodule('surrogate_function')} at node '{name}'; use a surrogate such as ATan or Sigmoid "
+            f"that emits spikes, or operator='gauss-newton'"
+        )
+    return derivative
+
+
+@torch.no_grad()
+def _relaxed_loss(landscape: Landscape) -> Loss:
+    smooth = smoothly(landscape.model)
+    losses, correct = [], []
+    for chunk in landscape.chunks:
+        with smooth():
+            logits = landscape.logits(landscape.leaves(chunk), chunk)  # scaled
+        each, right = scored(landscape.model, logits, chunk, 1.0)
+        losses.append(each)
+        correct.append(right)
+    return Loss(torch.cat(losses), torch.cat(correct))

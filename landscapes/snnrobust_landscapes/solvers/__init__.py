@@ -1,0 +1,1 @@
+"""Eigenvalues, traces and densities of an operator that is known by its products alone."""
