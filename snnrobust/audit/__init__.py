@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snnrobust.audit import compared, stored, varied
+from snnrobust.audit import compared, curvature, stored, varied
 from snnrobust.audit.exhibits import Audited
 from snnrobust.results import Claim, Finding, Verdict
 
@@ -28,10 +28,11 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 
 
 def judge(report: Report) -> list[Finding]:
-    """Findings about every model and every attack on it, from stored outcomes alone."""
+    """Findings about every model, its curvature and every attack on it, from stored outcomes alone."""
     findings = []
     for model in report.models:
         findings += stored.about_model(report, model)
+        findings += curvature.about_model(report, model)
         for label in report.labels("attack"):
             audited = Audited(report, model, label)
             findings += stored.about_attack(audited)

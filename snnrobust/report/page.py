@@ -16,7 +16,8 @@ from snnrobust.report.assumed import remark
 from snnrobust.report.findings import checks, summary, verdict_on
 from snnrobust.report.report import Report
 from snnrobust.report.searches import searches
-from snnrobust.report.sections import Picture, sections
+from snnrobust.report.section import Picture
+from snnrobust.report.sections import sections
 from snnrobust.results import Record
 
 #: Parts of run.json that the page shows in another way, or that only a program reads.
@@ -106,10 +107,10 @@ def _out_of_memory(report: Report, model: str) -> str:
 def _findings(report: Report) -> list[dict[str, Any]]:
     """Checks by model: the open ones, apart from them those that passed and those of attacks that are not quoted."""
     groups = []
-    quoted = ("", *report.quoted())
+    shown = ("", *report.quoted(), *report.labels("measurement"))
     for model in dict.fromkeys(finding.model for finding in report.findings):
         own = checks(finding for finding in report.findings if finding.model == model)
-        decisive = [check for check in own if check.worst.label in quoted]
+        decisive = [check for check in own if check.worst.label in shown]
         groups.append(
             {
                 "model": model or "All models",
@@ -117,7 +118,7 @@ def _findings(report: Report) -> list[dict[str, Any]]:
                 "summary": summary(decisive),
                 "open": [check for check in decisive if check.passed is not True],
                 "passed": [check for check in decisive if check.passed],
-                "aside": [check for check in own if check.worst.label not in quoted and check.passed is not True],
+                "aside": [check for check in own if check.worst.label not in shown and check.passed is not True],
             }
         )
     return groups

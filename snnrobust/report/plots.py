@@ -28,6 +28,8 @@ DASHES = ("-", "--", "-.", ":")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
 #: Characters of a name that fit into a legend.
 NAME_LENGTH = 34
+#: The same where each name has a line of its own.
+ALONE_LENGTH = 46
 #: Ratio of the largest to the smallest value above which a surface gets logarithmic levels.
 LOG_RATIO = 30.0
 
@@ -46,7 +48,7 @@ class Line:
 def lines(curves: Sequence[Line], title: str, x_label: str, y_label: str) -> Figure:
     """Shares over a strength or over time, in percent, with their intervals as bars."""
     names = [curve.name for curve in curves]
-    figure, axes = _panel(title, x_label, f"{y_label} (%)", 3.0 + _legend_height(names))
+    figure, axes = panel(title, x_label, f"{y_label} (%)", 3.0 + legend_height(names))
     handles = []
     for k, curve in enumerate(curves):
         colour, dash = COLOURS[k % len(COLOURS)], DASHES[k % len(DASHES)]
@@ -65,15 +67,13 @@ def lines(curves: Sequence[Line], title: str, x_label: str, y_label: str) -> Fig
     axes.set_ylim(-2, 102)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend(figure, handles, names)
+    legend(figure, handles, names)
     return figure
 
 
 def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title: str, x_label: str) -> Figure:
     """A quantity per layer, grouped: `values` [model, layer], NaN where a model has no such layer."""
-    figure, axes = _panel(
-        title, x_label, "Layer", 0.9 + _legend_height(names) + len(layers) * (0.12 + 0.13 * len(names))
-    )
+    figure, axes = panel(title, x_label, "Layer", 0.9 + legend_height(names) + len(layers) * (0.12 + 0.13 * len(names)))
     position, height = np.arange(len(layers)), 0.82 / len(names)
     handles = []
     for k, row in enumerate(values):
@@ -87,12 +87,12 @@ def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title:
             linewidth=0.5,
         )
         handles.append(drawn.patches[0])
-    axes.set_yticks(position, [_plain(layer) for layer in layers])
+    axes.set_yticks(position, [plain(layer) for layer in layers])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend(figure, handles, names)
+    legend(figure, handles, names)
     return figure
 
 
@@ -119,7 +119,8 @@ def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(drawn.values), 1, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, drawn.values.items(), strict=True):
-        _label(axes, f"{title}: {name}", drawn.axes[0], drawn.axes[1])
+        label(axes, f"{title}: {name}", drawn.axes[0], "")
+        axes.set_ylabel("\n".join(plain(part, 40) for part in drawn.axes[1].split(" / ")), fontsize=9)
         share = name == "accuracy"
         bounds, shown = (100 * shared[name], 100 * values) if share else (shared[name], values)
         if not np.isfinite(shown).any():
@@ -138,7 +139,7 @@ def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure
             axes.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=3)
             axes.plot(0, 0, "+", color="black", markersize=10, markeredgewidth=1.2)
         bar = figure.colorbar(image, ax=axes, ticks=bounds[:: 2 if share else 3], format="%.3g")
-        bar.set_label("Accuracy (%)" if share else _plain(name.capitalize()), fontsize=9)
+        bar.set_label("Accuracy (%)" if share else plain(name.capitalize()), fontsize=9)
         bar.ax.tick_params(labelsize=8)
     return figure
 
@@ -146,15 +147,15 @@ def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str) -> Figure:
     """Shares [row, column] in percent, each written into its field; NaN fields stay empty."""
     height = 1.5 + 0.42 * len(rows) + 0.05 * max(min(len(name), 16) for name in columns)
-    figure, axes = _panel(title, "Tried on", "Made on", height)
+    figure, axes = panel(title, "Tried on", "Made on", height)
     image = axes.imshow(np.ma.masked_invalid(100 * values), cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))
         text, colour = (f"{100 * value:.1f}", "white" if value < 0.6 else "black") if known else ("–", "black")
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     turned = len(columns) * max(len(name) for name in columns) > 30
-    axes.set_xticks(range(len(columns)), [_plain(name, 16) for name in columns], rotation=45 if turned else 0)
-    axes.set_yticks(range(len(rows)), [_plain(name, 16) for name in rows])
+    axes.set_xticks(range(len(columns)), [plain(name, 16) for name in columns], rotation=45 if turned else 0)
+    axes.set_yticks(range(len(rows)), [plain(name, 16) for name in rows])
     bar = figure.colorbar(image, ax=axes, ticks=range(0, 101, 20))
     bar.set_label("Robust accuracy (%)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -171,28 +172,31 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
+def panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel with its title and the names of its axes; its height in inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _label(axes, title, x_label, y_label)
+    label(axes, title, x_label, y_label)
     return figure, axes
 
 
-def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(_plain(title, 48), fontsize=10, fontweight="bold")
-    axes.set_xlabel(_plain(x_label, 60), fontsize=9)
-    axes.set_ylabel(_plain(y_label, 48), fontsize=9)
+def label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Names a panel and its axes."""
+    axes.set_title(plain(title, 48), fontsize=10, fontweight="bold")
+    axes.set_xlabel(plain(x_label, 60), fontsize=9)
+    axes.set_ylabel(plain(y_label, 48), fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """Names below the panel, where they hide nothing."""
+    length = NAME_LENGTH if _legend_columns(names) > 1 else ALONE_LENGTH
     figure.legend(
         # An empty first character keeps matplotlib from taking a leading underscore for "not in the legend".
         list(handles),
-        [f"\u200b{_plain(name)}" for name in names],
+        [f"\u200b{plain(name, length)}" for name in names],
         loc="outside lower center",
         ncols=_legend_columns(names),
         fontsize=8,
@@ -207,11 +211,12 @@ def _legend_columns(names: Sequence[str]) -> int:
     return max(1, min(4, len(names), 58 // (longest + 9)))
 
 
-def _legend_height(names: Sequence[str]) -> float:
+def legend_height(names: Sequence[str]) -> float:
+    """Inches that a legend takes."""
     return 0.1 + 0.17 * math.ceil(len(names) / _legend_columns(names))
 
 
-def _plain(text: str, length: int = NAME_LENGTH) -> str:
+def plain(text: str, length: int = NAME_LENGTH) -> str:
     """Text that is drawn as it is: one line of limited length, without markup."""
     line = " ".join(text.split())
     if len(line) > length:

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from snnrobust.report import plots, tables, transfer
+from snnrobust.report import landscape_sections, landscape_tables, plots, tables, transfer
 from snnrobust.report.assumed import remark
 from snnrobust.report.plots import Line
 from snnrobust.report.report import Report
-from snnrobust.results import Curve, Record, Surface
+from snnrobust.report.section import Picture, Section
+from snnrobust.results import Curve, Record
 
 Records = Sequence[Record]
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with the words that stand for it."""
-
-    name: str
-    figure: Figure
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with tables and pictures below it."""
-
-    title: str
-    text: str = ""
-    tables: list[tables.Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+_TABLED = (*landscape_tables.CURVATURE, *landscape_tables.SLICES, *landscape_tables.SHARPNESS)
+_LANDSCAPES = (landscape_sections.surfaces, landscape_sections.curvature, landscape_sections.sharpness)
 
 
 def sections(report: Report, records: Records) -> list[Section]:
     """The sections for which there is something to show."""
-    makers = (_transfer, _noise, _surfaces, _curvature, _activity, _other, _cost)
+    makers = (_transfer, _noise, *_LANDSCAPES, _activity, _other, _cost)
     found = [*_attacks(report, records), *(make(report, records) for make in makers)]
     kept = []
     for each in found:
@@ -154,32 +137,6 @@ def _noise(report: Report, records: Records) -> Section:
     return Section("Noise", "Accuracy in percent, averaged over random draws.", shown, pictures)
 
 
-def _surfaces(report: Report, records: Records) -> Section:
-    pictures = []
-    for label in report.labels("measurement"):
-        drawn = [surface for surface in report.artifacts if surface.label == label]
-        shared = plots.levels(drawn)
-        for surface in drawn:
-            name = surface.model or label
-            pictures.append(
-                Picture(
-                    f"surface {label} {name}",
-                    plots.surface(surface, shared, name),
-                    f"{name}, {label}: {surface.caption} The cross marks the model as it is.",
-                    f"Contours over a plane for {name}: {'; '.join(_range(surface))}",
-                )
-            )
-    text = "Colours of one kind of surface share one scale, so that pictures side by side compare."
-    return Section("Surfaces", text, [], pictures)
-
-
-def _curvature(report: Report, records: Records) -> Section:
-    text = (
-        "Second-order numbers mean nothing without their operator; intervals are what the solver says of its own error."
-    )
-    return Section("Curvature", text, [tables.curvature(report, records)])
-
-
 def _activity(report: Report, records: Records) -> Section:
     pictures = []
     for label in report.labels("measurement"):
@@ -199,7 +156,11 @@ def _activity(report: Report, records: Records) -> Section:
 
 
 def _other(report: Report, records: Records) -> Section:
-    return Section("Other measurements", "", [tables.other(report, records)])
+    known = {*tables.COSTS, *tables.DRAWN, *_TABLED}
+    other = landscape_tables.listed(
+        "Numbers without a table or plot of their own", report, records, lambda metric: metric not in known
+    )
+    return Section("Other measurements", "", [other])
 
 
 def _cost(report: Report, records: Records) -> Section:
@@ -249,9 +210,3 @@ def _anchored(line: Line, report: Report, records: Records, model: str) -> Line:
     first = clean[0]
     low, high = (first.low, *line.low), (first.high, *line.high)
     return Line(line.name, (0.0, *line.x), (first.value, *line.value), low, high)
-
-
-def _range(surface: Surface) -> list[str]:
-    """The smallest and largest value of each quantity, in words."""
-    kept = {name: values[np.isfinite(values)] for name, values in surface.values.items()}
-    return [f"{name} {v.min():.3g} to {v.max():.3g}" for name, v in kept.items() if v.size]

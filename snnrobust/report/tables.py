@@ -12,8 +12,8 @@ from snnrobust.results import Curve, Record
 
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
-_CURVATURE = ("eigenvalue", "trace")
-_DRAWN = ("firing_rate", "silent_neurons", "accuracy_at_step")
+#: Metrics that are drawn.
+DRAWN = ("firing_rate", "silent_neurons", "accuracy_at_step")
 
 
 @dataclass(frozen=True)
@@ -213,37 +213,16 @@ def members(report: Report, label: str, models: list[str]) -> Table:
 
 def energy(report: Report, records: Sequence[Record]) -> Table:
     """Operations and energy: a row for each model and measurement."""
-    return _wide("Operations and energy", "Basis", report, records, COSTS)
-
-
-def curvature(report: Report, records: Sequence[Record]) -> Table:
-    """Eigenvalues and traces: a row for each model, measurement and operator."""
-    found = [r.metric for metric in _CURVATURE for r in select(records, metric, report.labels("measurement"))]
-    names = {metric: metric.replace(":", " ").capitalize() for metric in found}
-    return _wide("Curvature, with the operator that each number belongs to", "Operator", report, records, names)
-
-
-def other(report: Report, records: Sequence[Record]) -> Table:
-    """Measured numbers that have no table or plot of their own."""
-    known = {*COSTS, *_CURVATURE, *_DRAWN}
     labels = report.labels("measurement")
-    rows = [
-        Row(
-            record.model,
-            [
-                Cell(record.label),
-                Cell(record.metric),
-                Cell("–" if math.isnan(record.strength) else f"{strength(record.strength)} {record.unit}".strip()),
-                quantity(record),
-                Cell(record.threat or "–"),
-            ],
-        )
-        for record in records
-        if record.label in labels and record.metric.partition(":")[0] not in known
-    ]
-    return Table(
-        "Numbers without a table or plot of their own", ["Model", "Task", "Quantity", "At", "Value", "Of"], [("", rows)]
-    )
+    kept = [record for record in records if record.label in labels and record.metric in COSTS]
+    metrics = [metric for metric in COSTS if any(record.metric == metric for record in kept)]
+    rows = []
+    for model, label in dict.fromkeys((record.model, record.label) for record in kept):
+        own = {record.metric: record for record in kept if (record.model, record.label) == (model, label)}
+        basis = "; ".join(dict.fromkeys(record.threat for record in own.values() if record.threat)) or "–"
+        cells = [quantity(own[metric]) if metric in own else Cell("–") for metric in metrics]
+        rows.append(Row(model, [Cell(label), *cells, Cell(basis)]))
+    return Table("Operations and energy", ["Model", "Task", *(COSTS[each] for each in metrics), "Basis"], [("", rows)])
 
 
 def cost(report: Report, records: Sequence[Record]) -> Table:
@@ -274,25 +253,3 @@ def chosen(strengths: Sequence[float]) -> list[float]:
 
 def _point(curve: Curve, k: int) -> Cell:
     return share(curve.value[k], curve.low[k], curve.high[k], curve.assumed[k])
-
-
-def _wide(caption: str, basis: str, report: Report, records: Sequence[Record], names: dict[str, str]) -> Table:
-    """A row for each model, task and basis; a column for each metric that occurs."""
-    labels = report.labels("measurement")
-    kept = [record for record in records if record.label in labels and record.metric in names]
-    metrics = [metric for metric in names if any(record.metric == metric for record in kept)]
-    based = any(record.threat for record in kept)
-    rows = []
-    for key in dict.fromkeys(map(_told_apart, kept)):
-        own = [record for record in kept if _told_apart(record) == key]
-        found = {record.metric: record for record in own}
-        of = "; ".join(dict.fromkeys(record.threat for record in own if record.threat)) or "–"
-        cells = [quantity(found[metric]) if metric in found else Cell("–") for metric in metrics]
-        rows.append(Row(own[0].model, [Cell(own[0].label), *cells, *([Cell(of)] if based else [])]))
-    columns = ["Model", "Task", *(names[metric] for metric in metrics), *([basis] if based else [])]
-    return Table(caption, columns, [("", rows)])
-
-
-def _told_apart(record: Record) -> tuple[str, str, str]:
-    """What has a row of its own: model, task, and for curvature the operator."""
-    return record.model, record.label, "" if record.metric in COSTS else record.threat

@@ -14,7 +14,7 @@ from snnrobust.report import Report
 from snnrobust.report.page import write_page
 from snnrobust.report.tables import number, percent, strength
 from snnrobust.report.terminal import terminal_table
-from snnrobust.results import Finding, Record, Surface
+from snnrobust.results import Artifact, Finding, Record, Surface
 from snnrobust.store import FORMAT, Store
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -129,7 +129,7 @@ def cascade(state: np.ndarray, members: int) -> dict[str, np.ndarray]:
     return {"member": member, "member_correct": alone, "member_forwards": spent, "member_backwards": spent}
 
 
-def activity(m: int) -> tuple[list[Record], list[Surface]]:
+def activity(m: int) -> tuple[list[Record], list[Artifact]]:
     rng = np.random.default_rng(m)
     layers = ["conv1.lif", "conv2.lif", "fc.lif"] + (["recurrent.lif"] if m > 2 else [])
     records = [Record(f"firing_rate:{layer}", rng.uniform(0.02, 0.4), count=200) for layer in layers]
@@ -141,10 +141,10 @@ def activity(m: int) -> tuple[list[Record], list[Surface]]:
     return [*records, Record("energy_pj", 561910.4, threat="45 nm, 4.6 pJ a MAC (Horowitz 2014)")], []
 
 
-def landscape(m: int, model: str) -> tuple[list[Record], list[Surface]]:
+def landscape(m: int, model: str) -> tuple[list[Record], list[Artifact]]:
     operator = "Hessian of the mean cross entropy, surrogate gradients, 1,000 training samples"
     records = [Record(f"eigenvalue:{i}", 40.0 / i + m, 39.0 / i, 41.0 / i + m, threat=operator) for i in (1, 2)]
-    records += [Record("trace", 512.5, 480.0, 545.0, threat=operator), Record("loss_rise", 1.7, strength=0.5, unit="r")]
+    records += [Record("trace", 512.5, 480.0, 545.0, threat=operator), Record("flatness", 1.7, strength=0.5, unit="r")]
     grid = np.linspace(-1, 1, 21)
     bowl = (1 + m / 4) * (grid[None] ** 2 + 2 * grid[:, None] ** 2 + 0.4 * grid[None] * grid[:, None]) + 0.05
     values = {"loss": bowl, "accuracy": 0.97 * np.exp(-bowl)}
@@ -250,7 +250,7 @@ def test_the_page_needs_nothing_from_outside(page: Page) -> None:
 
 def test_every_picture_has_words(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) == 4 + 3 + 3 + 3  # attacks, noise, surfaces, activity
+    assert len(pictures) == 4 + 3 + 6 + 3 + 3  # attacks, noise, surfaces (two each), eigenvalues, activity
     assert len(page.all("figcaption")) == len(page.all("figure")) == len(pictures)
     assert all(picture["alt"] and picture["width"] and picture["height"] for picture in pictures)
 
