@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import torch
@@ -256,7 +256,7 @@ class SpikingModel:
         return self.encoder is not None
 
     def _anchor(self) -> Tensor:
-        for tensor in (*self.net.parameters(), *self.net.buffers()):
+        for tensor in chain(self.net.parameters(), self.net.buffers()):
             if tensor.is_floating_point():
                 return tensor
         return torch.zeros(())

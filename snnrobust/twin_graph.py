@@ -1,8 +1,8 @@
 """The computation of a net, rewritten around its spiking nodes: fewer passes over memory, the same values.
 
 The net's forward pass is traced once. What lies before the first spiking node is the same at each step when the input
-is, and is computed once; batch normalisation before a node and 2 x 2 pooling behind it are taken into the node's
-kernel. All modules stay the user's own: parameters are shared, and read at each pass.
+is, and is computed once; convolution and batch normalisation before a node and 2 x 2 pooling behind it are taken into
+the node's kernel. All modules stay the user's own: parameters are shared, and read at each pass.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class _Rewriter:
                 continue
             self.modules[name] = fast[name]
             self._take_norm(node, fast[name])
+            self._take_conv(node, fast[name])
             self._take_pool(node, fast[name])
+        self._pass_channels_last()
 
     def hoist(self, steps: int | None) -> None:
         """Computes what is the same at each step once, and repeats it where it begins to differ.
@@ -158,6 +160,24 @@ class _Rewriter:
         fast.take_norm(norm)
         node.args = before.args
         self._graph.erase_node(before)
+
+    def _take_conv(self, node: fx.Node, fast: FastNode) -> None:
+        before = node.args[0]
+        if not isinstance(before, fx.Node) or list(before.users) != [node] or len(before.args) != 1 or before.kwargs:
+            return
+        conv = self._module(before)
+        if conv is None or has_hooks(conv) or not self._adapter.windows(conv):
+            return
+        fast.take_conv(conv)
+        node.args = before.args
+        self._graph.erase_node(before)
+
+    def _pass_channels_last(self) -> None:
+        """From convolution to convolution, where nobody else reads what one gives to the next."""
+        for node in self._graph.nodes:
+            module, behind = self._module(node), [self._module(user) for user in node.users]
+            if isinstance(module, FastNode) and len(behind) == 1 and isinstance(behind[0], FastNode):
+                module.channels_last = behind[0].conv is not None
 
     def _take_pool(self, node: fx.Node, fast: FastNode) -> None:
         behind = next(iter(node.users), None)

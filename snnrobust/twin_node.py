@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snnrobust.adapters import Adapter
 from snnrobust.errors import InputError
+from snnrobust.kernels.convolved import convolved
 from snnrobust.kernels.fast import Backend, backend_for, run
 from snnrobust.kernels.unit import Affine, Pool, Unit
 
@@ -28,9 +29,14 @@ class FastNode(nn.Module):
     Attributes:
         calls: Passes so far.
         kernel: Which kernel the last one ran on.
-        largest: Bytes a sample of the last input or output, whichever has more.
+        largest: Bytes a sample of the last input, current or output, whichever has most.
+        held: The same of those that were in memory: not the current, where the convolution was in the same kernel.
     """
 
+    #: A convolution that is taken over, applied before all else: 3 x 3, with stride 1 and without a bias.
+    conv: nn.Module | None = None
+    #: Whether channels may come last in memory, as they are read by the convolution behind.
+    channels_last = False
     #: Batch normalisation that is taken over, applied before the node.
     norm: nn.Module | None = None
     #: Pooling that is taken over, applied behind the node.
@@ -52,11 +58,15 @@ class FastNode(nn.Module):
         self._backends = backends
         self.calls = 0
         self.kernel = "no"
-        self.largest = 0
+        self.largest = self.held = 0
 
     def take_norm(self, norm: nn.Module) -> None:
         """Takes batch normalisation over."""
         object.__setattr__(self, "norm", norm)  # registers no submodule
+
+    def take_conv(self, conv: nn.Module) -> None:
+        """Takes a convolution over."""
+        object.__setattr__(self, "conv", conv)  # registers no submodule
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
@@ -69,10 +79,29 @@ class FastNode(nn.Module):
                 f"leave the net as it is while it is evaluated"
             )
         unit = Unit(dynamics, derivative, self.steps or len(x), self.pool)
+        numbers = None if self.norm is None else affine(self.norm)
+        if self.conv is not None:
+            if (spikes := self._convolved(self.conv, unit, x, numbers)) is not None:
+                return spikes
+            x = self.conv(x.contiguous())  # a convolution rounds otherwise where channels come last
         backend = backend_for(self._backends, unit, x)
         self.kernel = "eager" if backend is None else backend.name
-        spikes = run(self._backends, unit, x, None if self.norm is None else affine(self.norm))
-        self.largest = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        spikes = run(self._backends, unit, x, numbers)
+        self.largest = self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        return spikes
+
+    def _convolved(self, conv: nn.Module, unit: Unit, x: Tensor, numbers: Affine | None) -> Tensor | None:
+        """The spikes, with the convolution in the same kernel; None where there is none, or a gradient is asked for."""
+        kernel = convolved()
+        if kernel is None or (x.requires_grad and torch.is_grad_enabled()):
+            return None
+        weight = conv.get_parameter("weight").detach()
+        if not kernel.supports(unit, x, weight):
+            return None
+        spikes = kernel.forward(unit, x, weight, numbers, channels_last=self.channels_last)
+        self.kernel = "native"
+        self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        self.largest = max(self.held, x[:, 0, 0].nbytes * len(weight))
         return spikes
 
 

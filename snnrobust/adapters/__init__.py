@@ -80,6 +80,10 @@ class Adapter(Protocol):
     def channel_norm(self, module: nn.Module) -> bool:
         """Whether `module` is batch normalisation of [T, N, C, H, W] with fixed statistics."""
 
+    def windows(self, module: nn.Module) -> bool:
+        """Whether `module` is a convolution of [T, N, C, H, W] in windows of 3 x 3 with stride 1, a margin of zeros and
+        without a bias."""
+
     def halving(self, module: nn.Module) -> Pool | None:
         """The kind of 2 x 2 pooling with stride 2 and without padding that `module` is, if it is."""
 

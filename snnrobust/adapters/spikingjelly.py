@@ -159,6 +159,10 @@ class SpikingJelly:
         """See `spikingjelly_layers.channel_norm`."""
         return layers.channel_norm(module)
 
+    def windows(self, module: nn.Module) -> bool:
+        """See `spikingjelly_layers.windows`."""
+        return layers.windows(module)
+
     def halving(self, module: nn.Module) -> Pool | None:
         """See `spikingjelly_layers.halving`."""
         return layers.halving(module)

@@ -33,6 +33,14 @@ def channel_norm(module: nn.Module) -> bool:
     return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
 
 
+def windows(module: nn.Module) -> bool:
+    """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, a margin of zeros and no bias."""
+    if type(module) is not layer.Conv2d or module.step_mode != "m" or module.bias is not None:
+        return False
+    sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
+    return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
 def halving(module: nn.Module) -> Pool | None:
     """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
     if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:

@@ -19,6 +19,8 @@ import torch
 from snnrobust.errors import SnnRobustError
 
 SOURCE = Path(__file__).with_name("native.cpp")
+#: What it includes.
+PARTS = (SOURCE.with_name("convolved.hpp"),)
 #: Exact arithmetic: no fast-math, and no contraction to fused multiply-adds.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-std=c++17")
 #: Seconds that a compiler may take for one thing.
@@ -96,7 +98,8 @@ def _key(compiler: str) -> str:
     """Changes with whatever the built code depends on."""
     version = _run([compiler, "--version"]).stdout
     digest = hashlib.blake2b(digest_size=8)
-    parts = (SOURCE.read_text(), version, " ".join(FLAGS), torch.__version__, platform.machine(), _processor())
+    code = "".join(each.read_text() for each in (SOURCE, *PARTS))
+    parts = (code, version, " ".join(FLAGS), torch.__version__, platform.machine(), _processor())
     digest.update("\0".join(parts).encode())
     return digest.hexdigest()
 

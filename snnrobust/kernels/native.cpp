@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -15,8 +16,11 @@ static int thread() { return omp_get_thread_num(); }
 static int thread() { return 0; }
 #endif
 
-#ifdef SLEEF  // torch's own vector exponential: derivatives are then bit by bit those of torch
+#ifdef __AVX__
 #include <immintrin.h>
+#endif
+
+#ifdef SLEEF  // torch's own vector exponential: derivatives are then bit by bit those of torch
 #if defined(__AVX512F__)
 extern "C" __m512 Sleef_expf16_u10(__m512);
 static void exponentials(float* x, int64_t n) {
@@ -67,7 +71,7 @@ extern "C" struct Shape {
 
 namespace {
 
-constexpr int64_t CHUNK = 1024;
+constexpr int64_t CHUNK = 1024, LANES = 16;
 
 template <int CHARGE, bool DECAY>
 inline float charge(float x, float v, float rate, float reset) {
@@ -259,21 +263,63 @@ Adjoint adjoint_of(const Neuron& k, bool fixed) {
     return k.decay_input ? adjoint_of<MULTIPLY, true>(k, fixed) : adjoint_of<MULTIPLY, false>(k, fixed);
 }
 
-// 2 x 2 windows of spikes (h >= threshold) in rows x width; an odd last column is left out, as torch does.
-void pooled(const Neuron& k, const float* h, float* spikes, float* out, int64_t rows, int64_t width) {
-    const int64_t half = width / 2;
+// One step of n neurons: v becomes the membrane potential after reset.
+template <int CHARGE, bool DECAY, int RESET>
+void stepped(const Neuron& k, const float* x, float* v, float* spikes, int64_t n) {
+    const float threshold = k.threshold, reset = k.reset_value, rate = k.rate;
 #pragma omp simd
-    for (int64_t i = 0; i < rows * width; ++i) spikes[i] = h[i] >= k.threshold ? 1.0f : 0.0f;
-    for (int64_t r = 0; r + 1 < rows; r += 2) {
-        const float *s = spikes + r * width, *below = s + width;
-        float* o = out + (r / 2) * half;
-        if (k.pool == MEAN_POOL)
-            for (int64_t j = 0; j < half; ++j)
-                o[j] = ((s[2 * j] + s[2 * j + 1]) + (below[2 * j] + below[2 * j + 1])) * 0.25f;
-        else
-            for (int64_t j = 0; j < half; ++j)
-                o[j] = std::max(std::max(s[2 * j], s[2 * j + 1]), std::max(below[2 * j], below[2 * j + 1]));
+    for (int64_t i = 0; i < n; ++i) {
+        const float u = charge<CHARGE, DECAY>(x[i], v[i], rate, reset);
+        const float spike = u >= threshold ? 1.0f : 0.0f;
+        v[i] = after<RESET>(u, spike, threshold, reset);
+        spikes[i] = spike;
     }
+}
+
+using Step = void (*)(const Neuron&, const float*, float*, float*, int64_t);
+
+template <int CHARGE, bool DECAY>
+Step step_of(const Neuron& k) {
+    if (k.reset == HARD) return stepped<CHARGE, DECAY, HARD>;
+    if (k.reset == SOFT) return stepped<CHARGE, DECAY, SOFT>;
+    return stepped<CHARGE, DECAY, NONE>;
+}
+
+Step step_of(const Neuron& k) {
+    if (k.charge == KEEP) return step_of<KEEP, false>(k);
+    if (k.charge == DIVIDE) return k.decay_input ? step_of<DIVIDE, true>(k) : step_of<DIVIDE, false>(k);
+    return k.decay_input ? step_of<MULTIPLY, true>(k) : step_of<MULTIPLY, false>(k);
+}
+
+// 2 x 2 windows of spikes in rows x width; an odd last column or row is left out, as torch does. Sums of four spikes are
+// exact in any order. `across` and `room` have space for rows x width and LANES more, which hold nothing of use: whole
+// vectors are written, and what a row writes too much is overwritten by the next.
+template <class Two>
+void pooled(Two two, float factor, const float* spikes, float* across, float* room, float* out, int64_t rows,
+            int64_t width) {
+    const int64_t half = width / 2;
+    const bool even = width % 2 == 0;  // all rows are then one long row
+    for (int64_t r = 0; r < (even ? 1 : rows); ++r) {
+        const float* line = spikes + r * width;
+        float* to = across + r * half;
+#pragma omp simd
+        for (int64_t j = 0; j < (even ? rows * half : half); ++j) to[j] = two(line[2 * j], line[2 * j + 1]);
+    }
+    for (int64_t r = 0; r + 1 < rows; r += 2) {
+        const float *top = across + r * half, *below = top + half;
+        float* to = room + r / 2 * half;
+        for (int64_t j = 0; j < half; j += LANES)
+#pragma omp simd
+            for (int64_t i = j; i < j + LANES; ++i) to[i] = two(top[i], below[i]) * factor;
+    }
+    std::copy(room, room + rows / 2 * half, out);
+}
+
+void pooled(const Neuron& k, const float* spikes, float* across, float* room, float* out, int64_t rows, int64_t width) {
+    const auto sum = [](float a, float b) { return a + b; };
+    const auto largest = [](float a, float b) { return a < b ? b : a; };
+    if (k.pool == MEAN_POOL) pooled(sum, 0.25f, spikes, across, room, out, rows, width);
+    else pooled(largest, 1.0f, spikes, across, room, out, rows, width);
 }
 
 // The gradient of each spike from that of its window; for the maximum, the first of the largest takes it all.
@@ -314,26 +360,38 @@ struct Plan {
     }
 };
 
-// The current of one chunk, [current steps, n], with the affine map of its channel.
-void load(const Shape& s, const float* current, const float* scale, const float* shift, int64_t plane, int64_t size,
-          int64_t from, int64_t n, float* x) {
-    const int64_t channel = plane % s.channels;
-    for (int64_t t = 0; t < s.current_steps; ++t) {
-        const float* c = current + (t * s.planes + plane) * size + from;
-        float* xt = x + t * n;
-        if (scale == nullptr) {
-            std::copy(c, c + n, xt);
-            continue;
-        }
-        const float a = scale[channel], b = shift[channel];
-        if (s.contracted) {  // as torch's batch norm rounds where it was built with fused multiply-adds
+inline float at(float number, int64_t) { return number; }
+inline float at(const float* numbers, int64_t i) { return numbers[i]; }
+
+// x = current * scale + shift for [n], with a number of each for all or for every one, rounded as torch's batch norm.
+template <class Numbers>
+void normalised(bool contracted, const float* current, Numbers scale, Numbers shift, int64_t n, float* x) {
+    if (contracted) {  // where it was built with fused multiply-adds
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) xt[i] = std::fma(c[i], a, b);
-        } else {
+        for (int64_t i = 0; i < n; ++i) x[i] = std::fma(current[i], at(scale, i), at(shift, i));
+    } else {
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) xt[i] = c[i] * a + b;
-        }
+        for (int64_t i = 0; i < n; ++i) x[i] = current[i] * at(scale, i) + at(shift, i);
     }
+}
+
+// The current of one chunk at one step, [n], with the affine map of its channel.
+void load(const Shape& s, const float* current, const float* scale, const float* shift, int64_t t, int64_t plane,
+          int64_t size, int64_t from, int64_t n, float* x) {
+    const int64_t channel = plane % s.channels;
+    const float* c = current + (t * s.planes + plane) * size + from;
+    if (scale == nullptr) std::copy(c, c + n, x);
+    else normalised(s.contracted, c, scale[channel], shift[channel], n, x);
+}
+
+// The same neuron, where it divides by a power of two, with a product by its reciprocal: no result is rounded otherwise.
+Neuron without_division(Neuron k) {
+    int exponent = 0;
+    if (k.charge == DIVIDE && std::frexp(k.rate, &exponent) == 0.5f && std::abs(exponent) < 100) {
+        k.charge = MULTIPLY;
+        k.rate = 1.0f / k.rate;
+    }
+    return k;
 }
 
 }  // namespace
@@ -341,33 +399,38 @@ void load(const Shape& s, const float* current, const float* scale, const float*
 // Both return 0, or 1 where there is no memory for what they keep on the way.
 extern "C" int forward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
                         const float* shift, float* out) {
-    const Neuron& k = *neuron;
+    const Neuron k = without_division(*neuron);
     const Shape& s = *shape;
     const Plan plan(k, s);
     const bool fixed = s.current_steps < s.steps;
-    const int64_t own = (s.current_steps + s.steps + 2) * plan.rows;
-    const std::unique_ptr<float[]> room(new (std::nothrow) float[own * s.threads]);
+    const Step step = step_of(k);
+    // Several planes at once where they are small; all that a thread works on stays in the first cache.
+    const int64_t together = plan.chunks > 1 ? 1 : std::max<int64_t>(1, CHUNK / plan.plane);
+    const int64_t each = together * plan.rows + 2 * LANES, groups = (s.planes + together - 1) / together;
+    const std::unique_ptr<float[]> room(new (std::nothrow) float[5 * each * s.threads]());
     if (!room) return 1;
 #pragma omp parallel num_threads(s.threads)
     {
-        float* x = room.get() + own * thread();
-        float *h = x + s.current_steps * plan.rows, *v = h + s.steps * plan.rows, *spikes = v + plan.rows;
+        float* x = room.get() + 5 * each * thread();
+        float *v = x + each, *spikes = v + each, *across = spikes + each, *windows = across + each;
 #pragma omp for schedule(static)
-        for (int64_t job = 0; job < s.planes * plan.chunks; ++job) {
-            const int64_t plane = job / plan.chunks, from = job % plan.chunks * plan.rows;
-            const int64_t n = std::min(plan.rows, plan.plane - from);
-            load(s, current, scale, shift, plane, plan.plane, from, n, x);
-            charged(k, x, fixed, h, v, s.steps, n);
+        for (int64_t job = 0; job < groups * plan.chunks; ++job) {
+            const int64_t plane = job / plan.chunks * together, from = job % plan.chunks * plan.rows;
+            const int64_t part = std::min(plan.rows, plan.plane - from), count = std::min(together, s.planes - plane);
+            std::fill(v, v + count * part, k.start);
             for (int64_t t = 0; t < s.steps; ++t) {
-                const float* ht = h + t * n;
+                for (int64_t p = 0; p < count && (t == 0 || !fixed); ++p)
+                    load(s, current, scale, shift, t, plane + p, plan.plane, from, part, x + p * part);
                 float* o = out + (t * s.planes + plane) * plan.pooled_plane;
-                if (k.pool != NO_POOL) {
-                    pooled(k, ht, spikes, o + from / (2 * s.width) * (s.width / 2), n / s.width, s.width);
+                if (k.pool == NO_POOL) {
+                    step(k, x, v, o + from, count * part);
                     continue;
                 }
-                o += from;
-#pragma omp simd
-                for (int64_t i = 0; i < n; ++i) o[i] = ht[i] >= k.threshold ? 1.0f : 0.0f;
+                step(k, x, v, spikes, count * part);
+                o += from / (2 * s.width) * (s.width / 2);
+                const int64_t blocks = s.height % 2 == 0 ? 1 : count, size = count * part / blocks;
+                for (int64_t p = 0; p < blocks; ++p)
+                    pooled(k, spikes + p * size, across, windows, o + p * plan.pooled_plane, size / s.width, s.width);
             }
         }
     }
@@ -376,7 +439,7 @@ extern "C" int forward(const Neuron* neuron, const Shape* shape, const float* cu
 
 extern "C" int backward(const Neuron* neuron, const Shape* shape, const float* current, const float* scale,
                          const float* shift, const float* gradient, float* to_current) {
-    const Neuron& k = *neuron;
+    const Neuron k = without_division(*neuron);
     const Shape& s = *shape;
     const Plan plan(k, s);
     const bool fixed = s.current_steps < s.steps;
@@ -393,7 +456,8 @@ extern "C" int backward(const Neuron* neuron, const Shape* shape, const float* c
         for (int64_t job = 0; job < s.planes * plan.chunks; ++job) {
             const int64_t plane = job / plan.chunks, from = job % plan.chunks * plan.rows;
             const int64_t n = std::min(plan.rows, plan.plane - from);
-            load(s, current, scale, shift, plane, plan.plane, from, n, x);
+            for (int64_t t = 0; t < s.current_steps; ++t)
+                load(s, current, scale, shift, t, plane, plan.plane, from, n, x + t * n);
             charged(k, x, fixed, h, v, s.steps, n);
             float* carry = v;
             std::fill(carry, carry + n, 0.0f);
@@ -419,3 +483,5 @@ extern "C" int backward(const Neuron* neuron, const Shape* shape, const float* c
     }
     return 0;
 }
+
+#include "convolved.hpp"

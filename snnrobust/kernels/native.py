@@ -42,7 +42,7 @@ class Native:
 
     def __init__(self) -> None:
         self._library = library()
-        self._contracted = _batch_norm_is_contracted()
+        self._contracted = batch_norm_is_contracted()
 
     def supports(self, unit: Unit, current: Tensor) -> bool:
         """Whether the unit, type and device are among those it was written for."""
@@ -74,7 +74,7 @@ class Native:
 
     def _call(self, name: str, unit: Unit, current: Tensor, affine: Affine | None, *others: Tensor) -> None:
         scale, shift = (each.contiguous() for each in affine) if affine is not None else (None, None)
-        neuron, shape = _neuron(unit), self._shape(unit, current, affine is not None)
+        neuron, shape = native_neuron(unit), self._shape(unit, current, affine is not None)
         tensors = (current, scale, shift, *others)
         pointers = (None if each is None else ctypes.c_void_p(each.data_ptr()) for each in tensors)
         if getattr(self._library, name)(ctypes.byref(neuron), ctypes.byref(shape), *pointers):
@@ -98,7 +98,8 @@ class Native:
         )
 
 
-def _neuron(unit: Unit) -> _Neuron:
+def native_neuron(unit: Unit) -> _Neuron:
+    """The node of a unit that the kernel supports, as the kernel reads it."""
     dynamics: Dynamics = unit.dynamics
     derivative = unit.derivative
     if not isinstance(derivative, Derivative):
@@ -119,7 +120,7 @@ def _neuron(unit: Unit) -> _Neuron:
     )
 
 
-def _batch_norm_is_contracted() -> bool:
+def batch_norm_is_contracted() -> bool:
     """Whether torch's batch norm rounds x scale + shift once or twice, which is up to its build; we do as it does."""
     x = torch.linspace(-3, 3, 1024).reshape(1, 1, 32, 32)
     scale, shift = torch.tensor([0.7]), torch.tensor([0.3])

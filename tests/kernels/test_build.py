@@ -100,6 +100,15 @@ def test_another_compiler_gets_another_library(
     assert loaded() != first
 
 
+def test_another_part_of_the_code_gives_another_library(
+    cache: Path, builds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = loaded()
+    (tmp_path / "part.hpp").write_text(build.PARTS[0].read_text() + "// changed\n")
+    monkeypatch.setattr(build, "PARTS", (tmp_path / "part.hpp",))
+    assert loaded() != first
+
+
 @pytest.mark.parametrize(
     ("compiler", "message"),
     [
