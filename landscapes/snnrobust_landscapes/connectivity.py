@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +21,8 @@ from snnrobust.partial import Partial
 from snnrobust.results import Artifact, Profile, Record
 from snnrobust_landscapes import slices
 from snnrobust_landscapes.landscape import Loss
-from snnrobust_landscapes.weights import Weights
+from snnrobust_landscapes.settings import require_counts, require_not_negative, require_positive
+from snnrobust_landscapes.weights import Weights, placed
 
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
@@ -58,7 +58,7 @@ class Connectivity:
         InputError: If there is no such file, or for a setting out of range.
     """
 
-    checkpoint: str
+    checkpoint: str = field(repr=False, compare=False)  # the digest tells a run from another, wherever the file is
     points: int = 21
     beyond: float = 0.0
     samples: int = 500
@@ -67,18 +67,25 @@ class Connectivity:
     digest: str = field(init=False)
 
     resumable: ClassVar[bool] = True
+    paths: ClassVar[tuple[str, ...]] = ("checkpoint",)
 
     def __post_init__(self) -> None:
-        slices.check_counts(self, {"points": 2, "samples": 1, "chunk": 1})
-        slices.check_positive(self, "logit_scale")
-        if isinstance(self.beyond, bool) or not isinstance(self.beyond, int | float) or not 0 <= self.beyond < math.inf:
-            raise InputError(f"expected a finite beyond >= 0, got {self.beyond!r}; give a share of the way")
+        require_counts(self, points=2, samples=1, chunk=1)
+        require_positive(self, "logit_scale")
+        require_not_negative(self, "beyond")
         object.__setattr__(self, "checkpoint", str(self.checkpoint))
         object.__setattr__(self, "digest", _digest(self.checkpoint))
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless there are training data, and the file is a checkpoint of the model's net."""
-        self._require(model, data)
+        """Raises an `InputError` unless there are training data, and a checkpoint of the model's net.
+
+        The loss must be finite at both ends.
+        """
+        there = self._require(model, data)
+        with model.session():
+            way = _Way(self._landscape(model, data), there)
+            for end in (0.0, 1.0):
+                way.loss(end)
 
     def measure(
         self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
@@ -89,20 +96,11 @@ class Connectivity:
         steps = self.points - 1
         outside = math.floor(self.beyond * steps + 1e-9)
         ways = np.arange(-outside, self.points + outside) / steps  # 0 and 1 exactly among them
-        train = data.training(slices.WHAT)
-        train = train.take(min(self.samples, len(train)))
         with model.session():
-            size = min(self.chunk, data.batch_size)  # which is halved where memory ran out
-            landscape = Weights(model, train, chunk=size, logit_scale=self.logit_scale)
-            tensors = _floating(model.net)
-            here = {name: each.detach() for name, each in tensors.items()}
-
-            def loss(k: int) -> Loss:
-                at = {name: _between(each, there[name].to(each.device), ways[k]) for name, each in here.items()}
-                with _placed({name: tensors[name] for name in at if name not in landscape.theta}, at):
-                    return landscape.loss_at({name: at[name] for name in landscape.names})
-
-            values = slices.walked(len(ways), loss, kept, len(landscape.chunks[0].y))
+            landscape = self._landscape(model, data)
+            line = _Way(landscape, there)
+            values = slices.walked(len(ways), lambda k: line.loss(ways[k]), kept, len(landscape.chunks[0].y))
+        count = len(landscape.samples)
         inner = slice(outside, outside + self.points)
         t, losses = ways[inner], values[inner, 0]
         barrier = float((losses - ((1 - t) * losses[0] + t * losses[-1])).max())
@@ -114,8 +112,14 @@ class Connectivity:
             caption=f"{slices.described(landscape)} on the straight line to {name}, running statistics included.",
         )
         for way, value in ((0.0, losses[0]), (1.0, losses[-1])):
-            yield Record("loss", float(value), count=len(train), strength=way, unit=UNIT, threat=LINE)
-        yield Record("barrier", barrier, count=len(train), threat=LINE)
+            yield Record("loss", float(value), count=count, strength=way, unit=UNIT, threat=LINE)
+        yield Record("barrier", barrier, count=count, threat=LINE)
+
+    def _landscape(self, model: SpikingModel, data: EvaluationData) -> Weights:
+        train = data.training(slices.WHAT)
+        train = train.take(min(self.samples, len(train)))
+        size = min(self.chunk, data.batch_size)  # which is halved where memory ran out
+        return Weights(model, train, chunk=size, logit_scale=self.logit_scale)
 
     def _require(self, model: SpikingModel, data: EvaluationData) -> dict[str, Tensor]:
         """The floating-point tensors of the checkpoint by name."""
@@ -144,6 +148,23 @@ class Connectivity:
                     f"give another checkpoint"
                 )
         return floating
+
+
+class _Way:
+    """The straight line from the tensors of the net of `landscape` to those of `there`, by name."""
+
+    def __init__(self, landscape: Weights, there: Mapping[str, Tensor]) -> None:
+        self._landscape = landscape
+        self._there = there
+        self._tensors = _floating(landscape.model.net)
+        self._here = {name: each.detach() for name, each in self._tensors.items()}
+
+    def loss(self, t: float) -> Loss:
+        """The loss at (1 - t) theta_0 + t theta_1."""
+        at = {name: _between(each, self._there[name].to(each.device), t) for name, each in self._here.items()}
+        names = self._landscape.names
+        with placed(self._tensors, {name: each for name, each in at.items() if name not in names}):
+            return self._landscape.loss_at({name: at[name] for name in names})
 
 
 def _digest(path: str) -> str:
@@ -180,16 +201,3 @@ def _floating(net: nn.Module) -> dict[str, Tensor]:
 def _between(start: Tensor, end: Tensor, t: float) -> Tensor:
     """(1 - t) start + t end, summed in float64 and rounded once: at 0 and 1 the ends to the last bit."""
     return ((1 - t) * start.double() + t * end.double()).to(start.dtype)
-
-
-@contextmanager
-def _placed(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """`values` in the place of the data of `tensors`, which stay the very objects."""
-    before = {name: each.data for name, each in tensors.items()}
-    try:
-        for name, each in tensors.items():
-            each.data = values[name]
-        yield
-    finally:
-        for name, each in tensors.items():
-            each.data = before[name]

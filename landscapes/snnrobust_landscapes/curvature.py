@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from scipy import stats
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.model import SpikingModel
 from snnrobust.results import Artifact, Record
-from snnrobust_landscapes.evidence import Evidence, once
+from snnrobust.statistics import bootstrap_mean
+from snnrobust_landscapes.evidence import Evidence
 from snnrobust_landscapes.inputs import Inputs
-from snnrobust_landscapes.landscape import Landscape, scored
+from snnrobust_landscapes.landscape import Landscape
 from snnrobust_landscapes.operators.names import kind
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.operators.smoothed import Smoothed
+from snnrobust_landscapes.settings import require_counts, require_not_negative, require_positive
+from snnrobust_landscapes.trial import TRIAL, require_finite, tried
 from snnrobust_landscapes.weights import Weights
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from snnrobust.task import Task
 
 Space = Literal["weights", "inputs"]
-#: Samples of the trial product before anything long.
-TRIAL = 2
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,9 @@ class Curvature(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operator", kind(self.operator))
-        for name, least in (("samples", 2), ("chunk", 1), ("directions", 8), ("draws", 2)):
-            require_count(name, getattr(self, name), least)
-        require_positive("logit_scale", self.logit_scale, "give what training used")
-        if isinstance(self.memory, bool) or not isinstance(self.memory, int | float) or not 0 <= self.memory < math.inf:
-            raise InputError(f"expected memory in GiB, a number >= 0, got {self.memory!r}; 0 keeps nothing")
+        require_counts(self, samples=2, chunk=1, directions=8, draws=2)
+        require_positive(self, "logit_scale")
+        require_not_negative(self, "memory")
         if self.space not in get_args(Space):
             raise InputError(f"expected space 'weights' or 'inputs', got {self.space!r}; choose one")
         if not isinstance(self.per_layer, bool) or (self.per_layer and self.space == "inputs"):
@@ -135,13 +131,9 @@ class Curvature(ABC):
 
     def _checked(self, model: SpikingModel, train: Dataset, chunk: int) -> Landscape:
         """The landscape of the whole net, after a look at its loss and a product on a few samples."""
-        few = self._landscape(model, train.take(TRIAL), TRIAL)
         whole = self._landscape(model, train, chunk)
         require_finite(whole)
-        trial = replace(self.operator, draws=TRIAL) if isinstance(self.operator, Smoothed) else self.operator
-        operator = trial.on(few, 0.0, Draws(0, "trial"))
-        self.require(operator)
-        operator.apply(torch.ones(few.blocks, few.size, dtype=torch.float64, device=model.device))
+        self.require(tried(self.operator, whole))
         return whole
 
     def _part(self, landscape: Landscape, layer: str | None, rng: Draws, kept: Partial) -> Iterator[Record | Artifact]:
@@ -174,42 +166,19 @@ class Curvature(ABC):
         return Weights(model, train, chunk=chunk, logit_scale=self.logit_scale, chosen=chosen)
 
 
-@torch.no_grad()
-def require_finite(landscape: Landscape) -> None:
-    """Raises an `InputError` unless the loss of every sample is finite; looked at once in a session."""
-    model = landscape.model
+def mean_interval(values: np.ndarray, rng: Draws) -> tuple[float, float, float]:
+    """The mean of values [n] of independent samples, and its 95 % interval by a bootstrap over samples.
 
-    def scores() -> None:
-        for each in landscape.chunks:
-            logits = model.logits(each.x, keys=each.index, lengths=each.lengths)
-            scored(model, logits, each, landscape.logit_scale)
+    Curvature over samples is skewed: most have next to none and a few nearly all. Student's t would have intervals of
+    positive semidefinite matrices reach far below 0; a percentile interval stays within the values.
 
-    once(landscape, ("finite loss",), scores)
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean of values [n] of independent samples, and its 95 % interval by Student's t."""
+    Args:
+        values: One for each sample.
+        rng: Draws of the samples that are drawn again.
+    """
     mean = float(values.mean())
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
-def require_count(name: str, value: Any, least: int) -> None:
-    """Raises an `InputError` unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"expected {name} to be a whole number >= {least}, got {value!r}; give a count")
-
-
-def require_share(name: str, value: Any) -> None:
-    """Raises an `InputError` unless `value` is a number between 0 and 1, both excluded."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise InputError(f"expected {name} in (0, 1), got {value!r}; give a share")
-
-
-def require_positive(name: str, value: Any, cure: str) -> None:
-    """Raises an `InputError` unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"expected a finite {name} > 0, got {value!r}; {cure}")
+    # Equal values have no spread; those of 0 or 1 are no shares either.
+    return mean, *((mean, mean) if np.ptp(values) == 0 else bootstrap_mean(values, rng.number("interval")))
 
 
 def _layers(model: SpikingModel, train: Dataset) -> list[str]:

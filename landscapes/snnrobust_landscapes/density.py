@@ -9,9 +9,13 @@ from scipy import stats
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.results import Record, Spectrum
-from snnrobust_landscapes.curvature import Curvature, Solved, require_count, require_share
+from snnrobust_landscapes.curvature import Curvature, Solved
+from snnrobust_landscapes.draw_noise import draw_noise
 from snnrobust_landscapes.operators.operator import Operator
+from snnrobust_landscapes.operators.smoothed import SmoothedHessian
+from snnrobust_landscapes.settings import require_counts, require_shares
 from snnrobust_landscapes.solvers import density as solver
+from snnrobust_landscapes.trace import smoothed_trace
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Density(Curvature):
     By stochastic Lanczos quadrature (Ghorbani et al. 2019, arXiv 1901.10159). Yields a `Spectrum`, and the "trace" that
     the same products come to: the mean eigenvalue times their number, with its 95 % interval over probes. In inputs the
     eigenvalues of all samples are pooled, and the trace is the mean over samples.
+
+    Of the smoothed loss the trace is that of `Trace`. Its density is noise of its draws where these are fewer than the
+    weights (see `Smoothed`): the operator's name then says so, and it is warned of.
 
     Attributes:
         probes: Random vectors.
@@ -37,9 +44,8 @@ class Density(Curvature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_count("probes", self.probes, 2)
-        require_count("steps", self.steps, 2)
-        require_share("width", self.width)
+        require_counts(self, probes=2, steps=2)
+        require_shares(self, "width")
 
     def require(self, operator: Operator) -> None:
         """Raises an `InputError` unless the operator is symmetric."""
@@ -53,16 +59,20 @@ class Density(Curvature):
         """The density and the trace."""
         landscape = operator.landscape
         found = solver.density(operator, rng, probes=self.probes, steps=self.steps, width=self.width)
-        trace = landscape.size * found.mean
-        half = landscape.size * found.mean_error * float(stats.t.ppf(0.975, self.probes - 1))
+        noise = draw_noise(operator)
+        name = f"{operator.name}, {noise}" if noise else operator.name
         drawn = Spectrum(
             x=found.x.numpy(),
             density=found.values.numpy(),
-            axis=f"Eigenvalue of the {operator.name}",
+            axis=f"Eigenvalue of the {name}",
             caption=(
-                f"Density of eigenvalues ({operator.name}, training loss), from {self.probes} probes of {self.steps} "
+                f"Density of eigenvalues ({name}, training loss), from {self.probes} probes of {self.steps} "
                 f"products each; each eigenvalue is a Gaussian of width {found.width:.3g}. "
                 f"{len(landscape.samples)} training samples."
             ),
         )
+        if isinstance(operator, SmoothedHessian):
+            return Solved([smoothed_trace(operator, rng)], [drawn], noise)
+        trace = landscape.size * found.mean
+        half = landscape.size * found.mean_error * float(stats.t.ppf(0.975, self.probes - 1))
         return Solved([Record("trace", trace, trace - half, trace + half, len(landscape.samples))], [drawn])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +13,11 @@ from torch import Tensor
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.ball import Ball
+from snnrobust_landscapes.evidence import CurvatureWarning
 from snnrobust_landscapes.landscape import Landscape
 from snnrobust_landscapes.operators.names import kind
 from snnrobust_landscapes.solvers.lanczos import lanczos
+from snnrobust_landscapes.trial import tried
 from snnrobust_landscapes.validity import normalised
 
 if TYPE_CHECKING:
@@ -27,20 +31,33 @@ MEMORY = 0.5
 _INDEPENDENT = 1e-6
 
 
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A direction.
+
+    Attributes:
+        along: Of relative norm 1, [P] or [N, D], float64.
+        unconverged: How many of its eigenvectors, one or one for each sample, have not converged; 0 where it has none.
+    """
+
+    along: Tensor
+    unconverged: int = 0
+
+
 def direction(
     name: str,
     landscape: Landscape,
     rng: Draws,
     operator: str | Mapping[str, Any] | Kind = "gauss-newton",
     rank: int = 1,
-) -> Tensor:
+) -> Direction:
     """A direction of relative norm 1, which is as long as a random filter-normalised one (in inputs: as the input).
 
     - "random": `landscape.direction`.
     - "adversarial": the surrogate gradient's steepest ascent in the relative norm, s^2 g with s the norm of the filter
       that a coordinate is in. For inputs each sample's own gradient, s being |x_n| for all of a sample's values.
     - "eigenvector": of the eigenvalue of `operator` that is the `rank`-th by magnitude; for inputs each sample's own.
-      Eigenvectors have no sign: the entry of largest magnitude is made positive.
+      Eigenvectors have no sign: the entry of largest magnitude is made positive. Warns where one has not converged.
 
     Samples whose gradient or eigenvector is zero get zeros.
 
@@ -51,20 +68,27 @@ def direction(
         operator: For "eigenvector": a symmetric operator.
         rank: For "eigenvector", from 1.
 
-    Returns:
-        [P] or [N, D], float64.
-
     Raises:
         InputError: For another name, a rank there is none of, or a gradient that is not finite or zero everywhere.
     """
     if name == "random":
-        return landscape.direction(rng)
+        return Direction(landscape.direction(rng))
     if name == "adversarial":
         up = Ball("relative", landscape.scale()).steepest(surrogate_gradient(landscape))
-        return _along(up, landscape, "an adversarial direction")
+        return Direction(_along(up, landscape, "an adversarial direction"))
     if name == "eigenvector":
-        return _along(_eigenvector(landscape, rng, operator, rank), landscape, "an eigenvector")
+        return _eigenvector(landscape, rng, kind(operator), rank)
     raise InputError(f"expected a direction among {', '.join(NAMES)}, got {name!r}; choose one")
+
+
+def require_eigenvectors(landscape: Landscape, operator: str | Mapping[str, Any] | Kind, rank: int) -> None:
+    """Looks on a few samples whether there may be eigenvectors up to the `rank`-th, for `rank` products.
+
+    Raises:
+        InputError: For an operator that is not symmetric or that the net does not allow, or a rank there is none of.
+        PluginError: If the surrogate can't be differentiated as the operator asks.
+    """
+    lanczos(tried(kind(operator), landscape), rank, Draws(0, "trial"), most=rank)
 
 
 def orthogonal(second: Tensor, first: Tensor, landscape: Landscape) -> Tensor:
@@ -121,9 +145,20 @@ def _along(found: Tensor, landscape: Landscape, what: str) -> Tensor:
     return normalised(landscape, found)
 
 
-def _eigenvector(landscape: Landscape, rng: Draws, operator: str | Mapping[str, Any] | Kind, rank: int) -> Tensor:
-    """[P] or [N, D], the entry of largest magnitude being positive."""
-    found = lanczos(kind(operator).on(landscape, MEMORY, rng.sub("operator")), rank, rng.sub("lanczos"))
+def _eigenvector(landscape: Landscape, rng: Draws, operator: Kind, rank: int) -> Direction:
+    """An eigenvector, the entry of largest magnitude being positive."""
+    found = lanczos(operator.on(landscape, MEMORY, rng.sub("operator")), rank, rng.sub("lanczos"))
     vector = found.vectors[rank - 1]
     largest = vector.gather(-1, vector.abs().argmax(dim=-1, keepdim=True))
-    return vector * torch.where(largest < 0, -1.0, 1.0)
+    along = _along(vector * torch.where(largest < 0, -1.0, 1.0), landscape, "an eigenvector")
+    if unconverged := int((~found.converged[..., rank - 1]).sum()):
+        residual = float((found.residuals / found.values.abs())[..., rank - 1].max())
+        warnings.warn(
+            f"expected eigenvectors of the {operator.name} of model '{landscape.model.name}' to converge within "
+            f"{found.products} products, got {unconverged} of {landscape.blocks} that did not, with residuals of up to "
+            f"{residual:.2g} of the eigenvalue; read the slice as one along directions of large curvature, or name "
+            f"another operator",
+            CurvatureWarning,
+            stacklevel=2,
+        )
+    return Direction(along, unconverged)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
-from snnrobust.results import Record
-from snnrobust_landscapes.curvature import Curvature, Solved, mean_interval, require_count, require_share
+from snnrobust.results import NAN, Record
+from snnrobust_landscapes.curvature import Curvature, Solved, mean_interval
+from snnrobust_landscapes.draw_noise import draw_noise
 from snnrobust_landscapes.evidence import CurvatureWarning
 from snnrobust_landscapes.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Operator
+from snnrobust_landscapes.operators.smoothed import SmoothedHessian
+from snnrobust_landscapes.settings import require_counts, require_shares
 from snnrobust_landscapes.solvers import gram
 from snnrobust_landscapes.solvers.arnoldi import arnoldi
 from snnrobust_landscapes.solvers.krylov import Eigenpairs
@@ -37,10 +41,13 @@ class Eigenvalues(Curvature):
     - Operators that are not symmetric: Arnoldi. "eigenvalue:i" is the real part, "imaginary:i" the imaginary one; r is
       how far the matrix is from one with that very eigenvalue.
 
-    In inputs each sample has its own: "eigenvalue:i" is their mean with its 95 % interval, "eigenvalue_max:i" that of
-    largest magnitude over samples with its r ("imaginary:i": mean magnitude of the imaginary parts).
+    In inputs each sample has its own: "eigenvalue:i" is their mean with its 95 % interval over samples (a bootstrap,
+    widened by the mean r), "eigenvalue_max:i" that of largest magnitude over samples with its r ("imaginary:i": mean
+    magnitude of the imaginary parts).
 
-    Eigenvalues of the smoothed loss are noise of its draws where these are fewer than the weights; see `Smoothed`.
+    Those of the smoothed loss are off by their draws too, which r then counts in: the 95 % half-width of v^T M v over
+    draws is added. With fewer draws than weights they are nothing but noise of the draws (see `Smoothed`): they have no
+    interval, the operator's name says so, and it is warned of.
 
     Attributes:
         k: How many. A layer of fewer parameters yields as many as it has.
@@ -57,9 +64,9 @@ class Eigenvalues(Curvature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_count("k", self.k, 1)
-        require_count("products", self.products, self.k)
-        require_share("tolerance", self.tolerance)
+        require_counts(self, k=1)
+        require_counts(self, products=self.k)
+        require_shares(self, "tolerance")
 
     def require(self, operator: Operator) -> None:
         """Raises an `InputError` if there are fewer than k eigenvalues."""
@@ -76,30 +83,45 @@ class Eigenvalues(Curvature):
         landscape, k = operator.landscape, min(self.k, operator.landscape.size)
         count = gram.rows(landscape, self.operator)
         if count is not None and count <= FEW_ROWS:
-            found = gram.spectrum(landscape, self.operator, rng, memory=self.memory)
-            values = found.values[..., :k].cpu()
-            records = _records(landscape, values, torch.zeros_like(values))
-            return Solved(list(records), note=EXACT)
+            values = gram.spectrum(landscape, self.operator, rng, memory=self.memory).values[..., :k].cpu()
+            return Solved(list(_records(landscape, values, torch.zeros_like(values), rng)), note=EXACT)
         solver = lanczos if operator.symmetric else arnoldi
         pairs = solver(operator, k, rng, tolerance=self.tolerance, most=self.products)
         _warn(operator, pairs)
-        records = _records(landscape, pairs.values.cpu(), pairs.residuals.cpu())
-        return Solved(list(records))
+        errors = pairs.residuals
+        if isinstance(operator, SmoothedHessian):
+            errors = errors + _spread(operator, pairs)
+        records = list(_records(landscape, pairs.values.cpu(), errors.cpu(), rng))
+        if noise := draw_noise(operator):
+            records = [replace(each, low=NAN, high=NAN) for each in records]
+        return Solved(records, note=noise)
 
 
-def _records(landscape: Landscape, values: Tensor, residuals: Tensor) -> Iterator[Record]:
-    """Records of eigenvalues [k], or [N, k] in inputs."""
+def _spread(operator: SmoothedHessian, pairs: Eigenpairs) -> Tensor:
+    """95 % half-widths of v^T H v over the draws, [k] or [N, k].
+
+    Eigenvectors make the most of the noise of their draws; where these are enough, the error is of this size still.
+    """
+    errors = torch.stack([operator.standard_error(v if v.ndim > 1 else v[None]) for v in pairs.vectors], dim=1)
+    errors = errors if operator.landscape.space == "inputs" else errors[0]
+    return errors * float(stats.t.ppf(0.975, operator.differences.shape[1] - 1))
+
+
+def _records(landscape: Landscape, values: Tensor, errors: Tensor, rng: Draws) -> Iterator[Record]:
+    """Records of eigenvalues [k], or [N, k] in inputs, with their errors; `rng` for intervals over samples."""
     count = len(landscape.samples)
     for i in range(values.shape[-1]):
-        each, errors = values[..., i], residuals[..., i]
+        each, own = values[..., i], errors[..., i]
         if landscape.space == "inputs":
-            yield Record(f"eigenvalue:{i + 1}", *mean_interval(each.real.numpy()), count)
+            mean, low, high = mean_interval(each.real.numpy(), rng)
+            error = float(own.mean())
+            yield Record(f"eigenvalue:{i + 1}", mean, low - error, high + error, count)
             at = int(each.abs().argmax())
-            value, error = float(each[at].real), float(errors[at])
+            value, error = float(each[at].real), float(own[at])
             yield Record(f"eigenvalue_max:{i + 1}", value, value - error, value + error, count)
             imaginary = each.imag.abs().mean() if each.is_complex() else None
         else:
-            value, error = float(each.real), float(errors)
+            value, error = float(each.real), float(own)
             yield Record(f"eigenvalue:{i + 1}", value, value - error, value + error, count)
             imaginary = each.imag if each.is_complex() else None
         if imaginary is not None:

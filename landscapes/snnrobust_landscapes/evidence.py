@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.audit.curvature import FEWEST, ROOM, VALID
+from snnrobust.audit.curvature import DIRECTIONS, HOPELESS, SIZE, VALID, Curvature, cure
 from snnrobust.draws import Draws
 from snnrobust.partial import Partial
 from snnrobust.results import Artifact, Record, Scatter
-from snnrobust_landscapes.landscape import Landscape, identity
+from snnrobust_landscapes.landscape import RADIUS, Landscape, identity
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.operator import Kind, Operator
 from snnrobust_landscapes.operators.relaxed import Relaxed, relaxation_gap
@@ -25,7 +23,7 @@ from snnrobust_landscapes.plateau import plateau
 from snnrobust_landscapes.solvers.arnoldi import arnoldi
 from snnrobust_landscapes.solvers.krylov import Eigenpairs
 from snnrobust_landscapes.solvers.lanczos import lanczos
-from snnrobust_landscapes.validity import UNIT, Agreement, in_leading_directions, in_random_directions
+from snnrobust_landscapes.validity import Agreement, in_leading_directions, in_random_directions
 from snnrobust_landscapes.weights import Weights
 
 T = TypeVar("T")
@@ -81,10 +79,11 @@ class Evidence:
         if vectors is None:
             vectors = self._once(f"leading directions of {self.kind}", self._leading)
         found = self._held(vectors)
-        for each in found:
-            yield from each.records(self.words)
+        unit = RADIUS[self.operator.landscape.space]
+        records = [replace(record, unit=unit) for each in found for record in each.records(self.words)]
+        yield from records
         yield self._scatter(found)
-        self._warn(found)
+        self._warn(records)
 
     def plateau(self) -> Iterator[Record]:
         """Width of the plateau that the weights stand on, and how many values the loss takes on a short line.
@@ -95,13 +94,10 @@ class Evidence:
         if isinstance(landscape, Weights):
             found = self._once("plateau", lambda: plateau(landscape, self.rng))
             if found is not None:
-                low, high = found.width, found.width
-                if found.unresolved:
-                    low, high = (0.0, found.resolution) if found.unresolved == "below" else (2 * found.reach, math.inf)
-                width = Record("plateau_width", found.width, low, high, found.directions)
+                width = Record("plateau_width", found.width, found.low, found.high, found.directions)
                 distinct = Record("distinct_losses", float(found.distinct), count=found.points)
                 for each in (width, distinct):
-                    yield replace(each, strength=found.reach, unit=UNIT, threat=LOSS)
+                    yield replace(each, strength=found.reach, unit=RADIUS[landscape.space], threat=LOSS)
 
     def _held(self, vectors: Tensor) -> list[Agreement]:
         """Predicted against measured curvature."""
@@ -135,29 +131,35 @@ class Evidence:
             axes=("Predicted curvature d'Md", "Measured curvature of the loss"),
             caption=(
                 f"Curvature of the training loss as predicted ({self.words}) and as measured, along random directions "
-                f"and the leading ones at each {UNIT}; {len(landscape.samples)} samples, "
+                f"and the leading ones at each {RADIUS[landscape.space]}; {len(landscape.samples)} samples, "
                 f"{landscape.chunks[0].rows.stop} at a time."
             ),
         )
 
-    def _warn(self, found: Sequence[Agreement]) -> None:
-        """Warns of low correlations along random or leading directions, by the median over the radii that tell."""
-        for where in dict.fromkeys(each.where for each in found):
-            here = [each for each in found if each.where == where and not math.isnan(each.correlation)]
-            if not here or len(here[0].predicted) < FEWEST:
+    def _warn(self, records: Sequence[Record]) -> None:
+        """Warns where predictions are not of the order or the size of the measured loss, as the audit judges them."""
+        model = self.operator.landscape.model.name
+        judged = Curvature(model, "", self.words, tuple(records))
+        for where in DIRECTIONS:
+            held = judged.validity(where)
+            if not held.known:
                 continue
-            clear = [each for each in here if not each.ceiling < ROOM]
-            correlation = statistics.median(each.correlation for each in clear or here)
-            if correlation >= VALID:
+            got = f"a rank correlation of {held.correlation:.2f}"
+            if held.correlation < VALID and held.noisy:
+                what = "whose prediction can be told from the noise of the measured loss"
+                remedy = "use more samples and draws"
+            elif held.correlation < VALID:
+                what, remedy = "that predicts the measured loss", cure(self.words)
+            elif held.noisy or held.off <= SIZE:
                 continue
-            what = "expected curvature that predicts the measured loss"
-            cure = "use another operator such as 'gauss-newton', or read it at a larger radius alone"
-            if not clear:
-                what = "expected curvature whose prediction can be told from the noise of the measured loss"
-                cure = "use more samples and draws"
+            else:
+                what, remedy = "of the size of the measured loss", "read it as an order of directions alone"
+                got = f"a slope of {held.slope:.2g} (measured over predicted)"
+                if held.off > HOPELESS:
+                    what, remedy = "of the sign and size of the measured loss", cure(self.words)
             warnings.warn(
-                f"{what}, of model '{self.operator.landscape.model.name}', got a rank correlation of "
-                f"{correlation:.2f} along {where} directions from the {self.words}; {cure}",
+                f"expected curvature {what}, of model '{model}', got {got} along {where} directions from the "
+                f"{self.words}; {remedy}",
                 CurvatureWarning,
                 stacklevel=2,
             )

@@ -36,9 +36,16 @@ class Inputs:
         self.logit_scale = logit_scale
         self.blocks = len(samples)
         self.size = samples.x[0].numel()
-        norms: Tensor = torch.linalg.vector_norm(samples.x.flatten(1).double(), dim=1)  # [N]
+        # Padding behind a sequence's end is no part of an input.
+        self._there = _valid(samples)  # [N, D]
+        norms: Tensor = torch.linalg.vector_norm(samples.x.flatten(1).double() * self._there, dim=1)  # [N]
         self._norms = norms.clamp(min=1e-12)
         self._fast: FastLogits | None = None
+
+    def take(self, count: int) -> Inputs:
+        """The losses of the first so many samples, in one chunk."""
+        few = self.samples.take(min(count, len(self.samples)))
+        return Inputs(self.model, few, chunk=count, logit_scale=self.logit_scale)
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
         """The inputs [n, *], to be differentiated by."""
@@ -90,7 +97,7 @@ class Inputs:
 
     def direction(self, rng: Draws) -> Tensor:
         """A random direction for each sample, of the norm of its input, [N, D]."""
-        drawn = rng.normal(self.samples.index, (self.size,)).double()
+        drawn = rng.normal(self.samples.index, (self.size,)).double() * self._there
         lengths: Tensor = torch.linalg.vector_norm(drawn, dim=1)
         return drawn * (self._norms / lengths).unsqueeze(1)
 
@@ -100,11 +107,20 @@ class Inputs:
         return moves / self._norms
 
     def scale(self) -> Tensor:
-        """|x_n| in each coordinate of sample n, [N, D]."""
-        norms: Tensor = self._norms.unsqueeze(1).to(self.model.device)
-        return norms.expand(self.blocks, self.size)
+        """|x_n| in each coordinate of sample n, zero in padding, [N, D]."""
+        found: Tensor = self._norms.unsqueeze(1) * self._there
+        return found.expand(self.blocks, self.size).to(self.model.device)
 
     def _moved(self, offset: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
         for chunk in self.chunks:
             moved = chunk.x.double() + offset[chunk.rows].reshape(chunk.x.shape).to(chunk.x.device)
             yield chunk, moved.to(chunk.x.dtype)
+
+
+def _valid(samples: Dataset) -> Tensor:
+    """1 for each value at a valid step, 0 for padding: [N, D], or [N, 1] where there is none."""
+    if samples.lengths is None:
+        return torch.ones(len(samples), 1, dtype=torch.float64)
+    steps = torch.arange(samples.x.shape[1])
+    there = (steps < samples.lengths[:, None]).double()  # [N, T]
+    return there.repeat_interleave(samples.x[0, 0].numel(), dim=1)

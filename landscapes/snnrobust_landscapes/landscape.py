@@ -16,6 +16,9 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.model import SpikingModel
 
+#: What moves of relative norm 1 are counted in, by space.
+RADIUS: dict[str, str] = {"weights": "filter-relative radius", "inputs": "input-relative radius"}
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -82,6 +85,9 @@ class Landscape(Protocol):
     blocks: int
     space: str
     logit_scale: float
+
+    def take(self, count: int) -> Landscape:
+        """The loss of the first so many samples, in one chunk."""
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
         """Fresh tensors that the loss of `chunk` is to be differentiated by: parameters, or the inputs [n, *]."""

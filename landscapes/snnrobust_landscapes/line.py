@@ -13,6 +13,8 @@ from snnrobust.model import SpikingModel
 from snnrobust.partial import Partial
 from snnrobust.results import Artifact, Profile, Record
 from snnrobust_landscapes import slices
+from snnrobust_landscapes.landscape import Landscape
+from snnrobust_landscapes.settings import require_counts, require_positive
 
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
@@ -54,14 +56,21 @@ class Line:
     resumable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        slices.check_counts(self, {"points": 3, "samples": 1, "chunk": 1})
+        require_counts(self, points=3, samples=1, chunk=1)
         slices.check_odd(self.points)
-        slices.check_positive(self, "radius", "logit_scale")
-        slices.check_directions((self.direction,), self.space, self.operator)
+        require_positive(self, "radius", "logit_scale")
+        slices.check_names((self.direction,), self.space, self.operator)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless there are training data and weights to move."""
+        """Raises unless there are training data with a finite loss, weights to move, and the direction asked for.
+
+        Raises:
+            InputError: For what is missing, a loss that is not finite, or an operator that does not fit the net.
+            PluginError: If the surrogate can't be differentiated as the operator asks.
+        """
         slices.check_fits(model, data, self.space)
+        with model.session():
+            slices.check_landscape(self._landscape(model, data), (self.direction,), self.operator)
 
     def measure(
         self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
@@ -72,28 +81,20 @@ class Line:
         grid = np.linspace(-self.radius, self.radius, self.points)
         grid[self.points // 2] = 0.0
         with model.session():
-            landscape = slices.slice_landscape(
-                model,
-                data,
-                space=self.space,
-                samples=self.samples,
-                chunk=self.chunk,
-                logit_scale=self.logit_scale,
-            )
-            (along,) = slices.directions((self.direction,), landscape, (rng.sub("direction"),), self.operator, kept)
-            values = slices.walked(
-                self.points, lambda k: landscape.loss(grid[k] * along), kept, len(landscape.chunks[0].y)
-            )
-        unit, name, count = (
-            slices.UNITS[self.space],
-            slices.about(self.direction, self.operator),
-            len(landscape.samples),
-        )
+            landscape = self._landscape(model, data)
+            found = slices.directions((self.direction,), landscape, (rng.sub("direction"),), self.operator, kept)
+            along, chunk = found[0].along, len(landscape.chunks[0].y)
+            values = slices.walked(self.points, lambda k: landscape.loss(grid[k] * along), kept, chunk)
+        unit, name = slices.UNITS[self.space], slices.about(self.direction, self.operator)
+        count = len(landscape.samples)
         yield Profile(
             x=grid,
             values={"loss": values[:, 0], "accuracy": values[:, 1]},
             axis=f"direction, {name} / {unit}",
-            caption=f"{slices.described(landscape)} on a line through the {self.space}, {slices.LENGTHS[self.space]}",
+            caption=(
+                f"{slices.described(landscape)} on a line through the {self.space}, {slices.LENGTHS[self.space]}"
+                f"{slices.doubts(found)}"
+            ),
         )
         threat = f"line of direction: {name}" + (", inputs" if self.space == "inputs" else "")
         middle = float(values[self.points // 2, 0])
@@ -101,3 +102,8 @@ class Line:
         yield Record("loss", middle, count=count, threat=threat)
         for metric, value in (("loss_rise", rise.max()), ("loss_rise_mean", rise.mean())):
             yield Record(metric, float(value), count=count, strength=self.radius, unit=unit, threat=threat)
+
+    def _landscape(self, model: SpikingModel, data: EvaluationData) -> Landscape:
+        return slices.slice_landscape(
+            model, data, space=self.space, samples=self.samples, chunk=self.chunk, logit_scale=self.logit_scale
+        )

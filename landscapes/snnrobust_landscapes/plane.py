@@ -14,6 +14,7 @@ from snnrobust.partial import Partial
 from snnrobust.results import Artifact, Record, Surface
 from snnrobust_landscapes import slices
 from snnrobust_landscapes.landscape import Landscape, Loss
+from snnrobust_landscapes.settings import require_counts, require_positive
 
 if TYPE_CHECKING:
     from snnrobust.evaluation_data import EvaluationData
@@ -68,14 +69,21 @@ class Plane:
     resumable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        slices.check_counts(self, {"points": 3, "samples": 1, "chunk": 1})
+        require_counts(self, points=3, samples=1, chunk=1)
         slices.check_odd(self.points)
-        slices.check_positive(self, "radius", "logit_scale")
-        slices.check_directions((self.first, self.second), self.space, self.operator)
+        require_positive(self, "radius", "logit_scale")
+        slices.check_names(self._names, self.space, self.operator)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless there are training data and weights to move."""
+        """Raises unless there are training data with a finite loss, weights to move, and the directions asked for.
+
+        Raises:
+            InputError: For what is missing, a loss that is not finite, or an operator that does not fit the net.
+            PluginError: If the surrogate can't be differentiated as the operator asks.
+        """
         slices.check_fits(model, data, self.space)
+        with model.session():
+            slices.check_landscape(self._landscape(model, data), self._names, self.operator)
 
     def measure(
         self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
@@ -89,33 +97,39 @@ class Plane:
         ring = self.radius / 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         where = np.concatenate([np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2), ring])  # [Y X + 16, (a, b)]
         with model.session():
-            landscape = slices.slice_landscape(
-                model,
-                data,
-                space=self.space,
-                samples=self.samples,
-                chunk=self.chunk,
-                logit_scale=self.logit_scale,
-            )
+            landscape = self._landscape(model, data)
             rngs = rng.sub("first direction"), rng.sub("second direction")
-            first, second = slices.directions((self.first, self.second), landscape, rngs, self.operator, kept)
+            found = slices.directions(self._names, landscape, rngs, self.operator, kept)
+            first, second = (each.along for each in found)
 
             def loss(k: int) -> Loss:
                 return landscape.loss(where[k, 0] * first + where[k, 1] * second)
 
             values = slices.walked(len(where), loss, kept, len(landscape.chunks[0].y))
-        yield self._surface(grid, values[:-_RING].reshape(self.points, self.points, 2), landscape)
+        yield self._surface(grid, values[:-_RING].reshape(self.points, self.points, 2), landscape, slices.doubts(found))
         yield from self._records(values, len(landscape.samples))
 
-    def _surface(self, grid: np.ndarray, cells: np.ndarray, landscape: Landscape) -> Surface:
+    @property
+    def _names(self) -> tuple[str, str]:
+        return self.first, self.second
+
+    def _landscape(self, model: SpikingModel, data: EvaluationData) -> Landscape:
+        return slices.slice_landscape(
+            model, data, space=self.space, samples=self.samples, chunk=self.chunk, logit_scale=self.logit_scale
+        )
+
+    def _surface(self, grid: np.ndarray, cells: np.ndarray, landscape: Landscape, doubts: str) -> Surface:
         unit = slices.UNITS[self.space]
-        names = [slices.about(each, self.operator) for each in (self.first, self.second)]
+        names = [slices.about(each, self.operator) for each in self._names]
         return Surface(
             x=grid,
             y=grid,
             values={"loss": cells[..., 0], "accuracy": cells[..., 1]},
             axes=(f"first direction, {names[0]} / {unit}", f"second direction, {names[1]} / {unit}"),
-            caption=f"{slices.described(landscape)} on a plane through the {self.space}, {slices.LENGTHS[self.space]}",
+            caption=(
+                f"{slices.described(landscape)} on a plane through the {self.space}, {slices.LENGTHS[self.space]}"
+                f"{doubts}"
+            ),
         )
 
     def _records(self, values: np.ndarray, count: int) -> Iterable[Record]:
@@ -128,7 +142,7 @@ class Plane:
             yield Record(metric, float(value), count=count, strength=self.radius / 2, unit=unit, threat=plane)
 
     def _name(self) -> str:
-        if (self.first, self.second, self.space) == ("random", "random", "weights"):
+        if (*self._names, self.space) == ("random", "random", "weights"):
             return PLANE
-        names = " and ".join(slices.about(each, self.operator) for each in (self.first, self.second))
+        names = " and ".join(slices.about(each, self.operator) for each in self._names)
         return f"plane of directions: {names}" + (", inputs" if self.space == "inputs" else "")

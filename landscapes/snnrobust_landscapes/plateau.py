@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from snnrobust.draws import Draws
@@ -25,7 +26,11 @@ class Plateau:
     """How flat the loss is around the weights, along random filter-normalised directions in the hidden weights.
 
     Attributes:
-        width: Median over directions of the width of the plateau, in filter-relative radius.
+        width: Median over directions of the width of the plateau, in filter-relative radius; a lower bound of it where
+            `high` is infinite.
+        low: Lower end of a 95 % interval of the median over directions: order statistics, which assume nothing of how
+            widths are spread. Of 8 directions these are the smallest and the largest.
+        high: Upper end; infinite where it falls on a direction to a side of which no loss changes within `reach`.
         distinct: Different mean losses at `points` points, evenly spaced over -reach to reach, on the first direction.
         points: How many points these are.
         reach: Largest radius that was tried.
@@ -33,22 +38,12 @@ class Plateau:
     """
 
     width: float
+    low: float
+    high: float
     distinct: int
     points: int
     reach: float
     directions: int
-
-    @property
-    def resolution(self) -> float:
-        """The least width that can be told from zero."""
-        return 2 * math.ldexp(self.reach, -DOUBLINGS)
-
-    @property
-    def unresolved(self) -> str:
-        """Whether the width is "below" what can be told or "above" what was looked at; "" for one that is known."""
-        if self.width <= self.resolution:
-            return "below"
-        return "above" if self.width >= 2 * self.reach else ""
 
 
 def plateau(
@@ -87,9 +82,13 @@ def plateau(
     if not bool(along[0].any()):
         return None
     here = landscape.loss(torch.zeros_like(mask)).losses
-    widths = [_edge(landscape, here, d, reach) + _edge(landscape, here, -d, reach) for d in along]
+    flat, changed = zip(*(_width(landscape, here, d, reach) for d in along), strict=True)
+    # At 95 % the median lies between the order statistics number `rank` from either end (David & Nagaraja 2003, 7.1).
+    rank = max(1, int(stats.binom.ppf(0.025, directions, 0.5)))
     return Plateau(
-        width=statistics.median(widths),
+        width=statistics.median(flat),
+        low=sorted(flat)[rank - 1],
+        high=sorted(changed)[-rank],
         distinct=distinct_losses(landscape, along[0], points, reach),
         points=points,
         reach=reach,
@@ -138,22 +137,31 @@ def _hidden_mask(landscape: Weights) -> Tensor:
     return landscape.flatten(parts)
 
 
-def _edge(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> float:
-    """The radius up to which no sample's loss changes; 0 if it has at the least radius, `reach` if it never does."""
+def _width(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
+    """Width over which no sample's loss changes along a direction, and one over which it has on both sides."""
+    ahead, behind = (_edge(landscape, here, side * direction, reach) for side in (1, -1))
+    return ahead[0] + behind[0], ahead[1] + behind[1]
+
+
+def _edge(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
+    """The radius up to which no sample's loss changes, and one at which it has.
+
+    The first is 0 if it has at the least radius, the second infinite if it has not at `reach`.
+    """
 
     def same(radius: float) -> bool:
         return torch.equal(landscape.loss(radius * direction).losses, here)
 
-    flat = 0.0
+    flat, changed = 0.0, math.inf
     for doubling in range(DOUBLINGS, -1, -1):
         radius = math.ldexp(reach, -doubling)
         if not same(radius):
+            changed = radius
             break
         flat = radius
-    if flat in (0.0, reach):
-        return flat
-    changed = 2 * flat
+    if flat == 0 or math.isinf(changed):
+        return flat, changed
     for _ in range(HALVINGS):
         middle = (flat + changed) / 2
         flat, changed = (middle, changed) if same(middle) else (flat, middle)
-    return flat
+    return flat, changed

@@ -18,10 +18,11 @@ from snnrobust.draws import Draws, global_rng
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.model import SpikingModel
 from snnrobust.results import Artifact, Record
-from snnrobust_landscapes.curvature import require_count, require_positive, require_share
 from snnrobust_landscapes.evidence import Evidence
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.weights import Weights
+from snnrobust_landscapes.settings import require_counts, require_positive, require_shares
+from snnrobust_landscapes.trial import require_finite, tried
+from snnrobust_landscapes.weights import Weights, moving
 
 if TYPE_CHECKING:
     from snnrobust.data import Dataset
@@ -37,7 +38,8 @@ class PyHessian:
     """Leading eigenvalues and trace as PyHessian finds them (Yao et al. 2020, arXiv 1912.07145).
 
     The operator is the *formal surrogate Hessian*: what differentiating the surrogate gradient once more returns, for
-    the mean cross entropy of the training data over the parameters that have a gradient. It is symmetric, but not the
+    the mean cross entropy of the training data over the parameters that require a gradient, or over all where none does
+    (such a net is measured as if it were trainable). It is symmetric, but not the
     Hessian of the loss, which is piecewise constant in most weights of an SNN. It depends on the second derivative of
     the surrogate and misleads where that is sharp: on a small SpikingJelly net it understated the curvature at a finite
     scale threefold with ATan(alpha=2) and had the wrong sign with ATan(alpha=4). A neuron whose backward pass is a
@@ -81,25 +83,37 @@ class PyHessian:
     draws: int = 8
 
     def __post_init__(self) -> None:
-        least = {"top": 1, "probes": 2, "samples": 1, "iterations": 2, "chunk": 1, "directions": 8, "draws": 2}
-        for name, count in least.items():
-            require_count(name, getattr(self, name), count)
-        require_share("tolerance", self.tolerance)
-        require_positive("logit_scale", self.logit_scale, "give what training used")
+        require_counts(self, top=1, probes=2, samples=1, iterations=2, chunk=1, directions=8, draws=2)
+        require_shares(self, "tolerance")
+        require_positive(self, "logit_scale")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises if PyHessian or training data is missing, or the net has too few parameters."""
-        self._require(model, data)
+        """Raises unless there are PyHessian, training data with a finite loss, and parameters enough.
 
-    def _require(self, model: SpikingModel, data: EvaluationData) -> None:
+        Raises:
+            InputError: For what is missing.
+            MissingExtraError: Without PyHessian.
+            PluginError: If the surrogate can't be differentiated twice.
+        """
+        train = self._require(model, data)
+        with model.session():
+            landscape = self._landscape(model, data, train)
+            require_finite(landscape)
+            tried(Formal(), landscape)
+
+    def _require(self, model: SpikingModel, data: EvaluationData) -> Dataset:
         _pyhessian()
-        data.training("curvature")
-        count = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
+        train = data.training("curvature")
+        count = sum(p.numel() for p in moving(model).values())
         if count < self.top:
             raise InputError(
-                f"expected at least top={self.top} parameters that require a gradient in model '{model.name}', "
-                f"got {count}; measure a net with trainable parameters"
+                f"expected at least top={self.top} parameters in model '{model.name}', got {count}; "
+                f"ask for fewer eigenvalues, or measure a net with parameters"
             )
+        return train.take(min(self.samples, len(train)))
+
+    def _landscape(self, model: SpikingModel, data: EvaluationData, train: Dataset) -> Weights:
+        return Weights(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
 
     def measure(
         self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial
@@ -110,17 +124,16 @@ class PyHessian:
             InputError: If the net has too few parameters or its loss is not finite.
             PluginError: If the surrogate can't be differentiated twice, or PyHessian returns NaN.
         """
-        self._require(model, data)
-        train = data.training("curvature")
-        train = train.take(min(self.samples, len(train)))
+        train = self._require(model, data)
         with model.session():
             with ExitStack() as stack:
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(_dtype(model.dtype))
                 stack.enter_context(global_rng(rng.number("pyhessian"), model.device))
                 stack.enter_context(_no_gradients_kept(list(model.net.parameters())))
+                stack.enter_context(_requiring_gradients(list(moving(model).values())))
                 records, vectors = self._found(model, train)
-            landscape = Weights(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
+            landscape = self._landscape(model, data, train)
             shared = Draws(rng.seed, "curvature").sub("weights", "whole")
             operator = Formal().on(landscape, 0.0, shared)
             flat = torch.stack([landscape.flatten([each.get(name) for name in landscape.names]) for each in vectors])
@@ -182,7 +195,7 @@ class _Batch(nn.Module):
 
 def _used(model: SpikingModel, train: Dataset, x: Tensor, y: Tensor) -> list[nn.Parameter]:
     """The parameters that the loss depends on; PyHessian fails on any other, whose part of the matrix is zero."""
-    parameters = [p for p in model.net.parameters() if p.requires_grad]
+    parameters = list(moving(model).values())
     loss = functional.cross_entropy(model.logits(x, keys=train.index, lengths=train.lengths), y)
     if not torch.isfinite(loss):
         raise InputError(
@@ -222,6 +235,19 @@ def _no_gradients_kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for p, gradient in zip(parameters, kept, strict=True):
             p.grad = gradient
+
+
+@contextmanager
+def _requiring_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Makes parameters require a gradient: PyHessian passes over any that does not."""
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_()
+    try:
+        yield
+    finally:
+        for p, required in zip(parameters, before, strict=True):
+            p.requires_grad_(required)
 
 
 @contextmanager

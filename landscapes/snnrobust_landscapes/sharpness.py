@@ -22,6 +22,10 @@ from snnrobust_landscapes import slices
 from snnrobust_landscapes.ball import Ball
 from snnrobust_landscapes.climb import Climb
 from snnrobust_landscapes.curvature import Space
+from snnrobust_landscapes.directions import surrogate_gradient
+from snnrobust_landscapes.landscape import RADIUS, Landscape
+from snnrobust_landscapes.settings import positive, require_counts, require_positive
+from snnrobust_landscapes.trial import require_finite
 from snnrobust_landscapes.weights import Weights
 
 if TYPE_CHECKING:
@@ -30,8 +34,8 @@ if TYPE_CHECKING:
 
 #: What strengths are measured in, by space and ball.
 UNITS = {
-    "weights": {"relative": "filter-relative radius", "L2": "L2 radius", "elementwise": "weight-relative radius"},
-    "inputs": {"relative": "input-relative radius", "L2": "L2 radius"},
+    "weights": {"relative": RADIUS["weights"], "L2": "L2 radius", "elementwise": "weight-relative radius"},
+    "inputs": {"relative": RADIUS["inputs"], "L2": "L2 radius"},
 }
 #: Name of a sharpness -> at each radius, the rises whose mean it is: [N], or one for each random direction.
 Curves = dict[str, list[Tensor]]
@@ -97,17 +101,24 @@ class Sharpness:
     def __post_init__(self) -> None:
         for name in ("radii", "rho", "asam_rho"):
             value: Any = getattr(self, name)
-            if not isinstance(value, Sequence) or not value or not all(map(_positive, value)):
+            if not isinstance(value, Sequence) or not value or not all(map(positive, value)):
                 raise InputError(f"expected {name} > 0, one or more, got {value!r}; give radii")
             object.__setattr__(self, name, tuple(sorted(set(value))))  # a list, as a configuration file has it
-        slices.check_counts(self, {"steps": 1, "directions": 2, "samples": 2, "chunk": 1})
-        slices.check_positive(self, "logit_scale")
+        require_counts(self, steps=1, directions=2, samples=2, chunk=1)
+        require_positive(self, "logit_scale")
         if self.space not in UNITS:
             raise InputError(f"expected space to be one of {', '.join(UNITS)}, got {self.space!r}; choose one")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless there are training data, two at least, and weights that can be moved."""
+        """Raises an `InputError` unless there are training data, two at least, and weights that can be moved.
+
+        The loss and its surrogate gradient must be finite, and the gradient must not be zero.
+        """
         self._require(model, data)
+        with model.session():
+            landscape = self._landscape(model, data)
+            require_finite(landscape)
+            surrogate_gradient(landscape)
 
     def _require(self, model: SpikingModel, data: EvaluationData) -> None:
         slices.check_fits(model, data, self.space)
@@ -124,16 +135,14 @@ class Sharpness:
         """
         self._require(model, data)
         with model.session():
-            landscape = slices.slice_landscape(
-                model,
-                data,
-                space=self.space,
-                samples=self.samples,
-                chunk=self.chunk,
-                logit_scale=self.logit_scale,
-            )
-            found = _Found(self, Climb(landscape, self.steps, Partial() if kept is None else kept), rng)
+            climb = Climb(self._landscape(model, data), self.steps, Partial() if kept is None else kept)
+            found = _Found(self, climb, rng)
             return [*found.in_filters(), *found.in_l2(), *found.elementwise()]
+
+    def _landscape(self, model: SpikingModel, data: EvaluationData) -> Landscape:
+        return slices.slice_landscape(
+            model, data, space=self.space, samples=self.samples, chunk=self.chunk, logit_scale=self.logit_scale
+        )
 
 
 class _Found:
@@ -215,7 +224,3 @@ class _Found:
 def _half_width(values: np.ndarray) -> float:
     """Half the width of the 95 % interval of a mean, Student's t."""
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

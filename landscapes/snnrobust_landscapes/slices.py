@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.model import SpikingModel
 from snnrobust.partial import Partial
-from snnrobust_landscapes.directions import NAMES, direction, orthogonal
+from snnrobust_landscapes.directions import NAMES, Direction, direction, orthogonal, require_eigenvectors
 from snnrobust_landscapes.inputs import Inputs
-from snnrobust_landscapes.landscape import Landscape, Loss
+from snnrobust_landscapes.landscape import RADIUS, Landscape, Loss
 from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.trial import require_finite
 from snnrobust_landscapes.weights import Weights, moving
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snnrobust_landscapes.operators.operator import Kind
 
 #: What a step of 1 along a direction is.
-UNITS: dict[str, str] = {"weights": "filter-normalised radius", "inputs": "input-normalised radius"}
+UNITS = RADIUS
 #: How long directions are, for captions.
 LENGTHS: dict[str, str] = {
     "weights": "filters moving by about their own norm at 1. The loss of a spiking net is piecewise constant at small "
@@ -56,24 +56,26 @@ def directions(
     rngs: Sequence[Draws],
     operator: str | Mapping[str, Any] | Kind,
     kept: Partial,
-) -> torch.Tensor:
-    """The directions of a slice, [K, P] or [K, N, D], kept so that all points of a resumed one lie on the same.
+) -> list[Direction]:
+    """The directions of a slice, on the CPU, kept so that all points of a resumed one lie on the same.
 
     The k-th eigenvector among them is that of the k-th eigenvalue. One that is not random is at right angles to those
     before it.
     """
-    if (held := kept.get("directions")) is not None:
-        return torch.from_numpy(held)
-    found: list[torch.Tensor] = []
+    held, unconverged = kept.get("directions"), kept.get("unconverged")
+    if held is not None and unconverged is not None:
+        return [Direction(torch.from_numpy(along), int(count)) for along, count in zip(held, unconverged, strict=True)]
+    found: list[Direction] = []
     for number, (name, rng) in enumerate(zip(names, rngs, strict=True)):
         rank = names[: number + 1].count("eigenvector")
-        each = direction(name, landscape, rng, operator, max(1, rank)).cpu()
+        each = direction(name, landscape, rng, operator, max(1, rank))
+        along = each.along.cpu()
         for before in found if name != "random" else ():
-            each = orthogonal(each, before, landscape).cpu()
-        found.append(each)
-    together = torch.stack(found)
-    kept.put("directions", together.numpy())
-    return together
+            along = orthogonal(along, before.along, landscape).cpu()
+        found.append(Direction(along, each.unconverged))
+    kept.put("unconverged", np.array([each.unconverged for each in found]))
+    kept.put("directions", torch.stack([each.along for each in found]).numpy())
+    return found
 
 
 def walked(points: int, loss: Callable[[int], Loss], kept: Partial, chunk: int) -> np.ndarray:
@@ -108,20 +110,10 @@ def about(name: str, operator: str | Mapping[str, Any] | Kind) -> str:
     return f"eigenvector of the {kind(operator).name}" if name == "eigenvector" else name
 
 
-def check_counts(settings: object, least: Mapping[str, int]) -> None:
-    """Raises an `InputError` for a setting that is no whole number, or smaller than it may be."""
-    for name, lowest in least.items():
-        value = getattr(settings, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise InputError(f"expected {name} to be a whole number >= {lowest}, got {value!r}; give a count")
-
-
-def check_positive(settings: object, *names: str) -> None:
-    """Raises an `InputError` for a setting that is not finite and positive."""
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise InputError(f"expected a finite {name} > 0, got {value!r}; give a positive number")
+def doubts(found: Sequence[Direction]) -> str:
+    """What captions say of eigenvectors that have not converged; nothing where all have."""
+    count = sum(each.unconverged for each in found)
+    return f" {count} of its eigenvectors {'has' if count == 1 else 'have'} not converged." if count else ""
 
 
 def check_odd(points: int) -> None:
@@ -130,11 +122,13 @@ def check_odd(points: int) -> None:
         raise InputError(f"expected an odd number of points, got {points}; use {points + 1}")
 
 
-def check_directions(names: Sequence[str], space: str, operator: str | Mapping[str, Any] | Kind) -> None:
-    """Raises an `InputError` for an unknown direction, space or operator."""
+def check_names(names: Sequence[str], space: str, operator: str | Mapping[str, Any] | Kind) -> None:
+    """Raises an `InputError` for an unknown direction, space or operator, or for the same direction twice."""
     for name in names:
         if name not in NAMES:
             raise InputError(f"expected a direction among {', '.join(NAMES)}, got {name!r}; choose one")
+    if names.count("adversarial") > 1:
+        raise InputError(f"expected directions that span a plane, got {' and '.join(names)}; choose another for one")
     if space not in UNITS:
         raise InputError(f"expected space to be one of {', '.join(UNITS)}, got {space!r}; choose one")
     kind(operator)
@@ -149,3 +143,18 @@ def check_fits(model: SpikingModel, data: EvaluationData, space: str) -> None:
             f"expected weights of two axes or more in model '{model.name}', got none that are not zero; "
             f"filter normalisation has nothing to move"
         )
+
+
+def check_landscape(landscape: Landscape, names: Sequence[str], operator: str | Mapping[str, Any] | Kind) -> None:
+    """Raises unless the loss is finite, and directions of these names can be had.
+
+    Raises:
+        InputError: For a loss or gradient that is not finite, a gradient of zeros, or an operator that is not
+            symmetric, that the net does not allow or that has too few eigenvectors.
+        PluginError: If the surrogate can't be differentiated as the operator asks.
+    """
+    require_finite(landscape)
+    if "adversarial" in names:
+        direction("adversarial", landscape, Draws(0, "trial"))
+    if count := names.count("eigenvector"):
+        require_eigenvectors(landscape, operator, count)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.results import Record
-from snnrobust_landscapes.curvature import Curvature, Solved, mean_interval, require_count, require_share
+from snnrobust_landscapes.curvature import Curvature, Solved, mean_interval
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.operators.smoothed import SmoothedHessian
+from snnrobust_landscapes.settings import require_counts, require_shares
 from snnrobust_landscapes.solvers import trace as solver
 
 
@@ -25,7 +26,7 @@ class Trace(Curvature):
     Of the smoothed loss it is the closed form of `SmoothedHessian.trace`, and the interval is over that operator's own
     draws. It is the mean of the traces at all scales up to sigma; see there.
 
-    In inputs: the mean over samples, with the interval over samples.
+    In inputs: the mean over samples, with the interval over samples (a percentile bootstrap).
 
     Attributes:
         relative: Standard error to stop at, relative to the trace.
@@ -40,24 +41,29 @@ class Trace(Curvature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_share("relative", self.relative)
-        require_count("products", self.products, 2 * solver.LEAST)
+        require_shares(self, "relative")
+        require_counts(self, products=2 * solver.LEAST)
 
     def solve(self, operator: Operator, rng: Draws) -> Solved:
         """The trace with its interval."""
-        values, lows, highs = self._estimated(operator, rng)
-        landscape = operator.landscape
-        if landscape.space == "inputs":
-            interval = mean_interval(values.cpu().numpy())
-        else:
-            interval = float(values), float(lows), float(highs)
-        return Solved([Record("trace", *interval, len(landscape.samples))])
-
-    def _estimated(self, operator: Operator, rng: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Value and interval, [] in weights, [N] in inputs."""
         if isinstance(operator, SmoothedHessian):
-            values, errors = operator.trace()
-            half = errors * float(stats.t.ppf(0.975, operator.differences.shape[1] - 1))
-            return values, values - half, values + half
+            return Solved([smoothed_trace(operator, rng)])
         found = solver.trace(operator, rng, relative=self.relative, most=self.products)
-        return found.values, found.lows, found.highs
+        return Solved([_record(operator, found.values, found.lows, found.highs, rng)])
+
+
+def smoothed_trace(operator: SmoothedHessian, rng: Draws) -> Record:
+    """The trace in closed form, with its 95 % interval: Student's t over draws in weights, over samples in inputs."""
+    values, errors = operator.trace()  # [blocks]
+    half = errors * float(stats.t.ppf(0.975, operator.differences.shape[1] - 1))
+    return _record(operator, values, values - half, values + half, rng)
+
+
+def _record(operator: Operator, values: Tensor, lows: Tensor, highs: Tensor, rng: Draws) -> Record:
+    """The record of a trace in weights, or of traces [N] in inputs."""
+    landscape = operator.landscape
+    if landscape.space == "inputs":
+        interval = mean_interval(values.cpu().numpy(), rng)
+    else:
+        interval = float(values), float(lows), float(highs)
+    return Record("trace", *interval, len(landscape.samples))

@@ -42,6 +42,8 @@ RADII = (0.01, 0.03, 0.1)
 UNIT = "filter-relative radius"
 #: Ways to split samples and points into halves, over which the ceiling is averaged.
 SPLITS = 20
+#: Groups of samples of which means are kept, so that memory does not grow with their number.
+GROUPS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +178,12 @@ def curvatures(
     kept: Partial | None = None,
     name: str = "",
 ) -> np.ndarray:
-    """Measured curvature of each sample's loss at each point around the origin, [n, draws, N].
+    """Measured curvature at each point around the origin, for each of up to `GROUPS` groups of samples, [n, draws, G].
 
-    Their mean over points and samples is c(d, radius).
+    In inputs all samples are one group.
+
+    Groups are random, and their sizes differ by one at most; each is summed up and divided by N / G, so that the mean
+    over points and groups is c(d, radius).
 
     Args:
         landscape: The loss.
@@ -190,9 +195,11 @@ def curvatures(
         name: Under which name; the chunk size, on which values hang, is added to it.
     """
     name = f"{name}, {landscape.chunks[0].rows.stop} at a time"
+    # In inputs each sample has a direction of its own: samples have nothing in common that halves could share.
+    groups = grouped(len(landscape.samples), rng) if landscape.blocks == 1 else [np.arange(landscape.blocks)]
     found = None if kept is None else kept.get(name)
     if found is None:
-        found = np.full((len(directions), draws, len(landscape.samples)), np.nan, dtype=np.float32)
+        found = np.full((len(directions), draws, len(groups)), np.nan)
     for draw in range(draws):
         if np.isfinite(found[:, draw]).all():
             continue  # kept from an earlier attempt
@@ -200,10 +207,17 @@ def curvatures(
         here = landscape.loss(point).losses
         for row, direction in enumerate(directions):
             ahead, behind = (landscape.loss(point + side * radius * direction).losses for side in (1.0, -1.0))
-            found[row, draw] = ((ahead + behind - 2 * here) / radius**2).numpy()
+            each = ((ahead + behind - 2 * here) / radius**2).numpy()
+            found[row, draw] = [each[group].sum() * len(groups) / len(each) for group in groups]
         if kept is not None:
             kept.put(name, found)
     return found
+
+
+def grouped(count: int, rng: Draws) -> list[np.ndarray]:
+    """0..count-1 in up to `GROUPS` random groups."""
+    order = rng.sub("groups").uniform(torch.tensor([0]), (count,))[0].argsort().numpy()
+    return np.array_split(order, min(GROUPS, count))
 
 
 def _compared(where: Where, radius: float, ahead: np.ndarray, values: np.ndarray, rng: Draws) -> Agreement:
@@ -212,22 +226,22 @@ def _compared(where: Where, radius: float, ahead: np.ndarray, values: np.ndarray
 
 
 def ceiling(values: np.ndarray, rng: Draws) -> float:
-    """The noise ceiling of measured curvatures [n, draws, N]; 0 where the halves have nothing in common.
+    """The noise ceiling of measured curvatures [n, draws, G]; 0 where the halves have nothing in common.
 
-    Of a single sample, or of means over samples [n, draws, 1], halves are those of the points alone.
+    Of one group of all samples, [n, draws, 1], halves are those of the points alone.
 
     Args:
         values: As from `curvatures`, for two points at least.
         rng: Draws of the splits.
     """
-    n, draws, samples = values.shape
+    n, draws, groups = values.shape
     whole = values.mean(axis=(1, 2), dtype=np.float64)
     if n < 3 or draws < 2 or whole.var() == 0:
         return float("nan")
     common = []
     for split in range(SPLITS):
         points = _halves(rng.sub("split points", split), draws)
-        rows = _halves(rng.sub("split samples", split), samples) if samples > 1 else (np.array([0]), np.array([0]))
+        rows = _halves(rng.sub("split samples", split), groups) if groups > 1 else (np.array([0]), np.array([0]))
         one, other = (
             values[:, at][:, :, of].mean(axis=(1, 2), dtype=np.float64) for at, of in zip(points, rows, strict=True)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ class Weights:
         self._module = _Net(model)
         self._fast: FastLogits | None = None
         self._passes: Sequence[Chunk] = self.chunks
+
+    def take(self, count: int) -> Weights:
+        """The loss of the first so many samples, in one chunk."""
+        few = self.samples.take(min(count, len(self.samples)))
+        return Weights(self.model, few, chunk=count, logit_scale=self.logit_scale, chosen=self.theta.__contains__)
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
         """The parameters, to be differentiated by."""
@@ -158,19 +163,24 @@ class Weights:
         apart = torch.cat([fast(chunk.x, chunk) for chunk in self.chunks[:times]])
         return joined if torch.equal(fast(joined[0].x, joined[0]), apart) else self.chunks
 
-    @contextmanager
-    def _placed(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """`weights` in the place of the parameters' data.
+    def _placed(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return placed(self._parameters, weights)
 
-        The very parameters are kept, so that a twin, which may hold references to them, sees the weights too.
-        """
-        try:
-            for name, value in weights.items():
-                self._parameters[name].data = value
-            yield
-        finally:
-            for name, value in self.theta.items():
-                self._parameters[name].data = value
+
+@contextmanager
+def placed(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """`values`, by name, in the place of the data of those `tensors`.
+
+    The very tensors are kept, so that a twin, which may hold references to them, sees the values too.
+    """
+    before = {name: tensors[name].data for name in values}
+    try:
+        for name, value in values.items():
+            tensors[name].data = value
+        yield
+    finally:
+        for name, value in before.items():
+            tensors[name].data = value
 
 
 def moving(model: SpikingModel) -> dict[str, nn.Parameter]:

@@ -241,6 +241,20 @@ def test_another_content_is_another_run(tmp_path: Path) -> None:
         list(made.measure(tiny_model(), EvaluationData(data, data, data, 4), RNG))
 
 
+def test_a_run_is_the_same_wherever_the_file_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    here, there = (saved(conv(), path) for path in (tmp_path / "end.pt", tmp_path / "folder" / "moved.pt"))
+    Path(there).write_bytes(Path(here).read_bytes())
+    first, second = Connectivity(here), Connectivity(there)
+    assert first == second
+    assert repr(first) == repr(second)
+    assert str(tmp_path) not in repr(first)
+    assert load("connectivity", checkpoint=here).settings() == load("connectivity", checkpoint=there).settings()
+    other = Connectivity(saved(pair()[0], tmp_path / "end.pt"))  # control: another content at the same path
+    assert first != other
+    assert repr(first) != repr(other)
+
+
 def test_conformance(tmp_path: Path) -> None:
     path = saved(tiny_model().net, tmp_path / "end.pt")
     check_plugin("connectivity", checkpoint=path, points=3)

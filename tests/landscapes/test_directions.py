@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -17,10 +19,13 @@ from snnrobust.data import Dataset
 from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.wrapping import wrap
+from snnrobust_landscapes import directions
 from snnrobust_landscapes.directions import NAMES, direction, orthogonal, surrogate_gradient
+from snnrobust_landscapes.evidence import CurvatureWarning
 from snnrobust_landscapes.inputs import Inputs
 from snnrobust_landscapes.landscape import Landscape
 from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.solvers.lanczos import lanczos
 from snnrobust_landscapes.weights import Weights
 
 RNG = Draws(0, "directions")
@@ -62,20 +67,20 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_directions_have_relative_norm_one_and_come_again(space: str, name: str) -> None:
     with landscape(space) as here:
-        found = direction(name, here, RNG)
+        found = direction(name, here, RNG).along
         assert found.shape == here.scale().shape
         assert found.dtype == torch.float64
         assert torch.allclose(here.relative_norm(found), torch.ones(here.blocks, dtype=torch.float64), atol=1e-6)
-        assert torch.equal(direction(name, here, RNG), found)
+        assert torch.equal(direction(name, here, RNG).along, found)
         if name == "random":
             assert torch.equal(found, here.direction(RNG))
-            assert not torch.equal(direction(name, here, RNG.sub("other")), found)
+            assert not torch.equal(direction(name, here, RNG.sub("other")).along, found)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_the_adversarial_direction_is_the_steepest_of_relative_norm_one(space: str) -> None:
     with landscape(space) as here:
-        found, gradient = direction("adversarial", here, RNG), surrogate_gradient(here)
+        found, gradient = direction("adversarial", here, RNG).along, surrogate_gradient(here)
         rival = here.direction(RNG) + 0.1 * found
         rival = rival / here.relative_norm(rival).reshape(-1, *[1] * (rival.ndim - 1))
         along = (gradient * found).sum(-1)
@@ -90,7 +95,7 @@ def test_the_adversarial_direction_is_the_steepest_of_relative_norm_one(space: s
 @pytest.mark.parametrize("operator", ["gauss-newton", "formal"])
 def test_eigenvectors_are_those_of_the_explicit_matrix(space: str, rank: int, operator: str) -> None:
     with landscape(space) as here:
-        found = direction("eigenvector", here, RNG, operator, rank)
+        found = direction("eigenvector", here, RNG, operator, rank).along
         values, vectors = torch.linalg.eigh(dense(here, operator))
         at = values.abs().argsort(dim=1, descending=True)[:, rank - 1]  # [blocks]
         wanted = vectors[torch.arange(here.blocks), :, at].reshape(found.shape)
@@ -102,7 +107,7 @@ def test_eigenvectors_are_those_of_the_explicit_matrix(space: str, rank: int, op
 @pytest.mark.parametrize("space", SPACES)
 def test_the_second_direction_is_at_right_angles_and_in_the_same_plane(space: str) -> None:
     with landscape(space) as here:
-        first, second = direction("adversarial", here, RNG), direction("eigenvector", here, RNG)
+        first, second = (direction(name, here, RNG).along for name in ("adversarial", "eigenvector"))
         assert (cosines(first, second).abs() > 0.05).any()  # control: they depend on each other
         turned = orthogonal(second, first, here)
         assert (cosines(first, turned).abs() < 1e-9).all()
@@ -113,7 +118,7 @@ def test_the_second_direction_is_at_right_angles_and_in_the_same_plane(space: st
 
 def test_two_eigenvectors_stay_as_they_are() -> None:
     with landscape("weights") as here:
-        first, second = (direction("eigenvector", here, RNG, rank=rank) for rank in (1, 2))
+        first, second = (direction("eigenvector", here, RNG, rank=rank).along for rank in (1, 2))
         assert torch.allclose(orthogonal(second, first, here), second, atol=1e-3)
 
 
@@ -127,7 +132,7 @@ def test_what_a_direction_has_of_the_first_makes_no_difference(seed: int, factor
 
 def test_parallel_directions_are_refused_and_parallel_samples_rest() -> None:
     with landscape("weights") as here:
-        first = direction("adversarial", here, RNG)
+        first = direction("adversarial", here, RNG).along
         with pytest.raises(InputError, match="not parallel to the first"):
             orthogonal(-2 * first, first, here)
     with landscape("inputs") as here:
@@ -151,6 +156,17 @@ def test_parallel_directions_are_refused_and_parallel_samples_rest() -> None:
 def test_what_cannot_be_had(name: str, operator: str, rank: int, found: str) -> None:
     with landscape("weights") as here, pytest.raises(InputError, match=found):
         direction(name, here, RNG, operator, rank)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_what_has_not_converged_is_warned_of_and_counted(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with landscape(space) as here, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert direction("eigenvector", here, RNG).unconverged == 0  # control
+        monkeypatch.setattr(directions, "lanczos", partial(lanczos, most=2, tolerance=1e-12))
+        with pytest.warns(CurvatureWarning, match=f"got {here.blocks} of {here.blocks} that did not"):
+            found = direction("eigenvector", here, RNG)
+        assert found.unconverged == here.blocks
 
 
 def test_weights_of_zero_have_no_direction() -> None:

@@ -97,6 +97,31 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
         assert torch.equal(found, model.logits(chunk.x))
 
 
+@needs_kernels
+@torch.no_grad()
+def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin that is off wherever anything fires has the right bits at the weights of a silent net, and only there."""
+    outputs = Twin.outputs
+
+    def rounded(self: Twin, x: Tensor, **rest: Any) -> Tensor:
+        found = outputs(self, x, **rest)
+        return found if bool((found == found[:1]).all()) else torch.nextafter(found, found + 1)
+
+    monkeypatch.setattr(Twin, "outputs", rounded)
+    model, data = setting()
+    model.net[0].weight.data *= 1e-3
+    with model.session():
+        landscape = Weights(model, data, chunk=16)
+        chunk = landscape.chunks[0]
+        assert len(model.logits(chunk.x).unique(dim=0)) == 1
+        landscape.loss_at(landscape.theta)
+        passes, eager = sizes(monkeypatch, Twin), sizes(monkeypatch, SpikingModel)
+        louder = {name: each * (1e3 if name == "0.weight" else 1.0) for name, each in landscape.theta.items()}
+        losses = landscape.loss_at(louder).losses
+    assert losses.std() > 0
+    assert (passes, eager) == ([], [16] * 6 + [4])  # nor are chunks joined
+
+
 @torch.no_grad()
 def test_a_model_that_is_not_to_be_accelerated_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = setting(accelerate=False)

@@ -20,8 +20,9 @@ from snnrobust.testing import tiny_data, tiny_model
 from snnrobust.wrapping import wrap
 from snnrobust_landscapes.inputs import Inputs
 from snnrobust_landscapes.landscape import Landscape
-from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton, Spikes
+from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
+from snnrobust_landscapes.operators.jets import Spikes
 from snnrobust_landscapes.operators.operator import Kind
 from snnrobust_landscapes.solvers import gram
 from snnrobust_landscapes.solvers.gram import residual_root, rows, softmax_root, spectrum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from snnrobust.results import Profile, Record
 from snnrobust.task import load
 from snnrobust.testing import tiny_data, tiny_model
 from snnrobust.wrapping import wrap
+from snnrobust_landscapes import directions
+from snnrobust_landscapes.evidence import CurvatureWarning
 from snnrobust_landscapes.line import Line
 from snnrobust_landscapes.slices import UNITS
+from snnrobust_landscapes.solvers.lanczos import lanczos
 
 RNG = Draws(0, "line")
 
@@ -107,6 +111,18 @@ def test_a_spiking_loss_is_constant_at_small_scales() -> None:
     assert np.ptp(profile.values["loss"]) == 0
     further, _ = measured(Line(points=21, radius=1.0), tiny_model(), tiny())
     assert np.ptp(further.values["loss"]) > 1e-2  # control
+
+
+def test_an_eigenvector_that_has_not_converged_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Line(points=3, direction="eigenvector")
+    whole, _ = measured(plugin, tiny_model(), tiny())
+    assert "converged" not in whole.caption  # control
+    monkeypatch.setattr(directions, "lanczos", partial(lanczos, most=1, tolerance=1e-12))
+    kept = Partial()
+    with pytest.warns(CurvatureWarning, match="to converge within 1 products, got 1 of 1"):
+        profile, _ = measured(plugin, tiny_model(), tiny(), kept)
+    assert profile.caption.endswith("1 of its eigenvectors has not converged.")
+    assert measured(plugin, tiny_model(), tiny(), kept)[0].caption == profile.caption  # gone on with
 
 
 def test_settings_and_checks() -> None:

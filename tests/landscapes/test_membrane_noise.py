@@ -123,3 +123,34 @@ def test_it_does_not_depend_on_the_surrogate_nor_on_the_unit_of_the_membrane() -
 def test_settings_out_of_range(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         GaussNewton(**settings)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def temporal(padding: float) -> Dataset:
+    """Sequences of six steps, of which the last three are padding."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(20, 6, 60, generator=generator)
+    x[:, 3:] = padding
+    return Dataset.of(x, torch.randint(3, (20,), generator=generator), lengths=torch.full((20,), 3))
+
+
+def test_padding_of_sequences_is_not_watched() -> None:
+    own = wrap(model().net, encoder=None, bounds=(0, 5))
+    with own.session():
+        for space in (Weights, Inputs):
+            clean, padded = (space(own, temporal(padding)) for padding in (0.0, 5.0))
+            assert membrane_noise(clean, 0.1, RNG) == pytest.approx(membrane_noise(padded, 0.1, RNG))
+        assert torch.equal(clean.scale(), padded.scale())
+        assert torch.equal(clean.direction(RNG), padded.direction(RNG))
+        assert not padded.direction(RNG).reshape(20, 6, 60)[:, 3:].any()
+        assert torch.allclose(padded.relative_norm(padded.direction(RNG)), torch.ones(20).double())
+
+
+def test_it_does_not_depend_on_the_chunk_and_is_named_for_what_it_did() -> None:
+    own, data = model(), samples(80)
+    with own.session():
+        small, large = (membrane_noise(Inputs(own, data, chunk=chunk), 0.1, RNG) for chunk in (7, 80))
+        assert small == large
+        assert GaussNewton().on(Weights(own, data), 1.0, RNG).name.endswith("spikes blurred by moves of 0.1")
+    smooth = wrap(nn.Sequential(nn.Linear(60, 4), nn.Tanh(), nn.Linear(4, 3)).double(), layout="N")
+    with smooth.session():
+        assert GaussNewton().on(Weights(smooth, data), 1.0, RNG).name.endswith("own surrogates")

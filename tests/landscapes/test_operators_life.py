@@ -86,7 +86,10 @@ class Watched(Weights):
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
 @pytest.mark.parametrize(("memory", "most"), [(0.0, 0), (1.0, 5)])
-def test_graphs_are_kept_only_where_all_fit(each: Kind, memory: float, most: int) -> None:
+def test_graphs_are_kept_only_where_all_fit(
+    each: Kind, memory: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snnrobust_landscapes.operators.operator.TOGETHER", 0)  # else they go through in one
     own = model()
     gc.disable()  # no graph may wait for the collector
     try:
@@ -104,6 +107,18 @@ def test_graphs_are_kept_only_where_all_fit(each: Kind, memory: float, most: int
             assert sum(ref() is not None for ref in landscape.alive) == 0
     finally:
         gc.enable()
+
+
+def test_small_chunks_go_through_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = model()
+    with own.session():
+        landscape = Watched(own, samples(30), chunk=5)
+        landscape.alive, landscape.most = [], 0
+        v = torch.ones(1, landscape.size, dtype=torch.float64)
+        together = Formal().on(landscape, 1.0, RNG).apply(v)
+        assert len(landscape.alive) == 1
+        monkeypatch.setattr("snnrobust_landscapes.operators.operator.TOGETHER", 0)
+        assert torch.allclose(Formal().on(landscape, 1.0, RNG).apply(v), together, rtol=1e-10)
 
 
 def test_products_are_counted_per_vector() -> None:

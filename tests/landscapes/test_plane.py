@@ -212,7 +212,8 @@ def test_other_directions_and_spaces(first: str, second: str, space: Any) -> Non
     with model.session():
         kept = Partial()
         landscape = slices.slice_landscape(model, evaluation, space=space, samples=500, chunk=64, logit_scale=1.0)
-        one, two = slices.directions((first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", kept)
+        found = slices.directions((first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", kept)
+        one, two = (each.along for each in found)
         if second != "random":
             assert ((one * two).sum(-1).abs() < 1e-6 * one.norm(dim=-1) * two.norm(dim=-1) + 1e-12).all()
         there = landscape.relative_norm(one) > 0
@@ -256,6 +257,7 @@ def test_directions_are_kept_with_the_points() -> None:
     held = kept.get("directions")
     assert held is not None
     another = Partial()
+    another.put("unconverged", np.zeros(2))
     another.put("directions", held[::-1])
     swapped, *_ = Plane(points=3).measure(model, evaluation, RNG, another)
     plain, *_ = Plane(points=3).measure(model, evaluation, RNG)

@@ -45,29 +45,60 @@ def test_the_edges_are_where_the_spikes_flip() -> None:
     expected = (1 - 1 / 1.004) + (1 / 0.998 - 1)
     assert expected * (1 - 2.0**-HALVINGS) <= found.width <= expected + 1e-6  # inputs are float32
     assert found.distinct == 3  # none of two, both of two, and the one in between
-    assert (found.points, found.reach, found.directions, found.unresolved) == (401, 0.01, 8, "")
+    assert found.low <= expected + 1e-6  # every direction turns the one weight alike
+    assert expected - 1e-6 <= found.high <= expected * (1 + 2.0 ** (1 - HALVINGS))
+    assert (found.points, found.reach, found.directions) == (401, 0.01, 8)
     assert measured(model, data) == found
 
 
 def test_a_plateau_wider_than_was_looked_at() -> None:
     found = measured(*one_neuron(1.5, 0.5), reach=0.1, points=11)
     assert found is not None
-    assert (found.width, found.distinct, found.unresolved) == (pytest.approx(0.2), 1, "above")
+    assert (found.width, found.low, found.high) == (pytest.approx(0.2), pytest.approx(0.2), math.inf)
+    assert found.distinct == 1
 
 
 def test_a_plateau_narrower_than_can_be_told() -> None:
     found = measured(*one_neuron(1.0, 1 - 2.0**-24))  # on the threshold, and a hair under it
     assert found is not None
-    assert found.resolution == 0.02 / 2**DOUBLINGS
-    assert (found.width, found.distinct, found.unresolved) == (0.0, 3, "below")
+    assert (found.width, found.low, found.high) == (0.0, 0.0, 0.02 / 2**DOUBLINGS)
+    assert found.distinct == 3
 
 
-def test_one_edge_alone_is_found() -> None:
+def test_one_edge_alone_is_a_lower_bound() -> None:
     model, data = one_neuron(1.004)
     found = measured(model, data, directions=3)
     assert found is not None
     assert found.width == pytest.approx(0.01 + 1 - 1 / 1.004, rel=2.0**-HALVINGS)
+    assert found.high == math.inf  # to the other side nothing changed
     assert found.distinct == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "censored", "low", "high"),
+    [
+        (8, 0, 1.0, 9.0),  # the smallest and the largest cover the median at 1 - 2 / 2^8
+        (8, 1, 1.0, math.inf),
+        (9, 0, 2.0, 9.0),  # from 9 on the outermost may go: 1 - 2 * 10 / 2^9 = .961
+        (9, 1, 2.0, 9.0),
+        (9, 2, 2.0, math.inf),
+        (1, 0, 1.0, 2.0),
+    ],
+)
+def test_the_interval_of_the_median_over_directions(
+    count: int, censored: int, low: float, high: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Direction k is flat up to k + 1 and has changed at k + 2; the last ones never change."""
+    numbers = iter(range(count))
+
+    def width(*_: object) -> tuple[float, float]:
+        k = next(numbers)
+        return k + 1.0, math.inf if k >= count - censored else k + 2.0
+
+    monkeypatch.setattr("snnrobust_landscapes.plateau._width", width)
+    found = measured(*one_neuron(1.004), directions=count, points=2)
+    assert found is not None
+    assert (found.width, found.low, found.high) == ((count + 1) / 2, low, high)
 
 
 def test_which_weights_are_hidden() -> None:

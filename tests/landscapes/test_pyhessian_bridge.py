@@ -242,6 +242,17 @@ def test_parameters_that_the_loss_does_not_use_change_nothing() -> None:
     assert idle == own
 
 
+def test_a_frozen_net_is_measured_as_if_it_were_trainable() -> None:
+    frozen, plugin = net().requires_grad_(False), PyHessian(samples=40, probes=5, top=2)
+    plugin.check(model(frozen), data(), load("pyhessian"))
+    assert numbers(measured(plugin, model(frozen), data())) == numbers(measured(plugin, model(net()), data()))
+    assert not any(p.requires_grad for p in frozen.parameters())
+    partly = net()
+    partly[0].requires_grad_(False)
+    assert numbers(measured(plugin, model(partly), data())) != numbers(measured(plugin, model(net()), data()))
+    assert [p.requires_grad for p in partly.parameters()] == [False, False, True, True]
+
+
 def test_float32_nets_work_and_fewer_samples_are_told() -> None:
     records = by_metric(measured(PyHessian(probes=3, samples=500), model(net().float()), data()))
     assert records["trace"].count == 40

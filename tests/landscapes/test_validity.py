@@ -83,7 +83,8 @@ def test_the_hessian_of_a_smooth_net_predicts_its_curvature(space: str) -> None:
     assert (small.where, small.radius, large.radius) == ("random", RADII[0], RADII[-1])
     assert small.correlation > 0.98
     assert small.slope == pytest.approx(1, abs=0.05)
-    assert 0.5 < small.ceiling <= 1  # other samples would curve otherwise: this one knows its own
+    # In weights other samples would curve otherwise; this operator knows its own.
+    assert (0.5 if space == "weights" else 0.98) < small.ceiling <= 1
     assert small.by_point.mean(axis=1) == pytest.approx(small.measured)
     assert ceiling(small.by_point[:, :, None], RNG) > 0.98  # but does not hang on the points
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,11 +16,11 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError
 from snnrobust.spike_gradient import SpikeGradient
 from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust_landscapes.operators.jets import Spikes, fused
 from snnrobust_landscapes.operators.membrane_noise import Blurred, membrane_noise
+from snnrobust_landscapes.operators.nodes import own_slopes
 from snnrobust_landscapes.operators.operator import OPAQUE, Chunked, Operator, pulled_back
 
-#: Makes a context that sets how spikes pass gradients.
-Spikes = Callable[[], AbstractContextManager[object]]
 #: A symmetric matrix [K, K] for each sample, times vectors [n, K]; made from softmax p [n, K] and labels y [n].
 Middle = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 
@@ -68,16 +68,18 @@ class GaussNewton:
 
     def on(self, landscape: Landscape, memory: float, rng: Draws) -> Operator:
         """The operator of this landscape; `rng` for the moves that surrogates are matched to."""
-        spikes = self.spikes(landscape, rng)
-        return Sandwich(landscape, memory, name=self.name, middle=softmax_curvature, spikes=spikes)
+        blurred = self._blurred(landscape, rng)
+        name = self.name if blurred or self.surrogate == "own" else GaussNewton("own").name  # nothing to blur
+        return _sandwich(landscape, memory, name, softmax_curvature, blurred)
 
     def spikes(self, landscape: Landscape, rng: Draws) -> Spikes:
         """Makes a context in which spikes pass gradients by these surrogates."""
+        return _by(landscape, self._blurred(landscape, rng))
+
+    def _blurred(self, landscape: Landscape, rng: Draws) -> dict[str, Blurred]:
+        """The surrogates of the nodes that do not keep their own."""
         noise = {} if self.surrogate == "own" else membrane_noise(landscape, self.radius, rng)
-        if not noise:
-            return nullcontext
-        net = landscape.model.net
-        return lambda: SpikeGradient(net, {name: Blurred(deviation) for name, deviation in noise.items()})
+        return {name: Blurred(deviation) for name, deviation in noise.items()}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,29 @@ class Fisher:
 
     def on(self, landscape: Landscape, memory: float, rng: Draws) -> Operator:
         """The operator of this landscape; exact, no draws."""
-        return Sandwich(landscape, memory, name=self.name, middle=gradient_square)
+        return _sandwich(landscape, memory, self.name, gradient_square, {})
+
+
+def _sandwich(
+    landscape: Landscape, memory: float, name: str, middle: Middle, blurred: Mapping[str, Blurred]
+) -> Sandwich:
+    """The operator with these surrogates in place of the nodes' own, on fused nodes where there are any."""
+
+    def build(on: Landscape, spikes: Spikes) -> Sandwich:
+        return Sandwich(on, memory, name=name, middle=middle, spikes=spikes)
+
+    slopes = own_slopes(landscape.model) | {node: each.derivative for node, each in blurred.items()}
+
+    def rest(fast: set[str]) -> AbstractContextManager[object]:
+        return _by(landscape, {node: each for node, each in blurred.items() if node not in fast})()
+
+    return build(landscape, fused(landscape, build, _by(landscape, blurred), slopes, second=False, rest=rest))
+
+
+def _by(landscape: Landscape, blurred: Mapping[str, Blurred]) -> Spikes:
+    """Makes a context in which spikes of these nodes pass gradients by these surrogates."""
+    net = landscape.model.net
+    return (lambda: SpikeGradient(net, blurred)) if blurred else nullcontext
 
 
 def softmax_curvature(p: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:

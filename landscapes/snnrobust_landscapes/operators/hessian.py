@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust_landscapes.operators.jets import Spikes, fused
+from snnrobust_landscapes.operators.nodes import own_slopes
 from snnrobust_landscapes.operators.operator import Chunked, Operator, pulled_back
 
 
@@ -30,7 +33,13 @@ class Formal:
 
     def on(self, landscape: Landscape, memory: float, rng: Draws) -> Operator:
         """The operator of this landscape; exact, no draws."""
-        return Hessian(landscape, memory, name=self.name)
+
+        def build(on: Landscape, spikes: Spikes) -> Hessian:
+            return Hessian(on, memory, name=self.name, spikes=spikes)
+
+        slopes = own_slopes(landscape.model)
+        spikes = fused(landscape, build, nullcontext, slopes, second=True, rest=lambda _: nullcontext())
+        return build(landscape, spikes)
 
 
 class Hessian(Chunked):

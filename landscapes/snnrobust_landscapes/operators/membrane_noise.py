@@ -17,11 +17,12 @@ from torch import Tensor
 
 from snnrobust.draws import Draws
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_landscapes.landscape import Landscape
+from snnrobust_landscapes.inputs import Inputs
+from snnrobust_landscapes.landscape import Chunk, Landscape
 from snnrobust_landscapes.weights import Weights
 
-#: Random directions in which membranes are watched.
-DIRECTIONS = 4
+#: Random directions in which membranes are watched, and samples.
+DIRECTIONS, SAMPLES = 4, 64
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Blurred:
 
 
 def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str, float]:
-    """Root mean square move of each spiking node's membrane potential at the threshold, by the node's name.
+    """Root mean square move of each spiking node's membrane potential when it fires or not, by the node's name.
 
-    Over all its neurons and steps, the first chunk of samples, and random filter-normalised directions of the whole
+    Over all its neurons, valid steps, the first `SAMPLES` samples, and random filter-normalised directions of the whole
     net's weights (or of inputs) at `radius`. Spikes that flip in earlier layers are part of it.
 
     Args:
@@ -68,13 +69,21 @@ def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str,
     if model.adapter is None or not model.adapter.nodes(model.net):
         return {}
     # A layer's diagonal block is one of the whole net's matrix: the noise is that of the whole net.
-    whole = Weights(model, landscape.samples) if landscape.space == "weights" else landscape
-    chunk, own = whole.chunks[0], Draws(rng.seed, "membrane noise")
+    few = landscape.samples.take(min(SAMPLES, len(landscape.samples)))
+    whole = (Weights if landscape.space == "weights" else Inputs)(model, few, chunk=SAMPLES)
+    (chunk,), own = whole.chunks, Draws(rng.seed, "membrane noise")
     directions = [radius * whole.direction(own.sub(k)) for k in range(DIRECTIONS)]
     before = whole.membranes(torch.zeros_like(directions[0]), chunk)
-    moved = [whole.membranes(direction, chunk) for direction in directions]
-    squares = {
-        name: torch.stack([(each[name] - there).double().square().mean() for each in moved]).mean()
-        for name, there in before.items()
-    }
-    return {name: float(square.sqrt()) for name, square in squares.items() if square > 0}
+    squares = dict.fromkeys(before, 0.0)
+    for direction in directions:
+        for name, there in whole.membranes(direction, chunk).items():
+            squares[name] += float(_valid((there - before[name]).double().square(), chunk).mean()) / DIRECTIONS
+    return {name: math.sqrt(square) for name, square in squares.items() if square > 0}
+
+
+def _valid(values: Tensor, chunk: Chunk) -> Tensor:
+    """Values [n, T, *] at the valid steps of each sample, [..., *]."""
+    if chunk.lengths is None:
+        return values
+    steps = torch.arange(values.shape[1], device=values.device)
+    return values[steps < chunk.lengths.to(values.device)[:, None]]

@@ -6,6 +6,7 @@ from torch import nn
 
 from snnrobust.adapters import Adapter
 from snnrobust.errors import InputError
+from snnrobust.kernels.derivative import Derivative
 from snnrobust.model import SpikingModel
 
 
@@ -27,3 +28,11 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
             f"{type(model.net).__name__}; use operator='gauss-newton' or 'formal'"
         )
     return adapter, nodes
+
+
+def own_slopes(model: SpikingModel) -> dict[str, Derivative]:
+    """The surrogate derivatives of a model's nodes, where these are known functions."""
+    adapter = model.adapter
+    nodes = {} if adapter is None else adapter.nodes(model.net)
+    found = {name: None if adapter is None else adapter.derivative(node) for name, node in nodes.items()}
+    return {name: slope for name, slope in found.items() if slope is not None}

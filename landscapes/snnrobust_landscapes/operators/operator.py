@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -14,9 +15,16 @@ from snnrobust.draws import Draws
 from snnrobust.errors import InputError, PluginError
 from snnrobust.memory import GIB
 from snnrobust.pool import out_of_memory
-from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust_landscapes.landscape import Chunk, Landscape, chunked
 
 OPAQUE = "gradients that know nothing of how they came about"
+
+
+#: Samples whose graph is measured, and bytes beside those that graphs save, as a factor.
+TRIAL, BESIDE = 4, 2.0
+#: Bytes of a graph whose samples go through the net together. Of small nets, where the time is that of the calls, more
+#: samples cost nothing; of large ones, more leave the processor's caches.
+TOGETHER = 128 * 2**20
 
 
 class Operator(Protocol):
@@ -106,7 +114,7 @@ class Chunked:
         self.products = 0
         self._spikes = spikes
         self._budget = memory * GIB
-        self._keeps: bool | None = None  # not known before the first graph
+        self._keeps = False  # known with the chunks
         self._kept: dict[int, Graph] = {}
 
     def _graph(self, leaves: Sequence[Tensor], logits: Tensor, chunk: Chunk) -> Graph:
@@ -128,8 +136,8 @@ class Chunked:
 
     def _applied(self, vectors: Tensor, transposed: bool) -> Tensor:
         out = torch.zeros_like(vectors)
-        for number, chunk in enumerate(self.landscape.chunks):
-            graph = self._take(number)
+        for number, chunk in enumerate(self._chunks):
+            graph = self._take(number, chunk)
             multiply = graph.transposed if transposed else graph.product
             for rows, tangents in self.landscape.parts(vectors, chunk):
                 with torch.enable_grad(), self._differentiating():
@@ -144,12 +152,26 @@ class Chunked:
         self.products += len(vectors) if self.landscape.blocks == 1 else 1
         return out
 
-    def _take(self, number: int) -> Graph:
-        chunk = self.landscape.chunks[number]
-        if self._keeps is None:
+    @cached_property
+    def _chunks(self) -> Sequence[Chunk]:
+        """The samples in chunks as large as graphs of `TOGETHER` bytes allow; at least those of the landscape."""
+        landscape, model = self.landscape, self.landscape.model
+        own, samples = len(landscape.chunks[0].y), len(landscape.samples)
+        key = "bytes of a graph", self.name, landscape.space, landscape.size
+        each = model.kept.get(key)
+        if each is None:
+            few = landscape.take(min(own, TRIAL))
             with _saved() as bytes_saved:
-                self._built(chunk)
-            self._keeps = bytes_saved() * len(self.landscape.chunks) <= self._budget
+                self._built(few.chunks[0])
+            each = BESIDE * bytes_saved() / len(few.samples)
+        if model.in_session:
+            model.kept[key] = each
+        self._keeps = each * samples <= self._budget
+        # A net that draws from global generators is keyed by its batch.
+        whole = 1 if model.foreign_randomness else max(1, int(TOGETHER / max(each, 1.0)) // own)
+        return chunked(model, landscape.samples, whole * own)
+
+    def _take(self, number: int, chunk: Chunk) -> Graph:
         if not self._keeps:
             return self._built(chunk)
         if number not in self._kept:

@@ -17,7 +17,8 @@ from snnrobust.memory import GIB
 from snnrobust.model import even_parts
 from snnrobust.pool import out_of_memory
 from snnrobust_landscapes.landscape import Chunk, Landscape
-from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton, Spikes
+from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
+from snnrobust_landscapes.operators.jets import Spikes
 from snnrobust_landscapes.operators.operator import Kind
 
 #: Most rows of a Gram matrix: with 25,000 weights it takes a slow core 5 seconds then, and its eigenvalues one.
