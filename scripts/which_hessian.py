@@ -140,9 +140,16 @@ def cells(results: Mapping[Case, Any], operator: str, **wanted: Any) -> Iterator
                 yield each
 
 
-def share_of_ceiling(found: list[dict[str, Any]]) -> tuple[float, int]:
-    """Median of correlation over ceiling where the ceiling is high enough, and over how many."""
-    shares = [each["correlation"] / each["ceiling"] for each in found if (each["ceiling"] or 0) >= MEASURABLE]
+def share_of_ceiling(found: list[dict[str, Any]], ceiling: str = "ceiling") -> tuple[float, int]:
+    """Median of correlation over ceiling where the ceiling is high enough, and over how many.
+
+    Args:
+        found: Agreements.
+        ceiling: "ceiling", from halves disjoint in samples and points; or "ceiling_points", from halves of the points
+            alone, for which what these very samples have in common is no noise.
+    """
+    clear = [each for each in found if (each[ceiling] or 0) >= MEASURABLE and each["correlation"] is not None]
+    shares = [each["correlation"] / each[ceiling] for each in clear]
     return (float(np.median(shares)) if shares else float("nan")), len(shares)
 
 
@@ -150,15 +157,20 @@ def tables(results: Mapping[Case, Any]) -> Iterator[str]:
     """Markdown: over all nets by operator, place and radius; and by alpha and T."""
     places = list(product(("random", "leading"), RADII))
     yield "#### Rank correlation (noise ceiling), median over all nets\n"
-    yield "| operator | " + " | ".join(f"{where} {radius:g}" for where, radius in places) + " | share of ceiling |"
-    yield "| --- |" + " --- |" * (len(places) + 1)
+    yield (
+        "| operator | "
+        + " | ".join(f"{where} {radius:g}" for where, radius in places)
+        + " | share of ceiling | of that over points |"
+    )
+    yield "| --- |" + " --- |" * (len(places) + 2)
     for operator in OPERATORS:
         row = []
         for where, radius in places:
             found = list(cells(results, operator, where=where, radius=radius))
             row.append(f"{_median(found, 'correlation')} ({_median(found, 'ceiling')})")
-        share, count = share_of_ceiling(list(cells(results, operator)))
-        yield f"| {operator} | " + " | ".join(row) + f" | {share:.2f} of {count} |"
+        found = list(cells(results, operator))
+        shares = (share_of_ceiling(found, which) for which in ("ceiling", "ceiling_points"))
+        yield f"| {operator} | " + " | ".join(row) + "".join(f" | {s:.2f} ({count})" for s, count in shares) + " |"
     yield "\n#### Slope: measured curvature over predicted, median (10 % to 90 % of nets)\n"
     yield "| operator | " + " | ".join(f"{where} {radius:g}" for where, radius in places) + " |"
     yield "| --- |" + " --- |" * len(places)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from snnrobust.errors import SnnRobustError
+from snnrobust.warned import in_one_line
 
 app = typer.Typer(
     help="Robustness evaluation for spiking neural networks, with the evidence beside each number.",
@@ -129,10 +130,11 @@ def report(
 
 
 def main() -> None:
-    """Entry point: every failure becomes one line and a status of its own."""
+    """Entry point: every failure becomes one line and a status of its own, every warning one line."""
     try:
         # Standalone, typer would swallow an interruption; like this, some versions return 130 and others raise Abort.
-        status = app(standalone_mode=False)
+        with in_one_line():
+            status = app(standalone_mode=False)
     except _UsageError as error:
         error.show()
         sys.exit(error.exit_code)

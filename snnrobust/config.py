@@ -24,7 +24,7 @@ from snnrobust.data import Dataset, Splits
 from snnrobust.draws import global_rng
 from snnrobust.errors import InputError, InputTypeError, SnnRobustError
 from snnrobust.model import SpikingModel
-from snnrobust.registry import check_parameters
+from snnrobust.registry import check_parameters, path_parameters
 from snnrobust.task import Task, load
 from snnrobust.wrapping import wrap
 
@@ -119,8 +119,17 @@ class Config:
         return {"test": test, "train": rest.get("train"), "validation": rest.get("validation")}
 
     def load_tasks(self) -> list[Task]:
-        """The tasks, in order."""
-        return [load(**task) for task in self.tasks]
+        """The tasks, in order; their plugins' paths start at the folder.
+
+        Raises:
+            InputError: As from `sr.load`.
+        """
+        return [load(**(task | self._paths(task))) for task in self.tasks]
+
+    def _paths(self, task: dict[str, Any]) -> dict[str, str]:
+        """The settings of a task that are paths."""
+        names = [] if task["name"] == "clean" else path_parameters(task["name"])
+        return {name: str(self.folder / task[name]) for name in names if isinstance(task.get(name), str)}
 
     def _model(self, name: str, config: ModelConfig) -> SpikingModel:
         net = _call_factory(config.factory, config.arguments, self.folder, self.evaluate.seed)

@@ -6,6 +6,10 @@ recorded settings. The strengths at which it is applied belong to the `Task`, no
 Optimisers, perturbations, corruptions and measurements may have a hook `check(self, model, data, task)`: it gets the
 `SpikingModel`, the `EvaluationData` and the `Task` (its `strengths`, its `attack.norm`), is called before anything long
 starts, and raises an `InputError` if the plugin does not fit them.
+
+Fields that hold paths of files are named by a class attribute, `paths: ClassVar[tuple[str, ...]] = ("checkpoint",)`:
+those in a config file then start at its folder. They are best left out of the `repr`, with the digest of the content in
+their place, so that a run is the same wherever its files are.
 """
 
 from __future__ import annotations

@@ -100,6 +100,11 @@ def parameter_names(name: str) -> list[str]:
     return [field.name for field in dataclasses.fields(plugin_class) if field.init]
 
 
+def path_parameters(name: str) -> list[str]:
+    """Names of the fields of the plugin called `name` that hold paths of files, as its class attribute `paths` says."""
+    return list(getattr(_load(*_find(name)), "paths", ()))
+
+
 def check_parameters(name: str, given: dict[str, Any], known: list[str]) -> None:
     """Raises an `InputError` with the nearest known name if `given` holds an unknown parameter."""
     for parameter in given:

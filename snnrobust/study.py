@@ -14,6 +14,7 @@ from snnrobust.plan import Plan, make_plan
 from snnrobust.progress import shown
 from snnrobust.report import Report
 from snnrobust.store import Store
+from snnrobust.warned import in_one_line
 
 
 def plan(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
@@ -71,5 +72,6 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
 
 def _work(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
-    checked = plan(read(path), out, workers)
-    checked.execute(Store(out, checked.run), only=name, progress=False)
+    with in_one_line():  # nobody else is there to show them
+        checked = plan(read(path), out, workers)
+        checked.execute(Store(out, checked.run), only=name, progress=False)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnrobust import audit
-from snnrobust.audit.curvature import CONVERGED, SYMMETRIC, VALID, curvatures
+from snnrobust.audit.curvature import CONVERGED, HOPELESS, NOISE, SIZE, SYMMETRIC, VALID, curvatures
 from snnrobust.report import Report
 from snnrobust.report.page import write_page
 from snnrobust.results import Finding, Record
@@ -109,6 +109,41 @@ def test_an_operator_that_does_not_predict_the_loss_fails(random: Any, leading: 
     assert "larger radius" in found.remedy
 
 
+def slopes(where: str, *values: float) -> list[Record]:
+    return [replace(each, metric=f"validity_slope:{where}") for each in validity(where, *values)]
+
+
+@pytest.mark.parametrize(
+    ("random", "leading", "passed", "words"),
+    [
+        (1.0, 1.0, True, ""),
+        (SIZE, 1 / SIZE, True, ""),
+        (1.0, 8.0, True, "its size is off by a factor 8"),
+        (0.05, 1.0, True, "its size is off by a factor 20"),
+        (HOPELESS, 8.0, True, "its size is off by a factor 1e+02"),
+        (1.0, 1.01 * HOPELESS, False, "its size or sign is not that of the loss"),
+        (0.99 / HOPELESS, 1.0, False, "its size or sign is not that of the loss"),
+        (-1.0, 1.0, False, "its size or sign is not that of the loss"),
+        (1.0, 0.0, False, "its size or sign is not that of the loss"),
+        (math.nan, 1.0, True, ""),
+    ],
+)
+def test_the_right_order_of_the_wrong_size(random: float, leading: float, passed: bool, words: str) -> None:
+    held = (*validity("random", 0.9, 0.9, 0.9), *validity("leading", 0.8, 0.8, 0.8))
+    fit = (*slopes("random", *[random] * 3), *slopes("leading", *[leading] * 3))
+    found = findings(*eigenvalues(1.0), *held, *fit)["validity"]
+    assert (found.passed, found.value) == (passed, 0.8)
+    assert words in found.why
+    assert ("size" in found.why) == bool(words)
+
+
+def test_the_slope_of_noise_does_not_decide() -> None:
+    noise = [replace(each, metric="validity_ceiling:leading", value=0.1) for each in validity("leading", 0, 0, 0)]
+    held = (*validity("random", 0.9, 0.9, 0.9), *validity("leading", 0.8, 0.8, 0.8), *slopes("leading", -1, -1, -1))
+    assert findings(*held, *noise)["validity"].passed
+    assert not findings(*held)["validity"].passed
+
+
 def test_the_remedy_fits_the_operator_and_the_noise() -> None:
     noise = [Record("validity_ceiling:random", 0.2, strength=radius, threat="other") for radius in RADII]
     low = (*eigenvalues(1.0, operator="other"), *validity("random", 0.1, 0.1, 0.1, operator="other"))
@@ -166,8 +201,24 @@ def test_an_eigenvalue_that_has_not_converged_fails(residual: float, passed: boo
     np.testing.assert_allclose(found.value, residual / 40)
 
 
-def test_intervals_over_samples_are_no_residuals() -> None:
-    assert "converged" not in findings(*eigenvalues(2.0, residual=1.0, operator=f"{GGN}, inputs"))
+def test_in_inputs_the_largest_over_samples_tells_whether_it_converged() -> None:
+    inputs = f"{GGN}, inputs"
+    means = eigenvalues(2.0, residual=1.0, operator=inputs)  # an interval over samples
+    assert "converged" not in findings(*means)
+    for residual, passed in ((0.01, True), (1.0, False)):
+        (largest,) = eigenvalues(40.0, residual=residual, operator=inputs)
+        found = findings(*means, replace(largest, metric="eigenvalue_max:1"))["converged"]
+        assert (found.passed, found.value) == (passed, pytest.approx(residual / 40))
+
+
+@pytest.mark.parametrize("low", [math.nan, 2.9])
+def test_noise_of_draws_has_not_converged(low: float) -> None:
+    operator = f"smoothed, {NOISE} 200 draws in 2,410 weights"
+    (number,) = eigenvalues(3.0, residual=3.0 - low, operator=operator)
+    found = findings(number)["converged"]
+    assert found.passed is False
+    assert "fewer draws" in found.why
+    assert "draws" in found.remedy
 
 
 def test_a_matrix_of_zeros_has_converged() -> None:

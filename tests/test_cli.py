@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,21 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(
     error = capsys.readouterr().err
     assert error.startswith("snnrobust: expected files that can be read and written, got")
     assert error.count("\n") == 1
+
+
+def test_a_warning_is_one_line_without_the_place_it_comes_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cli_factory.py").write_text(
+        "import warnings\nfrom snnrobust.testing import tiny_model\n\n"
+        "def build():\n    warnings.warn('expected [b]calm[/b],\\n got ' + 'noise ' * 30)\n"
+        "    return tiny_model().net\n"
+    )
+    before = warnings.showwarning
+    assert call("probe", "study.toml", monkeypatch=monkeypatch) == 0
+    line = "snnrobust: warning: expected [b]calm[/b], got " + " ".join(["noise"] * 30) + "\n"
+    assert capsys.readouterr().err == line
+    assert warnings.showwarning is before
 
 
 def test_an_unexpected_error_is_one_line_and_status_3(

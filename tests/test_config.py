@@ -14,6 +14,7 @@ import torch
 
 import snnrobust as sr
 from snnrobust import config, study
+from snnrobust.errors import InputError
 from snnrobust.testing import tiny_data, tiny_model
 
 FACTORY = """
@@ -242,6 +243,23 @@ def test_weights_that_a_factory_draws_are_the_same_each_time(folder: Path) -> No
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
     (folder / "config.toml").write_text(text.replace("seed = 3", "seed = 4"))
     assert config.read(folder / "config.toml").load_models()["tiny"].fingerprint() != prints[0]
+
+
+def test_paths_of_plugins_start_at_the_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    found = []
+    for path in ("tiny.pt", str(folder / "tiny.pt")):
+        text = (
+            f"{CONFIG}\n[[tasks]]\nname = 'connectivity'\npoints = 3\ncheckpoint = '{path}'\n[[tasks]]\nname = 'clean'"
+        )
+        (folder / "config.toml").write_text(text)
+        found.append([task.settings() for task in config.read(folder / "config.toml").load_tasks()])
+    assert found[0] == found[1]
+    assert [each["name"] for each in found[0]] == ["pgd", "gaussian", "connectivity", "clean"]
+    assert str(folder) not in str(found)
+    with pytest.raises(InputError, match="No such file"):
+        sr.load("connectivity", checkpoint="tiny.pt")  # control: not from Python
 
 
 def test_the_root_of_data_starts_at_the_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

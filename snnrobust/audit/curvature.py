@@ -18,9 +18,13 @@ VALID = 0.5
 FEWEST = 5
 #: Noise ceiling under which what was measured is mostly noise, which no operator could predict.
 ROOM = 0.5
+#: Measured over predicted curvature: outside [1 / SIZE, SIZE] the size is off, though directions may be in order.
+SIZE = 5.0
+#: Outside [1 / HOPELESS, HOPELESS], and at 0 or below, a number says nothing whatever it orders.
+HOPELESS = 100.0
 #: Relative asymmetry that rounding in float32 stays under.
 SYMMETRIC = 1e-3
-#: Residual over the largest eigenvalue above which an eigenvalue has not converged.
+#: Error over the largest eigenvalue above which an eigenvalue has not converged.
 CONVERGED = 1e-2
 #: Metrics that are second-order numbers; the others of a measurement say how far to trust them.
 NUMBERS = ("eigenvalue", "eigenvalue_max", "trace")
@@ -28,6 +32,8 @@ NUMBERS = ("eigenvalue", "eigenvalue_max", "trace")
 DIRECTIONS = ("random", "leading")
 #: What the name of an operator says that makes no claim to be symmetric.
 ASYMMETRIC = "not symmetric"
+#: What the name of an operator says whose eigenvalues are noise of the draws that it is estimated from.
+NOISE = "eigenvalues noise of"
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,26 @@ class Validity:
     def noisy(self) -> bool:
         """Whether noise leaves too little room for any operator."""
         return self.ceiling < ROOM
+
+    @property
+    def off(self) -> float:
+        """By what factor, at least 1, predictions are too small or too large; infinite for a slope of 0 or below.
+
+        1 where no slope was measured.
+        """
+        if np.isnan(self.slope):
+            return 1.0
+        return max(self.slope, 1 / self.slope) if self.slope > 0 else float("inf")
+
+    @property
+    def predicts(self) -> bool | None:
+        """Whether directions are in the order of the measured loss, and of a size that is not hopeless.
+
+        None where that is not known, or can't be for noise.
+        """
+        if not self.known or self.noisy:
+            return None
+        return self.correlation >= VALID and self.off <= HOPELESS
 
 
 @dataclass(frozen=True)
@@ -92,21 +118,33 @@ class Curvature:
         count = max((each.count for each in held), default=0)
         radii = {each.strength for each in held if not np.isnan(each.value)}
         at = radii - {each.strength for each in room if each.value < ROOM} or radii
-        correlation, ceiling, fit = (_median([each for each in of if each.strength in at]) for of in (held, room, slope))
+        correlation, ceiling, fit = (
+            _median([each for each in of if each.strength in at]) for of in (held, room, slope)
+        )
         return Validity(correlation, ceiling, fit, count)
 
     @property
+    def held(self) -> list[Validity]:
+        """What is known along random and leading directions; noisy ones only where both are."""
+        known = [each for directions in DIRECTIONS if (each := self.validity(directions)).known]
+        return [each for each in known if not each.noisy] or known
+
+    @property
     def deciding(self) -> Validity:
-        """The smaller of the correlations along random and leading directions; noisy ones only where both are."""
-        held = [each for directions in DIRECTIONS if (each := self.validity(directions)).known]
-        clear = [each for each in held if not each.noisy]
-        return min(clear or held, key=lambda each: each.correlation, default=Validity(NAN, NAN, NAN, 0))
+        """The smaller of the correlations in `held`."""
+        return min(self.held, key=lambda each: each.correlation, default=Validity(NAN, NAN, NAN, 0))
 
     @property
     def predicts(self) -> bool | None:
-        """Whether it predicts the measured loss; None where that is not known, or can't be for noise."""
-        found = self.deciding
-        return None if not found.known or found.noisy else found.correlation >= VALID
+        """Whether it predicts the measured loss, in all of `held`; None where that is not known, or can't be."""
+        known = [each.predicts for each in self.held if each.predicts is not None]
+        return all(known) if known else None
+
+    @property
+    def off(self) -> float:
+        """By what factor its size is off, in the worse of `held`; 1 where that is within `SIZE`."""
+        worst = max((each.off for each in self.held), default=1.0)
+        return worst if worst > SIZE else 1.0
 
     @property
     def noisy(self) -> bool:
@@ -117,9 +155,9 @@ class Curvature:
     def residual(self) -> float:
         """The largest half-width of an eigenvalue's interval over the largest eigenvalue; NaN where none is known.
 
-        In inputs intervals are over samples, and say nothing of the solver.
+        In inputs, where intervals of means are over samples, that of the largest over samples.
         """
-        found = [] if self.operator.endswith(", inputs") else self.of("eigenvalue")
+        found = self.of("eigenvalue_max" if self.operator.endswith(", inputs") else "eigenvalue")
         if not found:
             return NAN
         widths, largest = [(each.high - each.low) / 2 for each in found], max(abs(each.value) for each in found)
@@ -149,16 +187,25 @@ def about_model(report: Report, model: str) -> list[Finding]:
     ]
 
 
+def cure(operator: str) -> str:
+    """What to do about an operator, by its name, that does not predict the measured loss."""
+    if operator.startswith("Gauss-Newton"):
+        return "read it at a larger radius alone, or measure the loss itself with sr.load('sharpness') or 'plane'"
+    return "read it at a larger radius alone, or use operator='gauss-newton'"
+
+
 def _validity(found: Curvature) -> Finding:
     words = [_told(found.validity(each), each) for each in DIRECTIONS]
     seen = "; ".join(each for each in words if each) or "no loss was measured along any direction, or none moved"
-    remedy = "read it at a larger radius"
+    remedy = cure(found.operator)
     if found.noisy:
         remedy = "measure with more samples and draws: what was measured is noise"
     elif found.predicts is None:
         remedy = "measure with sr.load('eigenvalues'), which holds its operator against measured losses"
-    elif not found.operator.startswith("Gauss-Newton"):
-        remedy += ", or use operator='gauss-newton'"
+    elif found.predicts and found.off > 1:
+        seen += f"; it orders directions as the loss does; its size is off by a factor {found.off:.2g}"
+    elif found.off > HOPELESS:
+        seen += "; by the slope, its size or sign is not that of the loss"
     return Finding(
         "curvature-validity",
         found.predicts,
@@ -196,17 +243,25 @@ def _symmetric(found: Curvature) -> list[Finding]:
 
 
 def _converged(found: Curvature) -> list[Finding]:
-    value = found.residual
-    if np.isnan(value):
+    value, noise = found.residual, NOISE in found.operator
+    if np.isnan(value) and not noise:
         return []
+    why = (
+        f"largest error of an eigenvalue (its residual |M v - value v|; for a smoothed loss the spread over draws too) "
+        f"over the largest eigenvalue, for {found.operator}"
+    )
+    remedy = "allow more products, and of a smoothed loss more draws, or ask for fewer eigenvalues"
+    if noise:
+        why += "; it was estimated from fewer draws than it has rows, and nothing says how far that is off"
+        remedy = "ask for its trace, or give it more draws than it has rows"
     return [
         Finding(
             "curvature-converged",
-            value <= CONVERGED,
+            not noise and value <= CONVERGED,
             value,
             CONVERGED,
-            f"largest residual |M v - value v| of an eigenvalue over the largest eigenvalue, for {found.operator}",
-            "allow more iterations, or ask for fewer eigenvalues",
+            why,
+            remedy,
             required=False,
             model=found.model,
             label=found.label,

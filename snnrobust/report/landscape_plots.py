@@ -93,7 +93,7 @@ def density(drawn: Spectrum, title: str) -> Figure:
 
 
 def eigenvalues(values: Mapping[str, np.ndarray], rows: Sequence[str], title: str, rows_are: str) -> Figure:
-    """Bars to the side of their sign, with their errors, one colour for each operator.
+    """Bars to the side of their sign, with their errors, one colour for each operator; hollow ones have no error.
 
     Args:
         values: Operator -> value, low and high of each row [R, 3]; NaN where it has none.
@@ -113,6 +113,8 @@ def eigenvalues(values: Mapping[str, np.ndarray], rows: Sequence[str], title: st
         bars = axes.barh(at, value, thick, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
         handles.append(bars.patches[0])
         known = np.isfinite(low) & np.isfinite(high)
+        for bar in (bars.patches[k] for k in np.flatnonzero(np.isfinite(value) & ~known)):
+            bar.set(facecolor="none", edgecolor=colour, linewidth=1, linestyle="--")
         if known.any():
             spread = np.maximum(0, [(value - low)[known], (high - value)[known]])
             axes.errorbar(value[known], at[known], xerr=spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import stats
 
-from snnrobust.audit.curvature import VALID, Curvature, curvatures
+from snnrobust.audit.curvature import HOPELESS, SIZE, VALID, Curvature, curvatures
 from snnrobust.report import landscape_plots, landscape_tables, plots, tables
 from snnrobust.report.report import Report
 from snnrobust.report.section import Picture, Section
@@ -16,6 +16,8 @@ from snnrobust.results import NAN, Artifact, Profile, Record, Scatter, Spectrum,
 
 Records = Sequence[Record]
 Kind = TypeVar("Kind", bound=Artifact)
+#: What has a colour of its own among eigenvalues: an operator in words, and the task.
+Bars = tuple[str, str]
 
 
 def surfaces(report: Report, records: Records) -> Section:
@@ -59,9 +61,10 @@ def curvature(report: Report, records: Records) -> Section:
         "changes. Error: the residual of an eigenvalue, the 95 % interval of a trace. Correlation: Spearman's, of the "
         "predicted with the measured change of the training loss along random and leading directions, median over "
         f"radii; of the most that the noise of the measurement leaves room for. Under {VALID} a number is marked. "
-        "Slope: measured over predicted; n: directions. Asymmetry: |M − Mᵀ| over |M|. Relaxation gap: the smooth net "
-        "minus the spiking one. Plateau width: how far the weights move, relative to their filters, before the loss "
-        "changes at all."
+        f"Slope: measured over predicted; beyond {SIZE:g}-fold the size is called off, and beyond {HOPELESS:g}-fold "
+        "or below 0 the number is marked too; n: directions. Asymmetry: |M − Mᵀ| over |M|. Relaxation gap: the smooth "
+        "net minus the spiking one. Plateau width: how far the weights move, relative to their filters, before the "
+        "loss changes at all."
     )
     return Section("Curvature", text, [landscape_tables.curvature(report), landscape_tables.validity(report)], pictures)
 
@@ -120,18 +123,20 @@ def _correlated(points: np.ndarray) -> str:
 
 def _eigenvalues(model: str, found: Sequence[Curvature]) -> list[Picture]:
     """Eigenvalues by rank for whole nets and inputs, the leading ones by layer."""
-    blocks: dict[str, dict[str, dict[str, Record]]] = {}  # kind -> operator -> row -> record
+    blocks: dict[str, dict[Bars, dict[str, Record]]] = {}  # kind -> operator and task -> row -> record
     for each in found:
         whole, _, layer = each.operator.partition(", layer ")
+        space = "inputs" if whole.endswith(", inputs") else "weights"
+        bars = whole.removesuffix(", inputs"), each.label
         for record in each.of("eigenvalue"):
             rank = record.metric.partition(":")[2]
             if not layer:
-                space = "inputs" if whole.endswith(", inputs") else "weights"
-                blocks.setdefault(f"eigenvalues, {space}", {}).setdefault(_operator(each, found), {})[rank] = record
+                blocks.setdefault(f"eigenvalues, {space}", {}).setdefault(bars, {})[rank] = record
             elif rank == "1":
-                blocks.setdefault("by layer", {}).setdefault(_operator(each, found), {})[layer] = record
+                blocks.setdefault("by layer", {}).setdefault(bars, {})[layer] = record
     pictures = []
-    for kind, operators in blocks.items():
+    for kind, drawn in blocks.items():
+        operators = {_operator(bars, list(drawn)): own for bars, own in drawn.items()}
         rows = list(dict.fromkeys(row for own in operators.values() for row in own))
         values = {name: np.array([_triple(own.get(row)) for row in rows]) for name, own in operators.items()}
         of = "Leading eigenvalue of each layer's block" if kind == "by layer" else "Eigenvalues"
@@ -139,16 +144,27 @@ def _eigenvalues(model: str, found: Sequence[Curvature]) -> list[Picture]:
         figure = landscape_plots.eigenvalues(
             values, rows, f"{model}: {kind}", "Layer" if kind == "by layer" else "Rank"
         )
-        caption = f"{model}: {of}, by operator, with their errors. Bars to the left are negative."
+        caption = f"{model}: {of}, by operator, with their errors. Bars to the left are negative.{_hollow(values)}"
         pictures.append(Picture(f"eigenvalues {model} {kind}", figure, caption, f"{of} of {model}: {told}"))
     return pictures
 
 
-def _operator(found: Curvature, every: Sequence[Curvature]) -> str:
-    """The operator without what is said of it, and the task where several tasks share it."""
-    name = found.operator.partition(", ")[0]
-    alike = [each for each in every if each.of("eigenvalue") and each.operator == found.operator]
-    return name if len(alike) == 1 else f"{name} ({found.label})"
+def _operator(bars: Bars, every: Sequence[Bars]) -> str:
+    """A name that no other bars of a figure have.
+
+    The operator without what is said of it, or with it where that tells operators apart; the task stands beside it
+    where several share the operator.
+    """
+    operator, label = bars
+    alike = [each for each, _ in every if each.partition(", ")[0] == operator.partition(", ")[0]]
+    name = operator.partition(", ")[0] if len(set(alike)) == 1 else operator
+    return name if alike.count(operator) == 1 else f"{name} ({label})"
+
+
+def _hollow(values: dict[str, np.ndarray]) -> str:
+    """What captions say of values [R, 3] whose low and high are not known; nothing where all are."""
+    bare = any(bool((np.isfinite(v[:, 0]) & ~np.isfinite(v[:, 1:]).all(axis=1)).any()) for v in values.values())
+    return " The error of hollow bars is not known." if bare else ""
 
 
 def _triple(record: Record | None) -> tuple[float, float, float]:

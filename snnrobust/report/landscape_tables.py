@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from snnrobust.audit.curvature import DIRECTIONS, Curvature, Validity, curvatures
+from snnrobust.audit.curvature import DIRECTIONS, NOISE, Curvature, Validity, curvatures
 from snnrobust.report.report import Report
 from snnrobust.report.tables import Cell, Row, Table, number, quantity, select, strength
 from snnrobust.results import Record
@@ -24,6 +24,7 @@ _PREDICTS = {
     None: Cell("not held against the measured loss", badge="doubtful"),
 }
 _NOISY = Cell("the measured curvature is noise", badge="doubtful")
+_DRAWS = Cell("noise of its draws", badge="untrustworthy")
 
 
 def curvature(report: Report) -> Table:
@@ -35,15 +36,14 @@ def curvature(report: Report) -> Table:
     for model in report.models:
         for found in curvatures(report, model):
             beside = [
-                _NOISY if found.noisy else _PREDICTS[found.predicts],
                 *(_validity(found.validity(each)) for each in DIRECTIONS),
                 _first(found, "asymmetry"),
                 _gap(found),
-                _first(found, "plateau_width", _distinct(found)),
+                _plateau(found),
             ]
-            rows = [Row(_name(each), [_value(found, each), *beside]) for each in found.numbers]
+            rows = [Row(_name(each), [_value(found, each), _badge(found, each), *beside]) for each in found.numbers]
             name = f"{model}, {found.label}: {found.operator}"
-            groups.append((name, rows or [Row("no number", [Cell("–"), *beside])]))
+            groups.append((name, rows or [Row("no number", [Cell("–"), _badge(found), *beside])]))
     columns = ["Number", "Value and error", "Validity", *(f"Correlation, {each}" for each in DIRECTIONS)]
     columns += ["Asymmetry", "Relaxation gap", "Plateau width"]
     return Table("Curvature: model, task and operator of each number", columns, groups, frozenset({2}))
@@ -132,6 +132,17 @@ def _name(record: Record) -> str:
     return f"{_NUMBERS[name]} {rank}".strip().replace(" ", "\u00a0")
 
 
+def _badge(found: Curvature, record: Record | None = None) -> Cell:
+    """Whether its operator predicts the measured loss, or a number says nothing of it."""
+    if record is not None and record.metric.startswith("eigenvalue") and NOISE in found.operator:
+        return _DRAWS
+    if found.noisy:
+        return _NOISY
+    if found.predicts and found.off > 1:
+        return Cell(f"orders directions, size off {found.off:.2g}-fold", badge="doubtful")
+    return _PREDICTS[found.predicts]
+
+
 def _value(found: Curvature, record: Record) -> Cell:
     """A number with its error; an eigenvalue's imaginary part beside it."""
     half = (record.high - record.low) / 2
@@ -149,9 +160,23 @@ def _validity(held: Validity) -> Cell:
     return Cell(f"{held.correlation:.2f}{room}", f"slope {number(held.slope)}, n {held.count:,}")
 
 
-def _first(found: Curvature, metric: str, interval: str = "") -> Cell:
+def _first(found: Curvature, metric: str) -> Cell:
     values = found.of(metric)
-    return Cell(number(values[0].value), interval) if values else Cell("–")
+    return Cell(number(values[0].value)) if values else Cell("–")
+
+
+def _plateau(found: Curvature) -> Cell:
+    """A plateau's width with its interval, a bound where that is all there is, and how many values the loss takes."""
+    values = found.of("plateau_width")
+    if not values:
+        return Cell("–")
+    width, text = values[0], number(values[0].value)
+    interval = "" if math.isnan(width.low) else f"{number(width.low)} to {number(width.high)}"
+    if math.isinf(width.high):
+        text, interval = f"≥ {text}", f"from {number(width.low)} on"
+    elif width.value == 0 and width.high > 0:
+        text, interval = f"< {number(width.high)}", ""
+    return Cell(text, "; ".join(each for each in (interval, _distinct(found)) if each))
 
 
 def _gap(found: Curvature) -> Cell:

@@ -216,6 +216,21 @@ def test_two_tasks_on_one_operator_are_told_apart(made: Any) -> None:
     assert f"{GGN} (few) 40; {GGN} (many) 41" in alt
 
 
+def test_operators_that_shorten_to_one_name_are_told_apart(made: Any) -> None:
+    """Each keeps a bar of its own: by what is said of it, and by its task where that is the same too."""
+    own, blurred = (f"Gauss-Newton matrix, {what}" for what in ("own surrogates", "spikes blurred by moves of 0.1"))
+    for space in ("", ", inputs"):
+        several: Measured = {
+            "narrow": ([*numbers(own + space, 40.0), *numbers(f"{own}, layer fc", 1.0)], []),
+            "wide": ([*numbers(blurred + space, 41.0), *numbers(f"{blurred}, layer fc", 2.0)], []),
+            "again": (numbers(blurred + space, 42.0), []),
+            "formal": (numbers(f"{FORMAL}, told at length{space}", 43.0), []),
+        }
+        first, layers = (alt for _, alt in pictures(report_of(made, several), "Curvature").values())
+        assert f"{own} 40; {blurred} (wide) 41; {blurred} (again) 42; {FORMAL} 43" in first
+        assert f"{own} 1; {blurred} 2" in layers
+
+
 def test_radius_curves_stand_with_sharpness_and_not_with_slices(made: Any) -> None:
     assert list(pictures(report_of(made, drawn()), "Sharpness")) == [f"profile sharpness m {UNIT}"]
 

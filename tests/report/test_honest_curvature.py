@@ -1,0 +1,97 @@
+"""What the page says of curvature that is noise, of the right order alone, or known to be larger than a bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snnrobust.audit.curvature import DIRECTIONS, NOISE
+from snnrobust.report import Report, landscape_plots, landscape_tables
+from snnrobust.report.sections import sections
+from snnrobust.report.tables import Cell
+from snnrobust.results import NAN, Record
+
+SMOOTHED = f"Hessian of the loss smoothed at sigma 0.03, {NOISE} 200 draws in 2,410 weights"
+
+
+def held(operator: str, slope: float = 1.0, correlation: float = 0.9) -> list[Record]:
+    values = {"validity": correlation, "validity_slope": slope, "validity_ceiling": 0.97}
+    return [
+        Record(f"{metric}:{where}", value, count=64, strength=0.1, unit="filter-relative radius", threat=operator)
+        for metric, value in values.items()
+        for where in DIRECTIONS
+    ]
+
+
+def report_of(made: Any, *records: Record) -> Report:
+    report: Report = made.report([], {}, np.ones(50), [made.model("m")], {"task": (list(records), [])})
+    return report
+
+
+def cells(made: Any, *records: Record) -> dict[str, list[Cell]]:
+    """Rows of the one group: name -> value, badge, correlations, asymmetry, gap, plateau."""
+    ((_, rows),) = landscape_tables.curvature(report_of(made, *records)).groups
+    return {row.name.replace("\u00a0", " "): row.cells for row in rows}
+
+
+def test_an_eigenvalue_that_is_noise_has_no_error_and_no_good_badge(made: Any) -> None:
+    trace = Record("trace", 5.0, 4.0, 6.0, threat=SMOOTHED)
+    rows = cells(made, Record("eigenvalue:1", 3.0, NAN, NAN, threat=SMOOTHED), trace, *held(SMOOTHED))
+    assert rows["Eigenvalue 1"][:2] == [Cell("3"), Cell("noise of its draws", badge="untrustworthy")]
+    assert rows["Trace"][:2] == [Cell("5", "± 1"), Cell("predicts the measured loss", badge="trusted")]
+
+
+def test_its_bars_are_hollow_and_the_caption_says_so(made: Any) -> None:
+    bare = [Record("eigenvalue:1", 3.0, threat=SMOOTHED), Record("eigenvalue:1", 9.0, 8.0, 10.0, threat="other")]
+    for records, hollow in ((bare, True), (bare[1:], False)):
+        report = report_of(made, *records)
+        (section,) = [each for each in sections(report, report.records) if each.title == "Curvature"]
+        (picture,) = section.pictures
+        assert ("hollow" in picture.caption.lower()) == hollow
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_values_without_an_error_are_drawn_hollow_and_without_a_whisker(known: bool) -> None:
+    low, high = (2.0, 4.0) if known else (NAN, NAN)
+    figure = landscape_plots.eigenvalues({"a": np.array([[3.0, low, high]])}, ["1"], "title", "Rank")
+    (axes,) = figure.axes
+    (bar,) = axes.containers[0].patches
+    assert (bar.get_facecolor()[3] == 0) != known
+    assert (len(axes.collections) > 0) == known
+
+
+@pytest.mark.parametrize(
+    ("slope", "text", "badge"),
+    [
+        (1.0, "predicts the measured loss", "trusted"),
+        (8.0, "orders directions, size off 8-fold", "doubtful"),
+        (0.05, "orders directions, size off 20-fold", "doubtful"),
+        (200.0, "does not predict the measured loss", "untrustworthy"),
+        (-1.0, "does not predict the measured loss", "untrustworthy"),
+    ],
+)
+def test_the_right_order_of_the_wrong_size_is_marked(made: Any, slope: float, text: str, badge: str) -> None:
+    for records in ([Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")], []):
+        (row,) = cells(made, *records, *held("matrix", slope)).values()
+        assert row[1] == Cell(text, badge=badge)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (0.002, 0.001, 0.004, Cell("0.002", "0.001 to 0.004; 3 distinct losses")),
+        (0.011, 0.002, math.inf, Cell("≥ 0.011", "from 0.002 on; 3 distinct losses")),
+        (0.0, 0.0, 3e-7, Cell("< 3e-07", "3 distinct losses")),
+        (0.002, NAN, NAN, Cell("0.002", "3 distinct losses")),
+    ],
+)
+def test_a_plateau_shows_its_interval_or_bound(
+    made: Any, value: float, low: float, high: float, expected: Cell
+) -> None:
+    number = Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")
+    width = Record("plateau_width", value, low, high, threat="loss in the hidden weights")
+    rows = cells(made, number, width, Record("distinct_losses", 3.0, threat="loss in the hidden weights"))
+    assert rows["Eigenvalue 1"][-1] == expected
