@@ -76,9 +76,14 @@ class Evidence:
             loss, accuracy = self._once("relaxation gap", lambda: relaxation_gap(self.operator.landscape))
             yield self._record("relaxation_gap:loss", loss)
             yield self._record("relaxation_gap:accuracy", accuracy)
+        found = in_random_directions(
+            self.operator, self.rng, directions=self.directions, draws=self.draws, kept=self.kept
+        )
         if vectors is None:
-            vectors = self._once(f"leading directions of {self.kind}", self._leading)
-        found = self._held(vectors)
+            what = f"agreement of {self.kind} in leading directions, {self.draws} points"
+            found += self._once(what, lambda: self._along(self._leading()))
+        else:
+            found += self._along(vectors)
         unit = RADIUS[self.operator.landscape.space]
         records = [replace(record, unit=unit) for each in found for record in each.records(self.words)]
         yield from records
@@ -99,15 +104,12 @@ class Evidence:
                 for each in (width, distinct):
                     yield replace(each, strength=found.reach, unit=RADIUS[landscape.space], threat=LOSS)
 
-    def _held(self, vectors: Tensor) -> list[Agreement]:
-        """Predicted against measured curvature."""
-        found = in_random_directions(
-            self.operator, self.rng, directions=self.directions, draws=self.draws, kept=self.kept
-        )
+    def _along(self, vectors: Tensor) -> list[Agreement]:
+        """Predicted against measured curvature along leading eigenvectors."""
         there = vectors[vectors.flatten(1).any(dim=1)]
-        if len(there):
-            found += in_leading_directions(self.operator, there, self.rng, draws=self.draws, kept=self.kept)
-        return found
+        if not len(there):
+            return []
+        return in_leading_directions(self.operator, there, self.rng, draws=self.draws, kept=self.kept)
 
     def _leading(self) -> Tensor:
         """Roughly the leading eigenvectors; along any directions predictions can be held against the loss."""
