@@ -85,7 +85,7 @@ class Evidence:
         else:
             found += self._along(vectors)
         unit = RADIUS[self.operator.landscape.space]
-        records = [replace(record, unit=unit) for each in found for record in each.records(self.words)]
+        records = [record for each in found for record in each.records(self.words, unit)]
         yield from records
         yield self._scatter(found)
         self._warn(records)

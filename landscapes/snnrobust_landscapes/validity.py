@@ -39,7 +39,6 @@ from snnrobust_landscapes.operators.operator import Operator
 Where = Literal["random", "leading"]
 #: Radii at which predictions are held against the loss, as shares of each filter's norm.
 RADII = (0.01, 0.03, 0.1)
-UNIT = "filter-relative radius"
 #: Ways to split samples and points into halves, over which the ceiling is averaged.
 SPLITS = 20
 #: Groups of samples of which means are kept, so that memory does not grow with their number.
@@ -79,8 +78,8 @@ class Agreement:
         size = float(self.predicted @ self.predicted)
         return float(self.predicted @ self.measured) / size if size > 0 else float("nan")
 
-    def records(self, threat: str) -> list[Record]:
-        """Correlation, slope and ceiling, of the operator that `threat` names."""
+    def records(self, threat: str, unit: str) -> list[Record]:
+        """Correlation, slope and ceiling, of the operator that `threat` names; `unit` is that of the radius."""
         values = {"validity": self.correlation, "validity_slope": self.slope, "validity_ceiling": self.ceiling}
         return [
             Record(
@@ -88,7 +87,7 @@ class Agreement:
                 value,
                 count=len(self.predicted),
                 strength=self.radius,
-                unit=UNIT,
+                unit=unit,
                 threat=threat,
             )
             for metric, value in values.items()

@@ -22,7 +22,6 @@ from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.validity import (
     RADII,
-    UNIT,
     Agreement,
     ceiling,
     curvatures,
@@ -209,10 +208,10 @@ def test_correlation_and_slope_and_their_records() -> None:
     )
     assert found.correlation == pytest.approx(0.8)
     assert found.slope == pytest.approx((3 + 10 + 12 + 36) / 30)
-    records = {each.metric: each for each in found.records("the operator")}
+    records = {each.metric: each for each in found.records("the operator", "a unit")}
     assert records.keys() == {"validity:random", "validity_slope:random", "validity_ceiling:random"}
     assert {(each.strength, each.unit, each.threat, each.count) for each in records.values()} == {
-        (0.03, UNIT, "the operator", 4)
+        (0.03, "a unit", "the operator", 4)
     }
     flat = Agreement("random", 0.03, np.zeros(3), np.array([1.0, 2.0, 3.0]), np.zeros((3, 2)), 0.9)
     assert np.isnan(flat.correlation)
