@@ -250,7 +250,8 @@ def main(
             case.operator()
             result["checks"].append({"net": name, "seconds": time.perf_counter() - began})
             for k in (1,) if quick else TOPS:
-                result["eigenvalues"].append(eigenvalues(case, k, seed))
+                result["eigenvalues"].append(found := eigenvalues(case, k, seed))
+                print(f"{name}, seed {seed}, top {k}: {found['ratio']:.1f} times", file=sys.stderr, flush=True)
                 result["products"] += [products(case, k, seed, tolerance) for tolerance in (1e-2, 1e-4)]
             result["traces"] += [traces(case, seed, relative) for relative in ((0.1,) if quick else RELATIVES)]
         print(f"{name}, seed {seed}", file=sys.stderr, flush=True)

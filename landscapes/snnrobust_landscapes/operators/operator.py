@@ -22,9 +22,11 @@ OPAQUE = "gradients that know nothing of how they came about"
 
 #: Samples whose graph is measured, and bytes beside those that graphs save, as a factor.
 TRIAL, BESIDE = 4, 2.0
-#: Bytes of a graph whose samples go through the net together. Of small nets, where the time is that of the calls, more
-#: samples cost nothing; of large ones, more leave the processor's caches.
-TOGETHER = 128 * 2**20
+#: Samples whose graphs are kept at most: memory is not to grow with their number.
+MOST = 2048
+#: Bytes of a graph whose samples go through the net together, and samples. Of small nets, where the time is that of the
+#: calls, more samples cost nothing; of large ones, more leave the processor's caches.
+TOGETHER, AT_MOST = 128 * 2**20, 512
 
 
 class Operator(Protocol):
@@ -88,8 +90,8 @@ class Chunked:
     """An operator that is a sum over chunks of samples (weights), or goes chunk by chunk (inputs).
 
     Products are float64 outside and in the model's dtype inside. Subclasses give `_graph`. Graphs are kept from one
-    product to the next where those of all chunks fit into `memory`; else each product builds them anew, and never holds
-    two, so that memory does not grow with the number of samples.
+    product to the next where there are few samples and all of them fit into `memory`; else each product builds them
+    anew, and never holds two, so that memory does not grow with the number of samples.
 
     Args:
         landscape: A loss over weights or inputs.
@@ -166,9 +168,10 @@ class Chunked:
             each = BESIDE * bytes_saved() / len(few.samples)
         if model.in_session:
             model.kept[key] = each
-        self._keeps = each * samples <= self._budget
+        self._keeps = samples <= MOST and each * samples <= self._budget
         # A net that draws from global generators is keyed by its batch.
-        whole = 1 if model.foreign_randomness else max(1, int(TOGETHER / max(each, 1.0)) // own)
+        fitting = 1 if model.foreign_randomness else int(min(TOGETHER / max(each, 1.0), AT_MOST))
+        whole = max(1, fitting // own)
         return chunked(model, landscape.samples, whole * own)
 
     def _take(self, number: int, chunk: Chunk) -> Graph:
