@@ -69,7 +69,8 @@ def _rounding_scale(unit: Unit, current: Tensor, gradient: Tensor, affine: Affin
             kept = kept + jump * d
         carry = g * d + carry * kept
         to_x.append(carry * abs(dynamics.gain))
-        carry = carry * abs(dynamics.leak)
+        # What a leak keeps of 1 is the difference of two terms, 1 and the share that is lost.
+        carry = carry * (abs(dynamics.leak) if dynamics.charge == "keep" else 2 - dynamics.leak)
     out = torch.stack(to_x[::-1])
     if len(x) < unit.steps:
         out = out.sum(dim=0, keepdim=True)
