@@ -98,7 +98,8 @@ class Curvature(ABC):
     def solve(self, operator: Operator, rng: Draws) -> Solved:
         """The numbers of an operator; `rng` is what it was made with."""
 
-    def require(self, operator: Operator) -> None:  # noqa: B027 - most have nothing to add to what is checked anyway
+    @abstractmethod
+    def require(self, operator: Operator) -> None:
         """Raises an `InputError` if the numbers can't be had of this operator; takes no products."""
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:

@@ -44,6 +44,9 @@ class Trace(Curvature):
         require_shares(self, "relative")
         require_counts(self, products=2 * solver.LEAST)
 
+    def require(self, operator: Operator) -> None:
+        """Every operator has a trace."""
+
     def solve(self, operator: Operator, rng: Draws) -> Solved:
         """The trace with its interval."""
         if isinstance(operator, SmoothedHessian):

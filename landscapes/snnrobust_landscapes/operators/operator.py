@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -86,7 +87,7 @@ class Graph(Protocol):
         """The same for the transposed matrix."""
 
 
-class Chunked:
+class Chunked(ABC):
     """An operator that is a sum over chunks of samples (weights), or goes chunk by chunk (inputs).
 
     Products are float64 outside and in the model's dtype inside. Subclasses give `_graph`. Graphs are kept from one
@@ -119,9 +120,9 @@ class Chunked:
         self._keeps = False  # known with the chunks
         self._kept: dict[int, Graph] = {}
 
+    @abstractmethod
     def _graph(self, leaves: Sequence[Tensor], logits: Tensor, chunk: Chunk) -> Graph:
         """What to multiply with, from the logits [n, K] and their graph to `leaves`."""
-        raise NotImplementedError
 
     def apply(self, vectors: Tensor) -> Tensor:
         """See `Operator.apply`.
