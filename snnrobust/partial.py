@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ class Partial:
     Args:
         path: An .npz file, which may hold what an earlier process kept.
         every: Seconds between two writes.
+        heard: Is told what was put, and which share of it is finite, to show progress.
 
     Raises:
         StoreError: If the file is damaged.
@@ -41,9 +42,15 @@ class Partial:
         array([0.5, nan])
     """
 
-    def __init__(self, path: Path | None = None, every: float = EVERY) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        every: float = EVERY,
+        heard: Callable[[str, float], object] = lambda what, share: None,
+    ) -> None:
         self._path = path
         self._every = every
+        self._heard = heard
         self._arrays: Arrays = unpack(path) if path is not None and path.is_file() else {}
         self._written = time.monotonic()
         self._changed = False
@@ -57,6 +64,7 @@ class Partial:
         """Keeps a copy of `array`, on disk at the next write."""
         self._arrays[name] = np.array(array)
         self._changed = True
+        self._heard(name, float(np.isfinite(array).mean()))
         if time.monotonic() - self._written >= self._every:
             self.write()
 

@@ -216,7 +216,11 @@ def _run_task(
         steps.doing(f"{model.name}: {task.label}")
         if store.measurement(model.name, task.label) is None:
             start = time.perf_counter()
-            kept = store.kept(model.name, task.label)
+
+            def heard(what: str, share: float) -> None:
+                steps.doing(f"{model.name}: {task.label}, {what} {share:.0%}")
+
+            kept = store.kept(model.name, task.label, heard)
             found = _measured(task, model, data, cells.pool, seed, kept)
             records = [each for each in found if isinstance(each, Record)]
             surfaces = [

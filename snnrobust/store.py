@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,10 @@ class Store:
                 self.measured[key] = records, from_plain(content["artifacts"], arrays)
         return self.measured.get(key)
 
-    def kept(self, model: str, label: str) -> Partial:
-        """What an interrupted measurement keeps, to go on from and to add to."""
-        return Partial(None if self.folder is None else self._measure_path((model, label), ".partial.npz"))
+    def kept(self, model: str, label: str, heard: Callable[[str, float], object]) -> Partial:
+        """What an interrupted measurement keeps, to go on from and to add to; `heard` is told of its progress."""
+        path = None if self.folder is None else self._measure_path((model, label), ".partial.npz")
+        return Partial(path, heard=heard)
 
     def save_measurement(
         self, model: str, label: str, records: list[Record], artifacts: list[Artifact], seconds: float

@@ -143,3 +143,10 @@ def test_conformance_of_resumable_measurements(
         return
     with pytest.raises(PluginError, match=message):
         testing.check_plugin("counting", **settings)
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[str, float]] = []
+    kept = Partial(heard=lambda what, share: told.append((what, share)))
+    kept.put("loss", np.array([1.0, np.nan, np.nan, 2.0]))
+    assert told == [("loss", 0.5)]
