@@ -12,6 +12,7 @@ Wrap any SNN into a stateless function, attack it, add noise, measure its curvat
 from importlib.metadata import version
 
 from snnrobust import data, neurons
+from snnrobust.api import evaluate, tune
 from snnrobust.errors import (
     InputError,
     InputTypeError,
@@ -22,17 +23,18 @@ from snnrobust.errors import (
     StoreError,
     ViolationError,
 )
-from snnrobust.evaluate import evaluate
-from snnrobust.model import Recording, SpikingModel
-from snnrobust.probe import probe
-from snnrobust.registry import create, plugins
+from snnrobust.evaluation.probe import probe
+from snnrobust.evaluation.tuning import Tuned
+from snnrobust.plugin.registry import create, plugins
+from snnrobust.plugin.task import Task, load
 from snnrobust.report import Comparison, Member, Report, Transfer
-from snnrobust.results import Artifact, Claim, Curve, Finding, Profile, Record, Scatter, Spectrum, Surface
-from snnrobust.spike_gradient import SpikeGradient
-from snnrobust.task import Task, load
-from snnrobust.threat import ThreatModel
-from snnrobust.tuning import Tuned, tune
-from snnrobust.wrapping import wrap
+from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
+from snnrobust.results.records import Claim, Curve, Finding, Record
+from snnrobust.spike_gradients.swap import SpikeGradient
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.recording import Recording
+from snnrobust.wrapping.wrap import wrap
 
 __version__ = version("snnrobust")
 

@@ -17,8 +17,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from snnrobust.errors import SnnRobustError
-from snnrobust.warned import in_one_line
+from snnrobust import demo as demonstration
+from snnrobust.campaigns import study
+from snnrobust.campaigns.config import read
+from snnrobust.common.files import to_json
+from snnrobust.common.warning_lines import in_one_line
+from snnrobust.errors import SnnRobustError, StoreError
+from snnrobust.evaluation.probe import probe as probe_model
+from snnrobust.plugin.registry import plugins
+from snnrobust.report import Report, terminal
+from snnrobust.report.searches import searches
 
 app = typer.Typer(
     help="Robustness evaluation for spiking neural networks, with the evidence beside each number.",
@@ -43,8 +51,6 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train five LIF variants on real digits, attack them, and write a page."""
-    from snnrobust import demo as demonstration  # torch takes seconds to import; --help should not
-
     folder = out or Path("snnrobust-demo-quick" if quick else "snnrobust-demo")
     report = demonstration.run(folder, quick=quick, say=lambda line: Console(stderr=True, markup=False).print(line))
     _show(report, folder / "report.html", as_json)
@@ -60,9 +66,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Evaluate the models of a config. The model factory that it names is code, and is run."""
-    from snnrobust import study
-    from snnrobust.errors import StoreError
-
     folder = out or Path(config.stem)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(
@@ -78,8 +81,6 @@ def run(
 @app.command(name="list")
 def list_plugins(as_json: Json = False) -> None:
     """List the installed plugins; nothing of them is imported."""
-    from snnrobust.registry import plugins
-
     found = plugins()
     if as_json:
         _print_json([vars(plugin) for plugin in found])
@@ -96,10 +97,6 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Check a config and its models without evaluating anything; exit status 2 if a fatal check fails."""
-    from snnrobust import study
-    from snnrobust.config import read
-    from snnrobust.probe import probe as probe_model
-
     plan = study.plan(read(config))
     findings = [finding for model in plan.models.values() for finding in probe_model(model, plan.data)]
     if as_json:
@@ -121,8 +118,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a finished run anew and print its table."""
-    from snnrobust.report import Report
-
     loaded = Report.load(folder / "results" if (folder / "results" / "run.json").is_file() else folder)
     loaded.to_html(folder / "report.html")
     _show(loaded, folder / "report.html", as_json)
@@ -164,10 +159,7 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _show(finished: Any, page: Path, as_json: bool) -> None:
-    from snnrobust.report import terminal
-    from snnrobust.report.searches import searches
-
+def _show(finished: Report, page: Path, as_json: bool) -> None:
     if as_json:
         _print_json(
             {
@@ -179,25 +171,23 @@ def _show(finished: Any, page: Path, as_json: bool) -> None:
             }
         )
         return
-    _out.print(terminal.terminal_table(finished))
+    _out.print(terminal.terminal_table(finished.judged, finished.records))
     _out.print(f"Verdict: {finished.verdict}")
     if finished.quoted():
-        _out.print(terminal.claims_table(finished))
-    for line in searches(finished, slow=True):
+        _out.print(terminal.claims_table(finished.judged))
+    for line in searches(finished.outcomes, slow=True):
         _out.print(f"Slower search: {line}", soft_wrap=True)
-    for failure in terminal.failures(finished):
+    for failure in terminal.failures(finished.judged):
         _out.print(f"Failed: {failure}", soft_wrap=True)
     for note in finished.run.get("notes", []):
         _out.print(f"Note: {note}")
     _out.print(f"Page: {page}", soft_wrap=True)
 
 
-def _judge(finished: Any, strict: bool) -> None:
+def _judge(finished: Report, strict: bool) -> None:
     if strict and finished.verdict != "trusted":
         raise typer.Exit(1)
 
 
 def _print_json(value: Any) -> None:
-    from snnrobust.files import to_json
-
     sys.stdout.write(json.dumps(json.loads(to_json(value))) + "\n")

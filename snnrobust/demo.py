@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from snnrobust import files, nets, neurons, training
+from snnrobust import networks, neurons
+from snnrobust.api import evaluate
+from snnrobust.common import files
 from snnrobust.data import Splits, load
 from snnrobust.errors import StoreError
-from snnrobust.evaluate import evaluate
-from snnrobust.model import SpikingModel
+from snnrobust.plugin.task import Task
+from snnrobust.plugin.task import load as task
 from snnrobust.report import Report
-from snnrobust.task import Task
-from snnrobust.task import load as task
-from snnrobust.wrapping import wrap
+from snnrobust.training import trainer as training
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.wrap import wrap
 
 #: Leakage, reset and recurrence, one changed at a time (Yin et al. 2024, arXiv 2403.16674).
 VARIANTS = ("vanilla", "no-leak", "complete-leak", "no-reset", "recurrent")
@@ -98,7 +100,7 @@ def _check_folder(out: Path) -> Path:
 def build(variant: str) -> nn.Sequential:
     """The study's 784-512-10 net with nodes of a preset."""
     preset = neurons.PRESETS[variant]
-    return nets.mlp(lambda features: preset.build(features=features if preset.recurrent else None))
+    return networks.mlp(lambda features: preset.build(features=features if preset.recurrent else None))
 
 
 def _model(name: str, splits: Splits, size: Size, folder: Path, say: Callable[[str], None]) -> SpikingModel:

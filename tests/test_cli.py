@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from snnrobust import cli
-from snnrobust.testing import tiny_data
+from snnrobust.testing.tiny import tiny_data
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_an_unexpected_error_is_one_line_and_status_3(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("two\nlines")
 
-    monkeypatch.setattr("snnrobust.study.run", fail)
+    monkeypatch.setattr("snnrobust.campaigns.study.run", fail)
     monkeypatch.delenv("SNNROBUST_TRACEBACK", raising=False)
     assert call("run", "study.toml", monkeypatch=monkeypatch) == 3
     error = capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import snnrobust as sr
-from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.testing.tiny import tiny_data, tiny_model
 
 ROOT = Path(__file__).parent.parent
 TESTS = "ruff check . && ruff format --check . && mypy && pytest"

@@ -6,20 +6,18 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from snnrobust.draws import Draws, global_rng
+from snnrobust.common.random import Draws, global_rng
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError, MissingExtraError, PluginError
-from snnrobust.threat import Norm, ThreatModel
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.oracle import Oracle
-    from snnrobust.task import Task
+from snnrobust.plugin.protocols import Queries
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.wrapping.model import SpikingModel
 
 Scalar = bool | int | float | str
 
@@ -53,7 +51,7 @@ class Torchattacks:
             a radius.
 
     Example:
-        >>> from snnrobust.task import load
+        >>> from snnrobust.plugin.task import load
         >>> load("torchattacks:PGD", epsilon=0.1, steps=5, random_start=False).plugin  # doctest: +SKIP
         Torchattacks(attack='PGD', options=(('random_start', False), ('steps', 5)))
     """
@@ -104,7 +102,7 @@ class Torchattacks:
                 f"{type(error).__name__}: {error}; correct them or leave them out"
             ) from error
 
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+    def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N].
 
         Raises:

@@ -3,7 +3,7 @@
 from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
-from snnrobust import nets
+from snnrobust import networks
 
 
 def build(hidden: int = 128, alpha: float = 2.0) -> nn.Module:
@@ -12,4 +12,4 @@ def build(hidden: int = 128, alpha: float = 2.0) -> nn.Module:
     def node(_: int) -> nn.Module:
         return neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=surrogate.ATan(alpha=alpha), step_mode="m")
 
-    return nets.mlp(node, (64, hidden, 10))
+    return networks.mlp(node, (64, hidden, 10))

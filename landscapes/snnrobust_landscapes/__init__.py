@@ -1,0 +1,1 @@
+"""Loss landscapes of spiking networks, for `snnrobust`: curvature by named operator, slices, sharpness."""

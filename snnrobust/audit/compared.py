@@ -9,7 +9,7 @@ from scipy import stats
 
 from snnrobust.audit.exhibits import Audited, Rival
 from snnrobust.audit.gaps import Gap, conclude
-from snnrobust.results import Finding
+from snnrobust.results.records import Finding
 
 #: Points of robust accuracy by which another gradient estimator may beat the claimed number.
 SURROGATE_GAP = 0.02
@@ -148,10 +148,10 @@ def _noise(audited: Audited, strength: float) -> Finding:
     if exhibit is not None and cell is not None:
         fraction = cell["fraction"] * exhibit.clean  # what noise happens to put right is not broken by an attack
         gaps.append(_below_noise(audited.standing(strength)[exhibit.rows], fraction, "random points"))
-    for noise in audited.report.labels("noise"):
-        task = audited.report.task(noise)
+    for noise in audited.outcomes.labels("noise"):
+        task = audited.outcomes.task(noise)
         if task["name"] == "uniform" and audited.norm == "linf" and strength in task["strengths"]:
-            fraction = audited.report.cell(audited.model, noise, task["strengths"].index(strength))["fraction"]
+            fraction = audited.outcomes.cell(audited.model, noise, task["strengths"].index(strength))["fraction"]
             gaps.append(_below_noise(audited.standing(strength), fraction * audited.clean, noise))
     end = conclude(gaps, BLIND_GAP, "no noise of this size was tried")
     return Finding(

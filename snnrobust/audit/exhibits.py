@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from snnrobust.files import Arrays
-from snnrobust.store import ANOTHER_CLASS, EVIDENCE
-
-if TYPE_CHECKING:
-    from snnrobust.report import Report
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.common.files import Arrays
+from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE
 
 
 @dataclass(frozen=True)
@@ -99,17 +97,17 @@ class Exhibit:
 class Audited:
     """One attack on one model, and all the evidence about it."""
 
-    def __init__(self, report: Report, model: str, label: str) -> None:
-        self.report = report
+    def __init__(self, outcomes: Outcomes, model: str, label: str) -> None:
+        self.outcomes = outcomes
         self.model = model
         self.label = label
-        self.task = report.task(label)
+        self.task = outcomes.task(label)
         self.norm = self.task["attack"]["norm"]
 
     @property
     def skipped(self) -> dict[str, str]:
         """Labels of its members that the model does not allow, with the reason."""
-        skipped = self.report.run["skipped"][self.model] if self.task["members"] else {}
+        skipped = self.outcomes.run["skipped"][self.model] if self.task["members"] else {}
         return {each["label"]: skipped[each["label"]] for each in self.task["members"] if each["label"] in skipped}
 
     @property
@@ -125,38 +123,38 @@ class Audited:
     @cached_property
     def stochastic(self) -> bool:
         """Whether the model draws random numbers."""
-        return bool(self.report.run["models"][self.model]["stochastic"])
+        return bool(self.outcomes.run["models"][self.model]["stochastic"])
 
     @cached_property
     def comparable(self) -> bool:
         """Whether outcomes on a part of the data can be held against those on all of it: a net that draws from a
         global generator gets other draws in another batch."""
-        return not self.report.run["models"][self.model].get("keyed_by_batch", False)
+        return not self.outcomes.run["models"][self.model].get("keyed_by_batch", False)
 
     @cached_property
     def cells(self) -> list[Arrays]:
         """Outcomes at each strength."""
-        return [self.report.cell(self.model, self.label, k) for k in range(len(self.task["strengths"]))]
+        return self.outcomes.cells(self.model, self.label)
 
     @cached_property
     def clean(self) -> np.ndarray:
         """Which samples the model gets right, [N]."""
-        correct: np.ndarray = self.report.clean(self.model)["correct"]
+        correct: np.ndarray = self.outcomes.clean(self.model)["correct"]
         return correct
 
     @cached_property
     def assumed(self) -> np.ndarray:
         """Which samples count as right without an attack, since they withstood a larger radius, [strength, sample]."""
-        return self.report.assumed(self.label, self.model)
+        return self.outcomes.assumed(self.label, self.model)
 
     def standing(self, strength: float) -> np.ndarray:
         """Which samples it leaves standing at a radius, carried from smaller ones, [N]."""
-        standing: np.ndarray = self.report.robust(self.label, self.model)[self.task["strengths"].index(strength)]
+        standing: np.ndarray = self.outcomes.robust(self.label, self.model)[self.task["strengths"].index(strength)]
         return standing
 
     def exhibit(self, kind: str, about: str | None = None, label: str = "") -> Exhibit | None:
         """The exhibit of this kind about the attack (or about the norm, where `about` says so)."""
-        for settings in self.report.run["exhibits"][self.model]:
+        for settings in self.outcomes.run["exhibits"][self.model]:
             fits = settings["kind"] == kind and settings["about"] == (about or self.label)
             if fits and label in ("", settings["task"]["label"]):
                 return self._open(settings)
@@ -164,34 +162,33 @@ class Audited:
 
     def all_of(self, kind: str) -> list[Exhibit]:
         """All exhibits of this kind about the attack's norm or about any attack under it."""
-        report = self.report
-        here = {label for label in report.labels("attack") if report.task(label)["attack"]["norm"] == self.norm}
+        outcomes = self.outcomes
+        here = {label for label in outcomes.labels("attack") if outcomes.task(label)["attack"]["norm"] == self.norm}
         return [
             self._open(settings)
-            for settings in report.run["exhibits"][self.model]
+            for settings in outcomes.run["exhibits"][self.model]
             if settings["kind"] == kind and settings["about"] in {self.norm, *here}
         ]
 
     @cached_property
     def swapped(self) -> tuple[np.ndarray, Arrays]:
         """Positions of the audit's samples, and whether the model still says their class when shown another one."""
-        return np.array(self.report.run["rows"]), self.report.cell(self.model, ANOTHER_CLASS, 0)
+        return np.array(self.outcomes.run["rows"]), self.outcomes.cell(self.model, ANOTHER_CLASS, 0)
 
     def rivals(self, strength: float) -> list[Rival]:
         """All other attacks of this norm at this radius: the user's own tasks, and each attack of the exhibits.
 
         A task that ended at the very same margins is none: its estimator is the same surrogate by another name.
         """
-        report, found = self.report, []
-        for label in report.labels("attack"):
-            task = report.task(label)
+        outcomes, found = self.outcomes, []
+        for label in outcomes.labels("attack"):
+            task = outcomes.task(label)
             if label == self.label or task["attack"]["norm"] != self.norm or strength not in task["strengths"]:
                 continue
-            if _identical(report.margins(label, self.model), report.margins(self.label, self.model)):
+            if _identical(outcomes.margins(label, self.model), outcomes.margins(self.label, self.model)):
                 continue
-            standing = report.robust(label, self.model)[task["strengths"].index(strength)]
-            cells = [report.cell(self.model, label, k) for k in range(len(task["strengths"]))]
-            gradients = any(cell["backwards"].any() for cell in cells)
+            standing = outcomes.robust(label, self.model)[task["strengths"].index(strength)]
+            gradients = any(cell["backwards"].any() for cell in outcomes.cells(self.model, label))
             found.append(_rival(label, np.arange(len(standing)), standing, gradients, task["members"] or [task]))
         for kind in ("estimators", "steps-100", "transfer"):
             for exhibit in self.all_of(kind):
@@ -200,9 +197,9 @@ class Audited:
 
     def _open(self, settings: dict[str, Any]) -> Exhibit:
         task = settings["task"]
-        rows = np.array(self.report.run["rows"])[: settings["samples"]]
+        rows = np.array(self.outcomes.run["rows"])[: settings["samples"]]
         rows = rows[::-1] if settings["reverse"] else rows
-        cells = [self.report.cell(self.model, EVIDENCE + task["label"], k) for k in range(len(task["strengths"]))]
+        cells = [self.outcomes.cell(self.model, EVIDENCE + task["label"], k) for k in range(len(task["strengths"]))]
         return Exhibit(settings, cells, rows, self.clean[rows])
 
 

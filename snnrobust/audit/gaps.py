@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from snnrobust.results import NAN
-from snnrobust.statistics import holm
+from snnrobust.common.statistics import holm
+from snnrobust.results.records import NAN
 
 #: A gap with a larger p-value may be chance.
 CHANCE = 0.05

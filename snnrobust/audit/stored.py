@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.audit.exhibits import Audited
-from snnrobust.results import NAN, Finding
-from snnrobust.statistics import clopper_pearson
-
-if TYPE_CHECKING:
-    from snnrobust.report import Report
+from snnrobust.common.statistics import clopper_pearson
+from snnrobust.results.records import NAN, Finding
 
 #: Points by which argmax and strict accuracy may differ.
 TIE_GAP = 0.01
@@ -25,10 +21,10 @@ BUDGET, ROUNDING = 1.001, 1e-6
 ASSUMED_WRONG = 0.005
 
 
-def about_model(report: Report, model: str) -> list[Finding]:
+def about_model(outcomes: Outcomes, model: str) -> list[Finding]:
     """What holds for all numbers of a model."""
-    found = [_strict_accuracy(report, model), *_memory(report, model)]
-    if not report.labels("attack"):
+    found = [_strict_accuracy(outcomes, model), *_memory(outcomes, model)]
+    if not outcomes.labels("attack"):
         why = "whether any attack was run; without one, nothing can be said about robustness against an adversary"
         remedy = "add attacks, e.g. sr.load('standard', epsilon=...)"
         found.append(Finding("attacked", None, NAN, 1.0, why, remedy, model=model))
@@ -41,8 +37,8 @@ def about_attack(audited: Audited) -> list[Finding]:
     return [*found, *([_averaged(audited)] if audited.stochastic else [])]
 
 
-def _strict_accuracy(report: Report, model: str) -> Finding:
-    clean = report.clean(model)
+def _strict_accuracy(outcomes: Outcomes, model: str) -> Finding:
+    clean = outcomes.clean(model)
     gap = round(float(clean["correct"].mean() - (clean["correct"] & (clean["margin"] > 0)).mean()), 9)
     return Finding(
         "strict-accuracy",
@@ -56,12 +52,12 @@ def _strict_accuracy(report: Report, model: str) -> Finding:
     )
 
 
-def _memory(report: Report, model: str) -> list[Finding]:
+def _memory(outcomes: Outcomes, model: str) -> list[Finding]:
     """Whether memory ran out, which only matters where outcomes depend on the batch."""
-    sizes = report.halved(model)
+    sizes = outcomes.halved(model)
     if not sizes:
         return []
-    depends = report.run["chunk"] is not None
+    depends = outcomes.run["chunk"] is not None
     consequence = (
         "this run has attacks, estimators or models whose outcomes depend on the batch, and these can't be repeated "
         "with another size"
@@ -125,7 +121,7 @@ def _agreement(audited: Audited) -> Finding:
 def _budget(audited: Audited) -> Finding:
     """Distances are recomputed from the examples that were kept, apart from the attack and its projection."""
     ratios = [NAN]
-    slack = ROUNDING * max(1.0, *map(abs, audited.report.run["models"][audited.model]["bounds"]))
+    slack = ROUNDING * max(1.0, *map(abs, audited.outcomes.run["models"][audited.model]["bounds"]))
     for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
         counted = cell["distance"][(cell["correct"] == 0) & np.isfinite(cell["distance"])]
         if epsilon > 0 and len(counted):

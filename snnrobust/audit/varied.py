@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from snnrobust.analysis.curves import accuracy_curve
 from snnrobust.audit.exhibits import Audited
 from snnrobust.audit.gaps import Gap, conclude
-from snnrobust.results import NAN, Finding
+from snnrobust.results.records import NAN, Finding
 
 #: Points that 100 steps may break beyond 50.
 STEPS_GAP = 0.01
@@ -222,10 +223,10 @@ def _plateau(audited: Audited, strength: float) -> Finding:
 
 def _resolution(audited: Audited, strength: float) -> list[Finding]:
     """Whether the intervals are narrower than the differences between models that they would have to carry."""
-    report = audited.report
-    if len(report.models) < 2:
+    outcomes = audited.outcomes
+    if len(outcomes.models) < 2:
         return []
-    curves = {model: report.curve(audited.label, model) for model in report.models}
+    curves = {model: accuracy_curve(outcomes, audited.label, model) for model in outcomes.models}
     k = curves[audited.model].strength.index(strength)
     here = curves[audited.model]
     apart = [abs(here.value[k] - other.value[k]) for model, other in curves.items() if model != audited.model]

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from snnrobust.common.batching import out_of_memory
 from snnrobust.kernels.adjoint import Adjoint, Sequence, Step, adjoint, spikes, step
 from snnrobust.kernels.build import cache_folder, find_compiler
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.unit import Affine, Unit, normalised
-from snnrobust.pool import out_of_memory
 
 #: Seconds that a kind of unit runs uncompiled before it is compiled: about as long as compiling takes on two cores.
 AFTER = 20.0

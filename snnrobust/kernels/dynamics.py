@@ -121,14 +121,14 @@ def multi_step(dynamics: Dynamics, current: Tensor, spike: SpikeFunction, steps:
     Args:
         dynamics: The neuron model.
         current: Input current [T, N, *]; or [1, N, *], the same at each of `steps` steps.
-        spike: Spikes of u - threshold, such as `snnrobust.spike_function.spike` with a derivative.
+        spike: Spikes of u - threshold, such as `snnrobust.kernels.spike.spike` with a derivative.
         steps: T, where the current is one step for all.
 
     Returns:
         Spikes [T, N, *].
 
     Example:
-        >>> from snnrobust.spike_function import spike
+        >>> from snnrobust.kernels.spike import spike
         >>> lif = Dynamics("keep", 0.5, threshold=1.0, reset="hard")
         >>> current = torch.full((4, 1), 0.6)
         >>> multi_step(lif, current, lambda u: spike(u, torch.ones_like)).flatten()  # u: .6, .9, 1.05 (spike), .6

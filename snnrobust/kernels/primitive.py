@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from snnrobust.kernels.derivative import Derivative, Family
-from snnrobust.spike_function import spike
-from snnrobust.straight_through import straight_through
+from snnrobust.kernels.spike import spike
+from snnrobust.kernels.straight_through import straight_through
 
 
 def smooth_step(u: Tensor, derivative: Derivative) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnrobust.kernels.dynamics import Dynamics, multi_step
-from snnrobust.spike_function import spike
+from snnrobust.kernels.spike import spike
 
 Pool = Literal["mean", "max"]
 #: Scale and shift of each channel [C], as batch normalisation in eval mode has them.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from snnrobust.common.validate import check_choice
 from snnrobust.errors import InputTypeError
-from snnrobust.neurons._checks import check_choice
 from snnrobust.neurons.variants import Variant
 
 PRESETS: Mapping[str, Variant] = MappingProxyType(

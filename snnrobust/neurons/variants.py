@@ -10,9 +10,9 @@ from typing import TypedDict, Unpack, get_args
 from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
+from snnrobust.common.validate import check_choice, check_flag, check_real
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.kernels.dynamics import Reset
-from snnrobust.neurons._checks import check_bool, check_choice, check_real
 from snnrobust.neurons.node import Leak, LoopNode, StepMode, Surrogate
 
 
@@ -51,7 +51,7 @@ class Variant:
     def __post_init__(self) -> None:
         check_choice("leak", self.leak, get_args(Leak))
         check_choice("reset", self.reset, get_args(Reset))
-        check_bool("recurrent", self.recurrent)
+        check_flag("recurrent", self.recurrent)
 
     @property
     def equation(self) -> str:
@@ -134,7 +134,7 @@ def lif(
     """
     variant = Variant(leak, reset, recurrent)
     k, threshold = _check_k(k), _check_threshold(threshold)
-    check_bool("detach_reset", detach_reset)
+    check_flag("detach_reset", detach_reset)
     check_choice("step_mode", step_mode, get_args(StepMode))
     _check_features(features, recurrent)
     spike = _own_surrogate(surrogate)

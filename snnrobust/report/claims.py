@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.audit.judge import Judged
 from snnrobust.report.findings import checks, deciding
 from snnrobust.report.tables import Cell, Row, Table, share, strength
-from snnrobust.results import Claim
-
-if TYPE_CHECKING:
-    from snnrobust.report import Report
+from snnrobust.results.records import Claim
 
 
-def claims_table(report: Report, quoted: bool) -> Table:
+def claims_table(judged: Judged, quoted: bool) -> Table:
     """The quoted claims or the others: a group for each model and threat model, a row for each attack and radius."""
     groups: dict[str, list[Row]] = {}
     above: dict[str, tuple[str, str]] = {}
-    for claim in report.claims:
+    for claim in judged.claims:
         if claim.quoted == quoted:
             group = f"{claim.model}, {claim.threat}"
             failed = _names((*claim.failed, *(f"{name} (advice)" for name in claim.advice)))
@@ -36,21 +34,21 @@ def claims_table(report: Report, quoted: bool) -> Table:
     return Table(f"{caption}, with 95 % intervals", columns, list(groups.items()), frozenset({5, 6}))
 
 
-def evidence(report: Report) -> str:
+def evidence(outcomes: Outcomes) -> str:
     """What the audit has beside the numbers themselves."""
-    if report.run["evidence"] == "none":
+    if outcomes.run["evidence"] == "none":
         return "none"
-    if not any(report.run["exhibits"].values()):
+    if not any(outcomes.run["exhibits"].values()):
         return "the numbers themselves and a probe of each model"
-    return f"further attacks on {len(report.run['rows']):,} random samples"
+    return f"further attacks on {len(outcomes.run['rows']):,} random samples"
 
 
-def meaning(report: Report) -> str:
+def meaning(judged: Judged) -> str:
     """What the verdict means, in a few sentences."""
-    if not report.findings:
+    if not judged.findings:
         return "No evidence was collected (evidence='none'): nothing is known about how far to trust these numbers."
-    made = [claim for claim in report.claims if claim.quoted]
-    decided = checks(deciding(report))
+    made = [claim for claim in judged.claims if claim.quoted]
+    decided = checks(deciding(judged))
     if not made:
         subject = "No number at a positive radius was found: nothing is known about robustness against an adversary."
     else:
@@ -59,13 +57,13 @@ def meaning(report: Report) -> str:
             f"The verdict is the worst one on the quoted claims: robust accuracy under {attacks} ({_count(made)}). "
             "Other numbers have verdicts of their own below."
         )
-    if report.verdict == "untrustworthy":
+    if judged.verdict == "untrustworthy":
         fatal = _names(check.worst.name for check in decided if check.passed is False and check.worst.fatal)
         return (
             f"{subject} At least one check whose failure makes numbers meaningless has failed: {fatal}. "
             "Do not quote the numbers concerned before that is settled."
         )
-    if report.verdict == "trusted":
+    if judged.verdict == "trusted":
         return (
             f"{subject} Every required check of them passed: nothing in the evidence speaks against these numbers. "
             "They remain upper bounds on robustness, since a stronger attack may break more."

@@ -6,13 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from snnrobust import audit
-from snnrobust.results import Claim, Finding, Verdict
-
-if TYPE_CHECKING:
-    from snnrobust.report import Report
+from snnrobust.audit.judge import Judged
+from snnrobust.results.records import Claim, Finding, Verdict
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,16 @@ def summary(made: Sequence[Check]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in ("failed", "missing", "passed") if counts[name]) or "none"
 
 
-def deciding(report: Report, model: str | None = None) -> list[Finding]:
+def deciding(judged: Judged, model: str | None = None) -> list[Finding]:
     """Findings about the models themselves and about the quoted attacks: those that the verdict rests on."""
-    about = ("", *report.quoted())
-    return [each for each in report.findings if each.label in about and model in (None, each.model)]
+    about = ("", *judged.outcomes.quoted())
+    return [each for each in judged.findings if each.label in about and model in (None, each.model)]
 
 
-def verdict_on(report: Report, model: str) -> Verdict:
+def verdict_on(judged: Judged, model: str) -> Verdict:
     """The verdict on one model's quoted claims."""
-    claims: list[Claim] = [claim for claim in report.claims if claim.model == model]
-    return audit.overall([each for each in report.findings if each.model in ("", model)], claims)
+    claims: list[Claim] = [claim for claim in judged.claims if claim.model == model]
+    return audit.overall([each for each in judged.findings if each.model in ("", model)], claims)
 
 
 def _check(found: list[Finding]) -> Check:

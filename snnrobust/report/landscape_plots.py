@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]  # not typed by matplotlib
 
 from snnrobust.report.plots import (
     COLOURS,
     DASHES,
-    DPI,
     HATCHES,
     LOG_RATIO,
     MARKERS,
-    WIDTH,
     label,
     legend,
     legend_height,
+    new_figure,
     panel,
     plain,
 )
-from snnrobust.results import Profile, Scatter, Spectrum, Surface
+from snnrobust.results.artifacts import Profile, Scatter, Spectrum, Surface
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]  # not typed by matplotlib
 
 #: Share of the highest peak under which a density is not drawn: there it is the broadening alone.
 FAINT = 1e-6
@@ -45,8 +45,9 @@ def relief(drawn: Surface, levels: np.ndarray, title: str) -> Figure | None:
     loss = drawn.values.get("loss")
     if loss is None or min(loss.shape) < 2 or not np.isfinite(loss).all():
         return None
-    figure = Figure(figsize=(WIDTH, 3.6), dpi=DPI)
-    FigureCanvasAgg(figure)
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(3.6)
     axes: Axes3D = figure.add_subplot(projection="3d")
     steep = bool(levels[0] > 0 and levels[-1] / levels[0] > LOG_RATIO)
     height, ends = (np.log10(loss), np.log10(levels)) if steep else (loss, levels)
@@ -168,9 +169,8 @@ def profile(drawn: Profile, title: str) -> Figure:
     shown = [names for names in kinds if names]
     several = [names for names in shown if len(names) > 1]
     extra = sum(map(legend_height, several))
-    figure = Figure(figsize=(WIDTH, 0.3 + extra + (2.9 if len(shown) < 2 else 2.1 * len(shown))), dpi=DPI)
+    figure = new_figure(0.3 + extra + (2.9 if len(shown) < 2 else 2.1 * len(shown)))
     figure.set_layout_engine("constrained", hspace=0.06)
-    FigureCanvasAgg(figure)
     panels = figure.subplots(max(1, len(shown)), 1, squeeze=False)[:, 0]
     for axes, names in zip(panels, shown, strict=False):
         share = names == ["accuracy"]

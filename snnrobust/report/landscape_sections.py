@@ -8,11 +8,13 @@ from typing import TypeVar
 import numpy as np
 from scipy import stats
 
-from snnrobust.audit.curvature import HOPELESS, SIZE, VALID, Curvature, curvatures
+from snnrobust.analysis.curvatures import curvatures
+from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.report import landscape_plots, landscape_tables, plots, tables
-from snnrobust.report.report import Report
 from snnrobust.report.section import Picture, Section
-from snnrobust.results import NAN, Artifact, Profile, Record, Scatter, Spectrum, Surface
+from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
+from snnrobust.results.curvature import HOPELESS, SIZE, VALID, Curvature
+from snnrobust.results.records import NAN, Record
 
 Records = Sequence[Record]
 Kind = TypeVar("Kind", bound=Artifact)
@@ -20,11 +22,11 @@ Kind = TypeVar("Kind", bound=Artifact)
 Bars = tuple[str, str]
 
 
-def surfaces(report: Report, records: Records) -> Section:
+def surfaces(outcomes: Outcomes, records: Records) -> Section:
     """Planes, each from above and in space, and lines."""
     pictures = []
-    for label in report.labels("measurement"):
-        drawn = _drawn(report, Surface, label)
+    for label in outcomes.labels("measurement"):
+        drawn = _drawn(outcomes, Surface, label)
         shared = plots.levels(drawn)
         for each in drawn:
             name = each.model or label
@@ -37,19 +39,19 @@ def surfaces(report: Report, records: Records) -> Section:
             if relief is not None:
                 alt = f"The loss of {name} in space: {_ranges({'loss': each.values['loss']})[0]}"
                 pictures.append(Picture(f"relief {label} {name}", relief, f"{words} The loss as a height.", alt))
-        pictures += [] if _sharp(records, label) else _profiles(report, label)
+        pictures += [] if _sharp(records, label) else _profiles(outcomes, label)
     text = "Colours and heights of one kind of surface share one scale, so that pictures side by side compare."
-    return Section("Surfaces", text, [landscape_tables.slices(report, records)], pictures)
+    return Section("Surfaces", text, [landscape_tables.slices(outcomes, records)], pictures)
 
 
-def curvature(report: Report, records: Records) -> Section:
+def curvature(outcomes: Outcomes, records: Records) -> Section:
     """Second-order numbers with what stands beside them."""
-    found = {model: curvatures(report, model) for model in report.models}
+    found = {model: curvatures(outcomes, model) for model in outcomes.models}
     pictures = [picture for model, own in found.items() for picture in _eigenvalues(model, own)]
-    for label in report.labels("measurement"):
-        for held in _drawn(report, Scatter, label):
+    for label in outcomes.labels("measurement"):
+        for held in _drawn(outcomes, Scatter, label):
             pictures.append(_scatter(held, label))
-        for spectrum in _drawn(report, Spectrum, label):
+        for spectrum in _drawn(outcomes, Spectrum, label):
             name = spectrum.model or label
             low, high = (f"{x:.3g}" for x in (spectrum.x.min(initial=np.inf), spectrum.x.max(initial=-np.inf)))
             caption = f"{name}, {label}: {spectrum.caption}"
@@ -66,32 +68,37 @@ def curvature(report: Report, records: Records) -> Section:
         "net minus the spiking one. Plateau width: how far the weights move, relative to their filters, before the "
         "loss changes at all."
     )
-    return Section("Curvature", text, [landscape_tables.curvature(report), landscape_tables.validity(report)], pictures)
+    return Section(
+        "Curvature", text, [landscape_tables.curvature(outcomes), landscape_tables.validity(outcomes)], pictures
+    )
 
 
-def sharpness(report: Report, records: Records) -> Section:
+def sharpness(outcomes: Outcomes, records: Records) -> Section:
     """How far the loss rises within a radius."""
     pictures = [
-        each for label in report.labels("measurement") if _sharp(records, label) for each in _profiles(report, label)
+        each
+        for label in outcomes.labels("measurement")
+        if _sharp(records, label)
+        for each in _profiles(outcomes, label)
     ]
     text = (
         "By how much the measured training loss rises within a radius, by how it is searched. Surrogate gradients "
         "choose where to look; nothing but the loss itself is reported. A stronger search can only find more."
     )
-    return Section("Sharpness", text, landscape_tables.sharpness(report, records), pictures)
+    return Section("Sharpness", text, landscape_tables.sharpness(outcomes, records), pictures)
 
 
 def _sharp(records: Records, label: str) -> bool:
     return bool(tables.select(records, "sharpness", [label]))
 
 
-def _drawn(report: Report, kind: type[Kind], label: str) -> list[Kind]:
-    return [each for each in report.artifacts if isinstance(each, kind) and each.label == label]
+def _drawn(outcomes: Outcomes, kind: type[Kind], label: str) -> list[Kind]:
+    return [each for each in outcomes.artifacts if isinstance(each, kind) and each.label == label]
 
 
-def _profiles(report: Report, label: str) -> list[Picture]:
+def _profiles(outcomes: Outcomes, label: str) -> list[Picture]:
     pictures = []
-    for each in _drawn(report, Profile, label):
+    for each in _drawn(outcomes, Profile, label):
         name = each.model or label
         alt = f"{name} over {each.axis}: {'; '.join(_ranges(each.values))}"
         figure = landscape_plots.profile(each, f"{name}: {label}")

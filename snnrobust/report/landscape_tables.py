@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from snnrobust.audit.curvature import DIRECTIONS, NOISE, Curvature, Validity, curvatures
-from snnrobust.report.report import Report
+from snnrobust.analysis.curvatures import curvatures
+from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.report.tables import Cell, Row, Table, number, quantity, select, strength
-from snnrobust.results import Record
+from snnrobust.results.curvature import DIRECTIONS, NOISE, Curvature, Validity
+from snnrobust.results.records import Record
 
 #: Metrics that the curvature tables show; of "metric:anything" what stands before the colon.
 CURVATURE = (
@@ -27,14 +28,14 @@ _NOISY = Cell("the measured curvature is noise", badge="doubtful")
 _DRAWS = Cell("noise of its draws", badge="untrustworthy")
 
 
-def curvature(report: Report) -> Table:
+def curvature(outcomes: Outcomes) -> Table:
     """Second-order numbers, each with its error, and whether its operator predicts the measured loss.
 
     A group for each model, task and operator, a row for each number.
     """
     groups = []
-    for model in report.models:
-        for found in curvatures(report, model):
+    for model in outcomes.models:
+        for found in curvatures(outcomes, model):
             beside = [
                 *(_validity(found.validity(each)) for each in DIRECTIONS),
                 _first(found, "asymmetry"),
@@ -49,12 +50,12 @@ def curvature(report: Report) -> Table:
     return Table("Curvature: model, task and operator of each number", columns, groups, frozenset({2}))
 
 
-def validity(report: Report) -> Table:
+def validity(outcomes: Outcomes) -> Table:
     """Predicted against measured change of the loss: a group for each model, task and operator, a row a radius."""
     groups = []
     units: dict[str, None] = {}
-    for model in report.models:
-        for found in curvatures(report, model):
+    for model in outcomes.models:
+        for found in curvatures(outcomes, model):
             rows = []
             units |= {each.unit: None for each in found.of("validity")}
             for radius in sorted({each.strength for each in found.of("validity")}):
@@ -66,14 +67,14 @@ def validity(report: Report) -> Table:
     return Table(caption, ["Radius", *columns], groups)
 
 
-def slices(report: Report, records: Sequence[Record]) -> Table:
+def slices(outcomes: Outcomes, records: Sequence[Record]) -> Table:
     """Losses on planes and lines through the weights."""
-    return listed("Losses on planes and lines", report, records, lambda metric: metric in SLICES)
+    return listed("Losses on planes and lines", outcomes, records, lambda metric: metric in SLICES)
 
 
-def sharpness(report: Report, records: Sequence[Record]) -> list[Table]:
+def sharpness(outcomes: Outcomes, records: Sequence[Record]) -> list[Table]:
     """Rises of the loss within a radius: a table for each unit of it, a row for each kind of search."""
-    found = select(records, *SHARPNESS, report.labels("measurement"))
+    found = select(records, *SHARPNESS, outcomes.labels("measurement"))
     tables = []
     for unit in dict.fromkeys(record.unit for record in found):
         kept = [record for record in found if record.unit == unit]
@@ -101,9 +102,9 @@ def sharpness(report: Report, records: Sequence[Record]) -> list[Table]:
     return tables
 
 
-def listed(title: str, report: Report, records: Sequence[Record], shown: Callable[[str], bool]) -> Table:
+def listed(title: str, outcomes: Outcomes, records: Sequence[Record], shown: Callable[[str], bool]) -> Table:
     """Measured numbers one below the other: those whose metric, up to a colon, is `shown`."""
-    labels = report.labels("measurement")
+    labels = outcomes.labels("measurement")
     rows = [
         Row(
             record.model,

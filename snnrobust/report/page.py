@@ -10,51 +10,53 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from snnrobust.files import slug, write
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.audit.judge import Judged
+from snnrobust.common.files import slug, write
 from snnrobust.report import claims, plots, tables
 from snnrobust.report.assumed import remark
 from snnrobust.report.findings import checks, summary, verdict_on
-from snnrobust.report.report import Report
 from snnrobust.report.searches import searches
 from snnrobust.report.section import Picture
 from snnrobust.report.sections import sections
-from snnrobust.results import Record
+from snnrobust.results.records import Record
 
 #: Parts of run.json that the page shows in another way, or that only a program reads.
 _ELSEWHERE = ("models", "tasks", "notes", "exhibits", "rows", "search", "signature")
 
 
-def write_page(report: Report, path: Path) -> Path:
+def write_page(judged: Judged, records: Sequence[Record], path: Path) -> Path:
     """Writes the page of a report, and its pictures as PNG files in the folder "STEM_files" beside it.
 
     Equal reports give equal bytes.
 
     Args:
-        report: What an evaluation found.
+        judged: What an evaluation found.
+        records: Its numbers.
         path: Where the page goes; folders are made as needed.
 
     Returns:
         `path`.
     """
-    records = report.records
-    shown = sections(report, records)
+    outcomes = judged.outcomes
+    shown = sections(outcomes, records)
     pictures = [picture for section in shown for picture in section.pictures]
     folder = path.with_name(f"{path.stem}_files")
     embedded = {id(picture): _embed(picture, folder, k) for k, picture in enumerate(pictures, 1)}
     page = _template().render(
-        title=_title(report.models),
-        facts=_facts(report, records),
-        verdict=report.verdict,
-        meaning=claims.meaning(report),
-        quoted=claims.claims_table(report, quoted=True),
-        unquoted=claims.claims_table(report, quoted=False),
-        notes=report.run.get("notes", []),
-        overview=tables.overview(report, records),
-        findings=_findings(report),
+        title=_title(outcomes.models),
+        facts=_facts(outcomes, records),
+        verdict=judged.verdict,
+        meaning=claims.meaning(judged),
+        quoted=claims.claims_table(judged, quoted=True),
+        unquoted=claims.claims_table(judged, quoted=False),
+        notes=outcomes.run.get("notes", []),
+        overview=tables.overview(judged, records),
+        findings=_findings(judged),
         sections=shown,
         embedded=lambda picture: embedded[id(picture)],
-        mode=report.run["mode"],
-        settings=_settings(report),
+        mode=outcomes.run["mode"],
+        settings=_settings(outcomes),
     )
     write(path, page.encode())
     return path
@@ -80,41 +82,41 @@ def _title(models: Sequence[str]) -> str:
     return f"Robustness of {models[0]}" if len(models) == 1 else f"Robustness of {len(models)} models"
 
 
-def _facts(report: Report, records: Sequence[Record]) -> dict[str, str]:
+def _facts(outcomes: Outcomes, records: Sequence[Record]) -> dict[str, str]:
     """What the headline says about the run."""
-    counts = {record.count for record in tables.select(records, "accuracy", report.labels("clean"))}
+    counts = {record.count for record in tables.select(records, "accuracy", outcomes.labels("clean"))}
     facts = {
-        "Models": ", ".join(report.models),
+        "Models": ", ".join(outcomes.models),
         "Samples": ", ".join(f"{count:,}" for count in sorted(counts)),
-        "Data": report.run["data"]["name"],
-        "Tasks": ", ".join(report.labels()),
-        "Evidence": claims.evidence(report),
-        "Search": "; ".join(searches(report)),
-        "Memory": "; ".join(_out_of_memory(report, model) for model in report.models if report.halved(model)),
-        "Mode": f"bisect.{remark(report, report.labels('attack'), report.models)}"
-        if report.run["mode"] == "bisect"
+        "Data": outcomes.run["data"]["name"],
+        "Tasks": ", ".join(outcomes.labels()),
+        "Evidence": claims.evidence(outcomes),
+        "Search": "; ".join(searches(outcomes)),
+        "Memory": "; ".join(_out_of_memory(outcomes, model) for model in outcomes.models if outcomes.halved(model)),
+        "Mode": f"bisect.{remark(outcomes, outcomes.labels('attack'), outcomes.models)}"
+        if outcomes.run["mode"] == "bisect"
         else "",
     }
     return {name: text for name, text in facts.items() if text}
 
 
-def _out_of_memory(report: Report, model: str) -> str:
-    sizes = report.halved(model)
+def _out_of_memory(outcomes: Outcomes, model: str) -> str:
+    sizes = outcomes.halved(model)
     times = "once" if len(sizes) == 1 else f"{len(sizes)} times"
     return f"ran out {times} on {model}: at most {sizes[-1]} samples at once since"
 
 
-def _findings(report: Report) -> list[dict[str, Any]]:
+def _findings(judged: Judged) -> list[dict[str, Any]]:
     """Checks by model: the open ones, apart from them those that passed and those of attacks that are not quoted."""
     groups = []
-    shown = ("", *report.quoted(), *report.labels("measurement"))
-    for model in dict.fromkeys(finding.model for finding in report.findings):
-        own = checks(finding for finding in report.findings if finding.model == model)
+    shown = ("", *judged.outcomes.quoted(), *judged.outcomes.labels("measurement"))
+    for model in dict.fromkeys(finding.model for finding in judged.findings):
+        own = checks(finding for finding in judged.findings if finding.model == model)
         decisive = [check for check in own if check.worst.label in shown]
         groups.append(
             {
                 "model": model or "All models",
-                "verdict": verdict_on(report, model) if model else "",
+                "verdict": verdict_on(judged, model) if model else "",
                 "summary": summary(decisive),
                 "open": [check for check in decisive if check.passed is not True],
                 "passed": [check for check in decisive if check.passed],
@@ -124,10 +126,10 @@ def _findings(report: Report) -> list[dict[str, Any]]:
     return groups
 
 
-def _settings(report: Report) -> dict[str, Any]:
+def _settings(outcomes: Outcomes) -> dict[str, Any]:
     """The recorded run: models and tasks side by side, the rest as it is."""
-    models = report.run["models"]
-    everything = [each for task in report.run["tasks"] for each in (task, *_members(task))]
+    models = outcomes.run["models"]
+    everything = [each for task in outcomes.run["tasks"] for each in (task, *_members(task))]
     tasks = {task["label"]: _flat(task) for task in everything}
     rows = sorted({name for settings in models.values() for name in _flat(settings)})
     flat = {model: _flat(settings) for model, settings in models.items()}
@@ -143,7 +145,7 @@ def _settings(report: Report) -> dict[str, Any]:
             ["Label", *(column.replace(".", ": ") for column in columns)],
             [("", [tables.Row(t, [tables.Cell(_plain(tasks[t].get(c, "–"))) for c in columns]) for t in tasks])],
         ),
-        "rest": {name: value for name, value in report.run.items() if name not in _ELSEWHERE},
+        "rest": {name: value for name, value in outcomes.run.items() if name not in _ELSEWHERE},
     }
 
 

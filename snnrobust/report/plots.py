@@ -7,18 +7,18 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from snnrobust.results import Surface
+from snnrobust.results.artifacts import Surface
+
+# Matplotlib takes half a second to import, and `import snnrobust` should not wait for it: functions import it.
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
 
 DPI = 200
 WIDTH = 4.2
@@ -114,9 +114,11 @@ def levels(surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
 
 def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure:
     """Filled contours of each quantity, one below the other, with the unperturbed model marked by a cross."""
-    figure = Figure(figsize=(WIDTH, 0.3 + 3.1 * len(drawn.values)), dpi=DPI)
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm
+
+    figure = new_figure(0.3 + 3.1 * len(drawn.values))
     figure.set_layout_engine("constrained", hspace=0.08)
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(drawn.values), 1, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, drawn.values.items(), strict=True):
         label(axes, f"{title}: {name}", drawn.axes[0], "")
@@ -172,10 +174,20 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def new_figure(height: float) -> Figure:
+    """An empty figure as wide as all others; its height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
     """A figure of one panel with its title and the names of its axes; its height in inches."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(height)
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     label(axes, title, x_label, y_label)
     return figure, axes
@@ -183,6 +195,8 @@ def panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure
 
 def label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Names a panel and its axes."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(plain(title, 48), fontsize=10, fontweight="bold")
     axes.set_xlabel(plain(x_label, 60), fontsize=9)
     axes.set_ylabel(plain(y_label, 48), fontsize=9)

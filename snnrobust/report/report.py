@@ -11,46 +11,64 @@ import numpy as np
 import pandas as pd
 
 from snnrobust import audit
+from snnrobust.analysis import comparison, curves, distances, members, records, transfer
+from snnrobust.analysis.comparison import Comparison
+from snnrobust.analysis.members import Member
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.analysis.transfer import Transfer
+from snnrobust.common.files import Arrays
 from snnrobust.errors import InputError
-from snnrobust.files import Arrays
-from snnrobust.report import assumed, comparison, curves, distances, members, transfer
-from snnrobust.report.comparison import Comparison
-from snnrobust.report.members import Member
-from snnrobust.report.records import task_records
-from snnrobust.report.transfer import Transfer
-from snnrobust.results import NAN, Artifact, Claim, Curve, Finding, Record, Sense, Verdict
-from snnrobust.store import Store
-from snnrobust.threat import ThreatModel
+from snnrobust.report.page import write_page
+from snnrobust.results.artifacts import Artifact
+from snnrobust.results.records import Claim, Curve, Finding, Record, Sense, Verdict
+from snnrobust.results.store import Store
 
 
 class Report:
     """What an evaluation found. Everything is computed from the stored per-sample outcomes.
 
     Attributes:
-        run: Models, data, tasks, seed, mode and environment, as recorded.
-        findings: Checks of the evidence, the probe's first.
-        claims: Every robust accuracy at a positive radius, each with a verdict of its own.
-        verdict: The worst verdict on the claims that one would quote: those of ensembles; without any, those of the
-            attacks that take several steps along a gradient; without these, all.
+        judged: The outcomes with their findings, claims and verdict.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.run: dict[str, Any] = store.run
-        self._tasks: dict[str, dict[str, Any]] = {task["label"]: task for task in self.run["tasks"]}
-        probed = [finding for name in self.models for finding in store.probe_findings(name) or []]
-        self.findings: list[Finding] = [*probed, *audit.judge(self)] if self.run["evidence"] != "none" else []
-        self.claims: list[Claim] = audit.claims(self)
-        self.verdict: Verdict = audit.overall(self.findings, self.claims)
+        self.judged = audit.judge(Outcomes(store))
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What was stored, unjudged."""
+        return self.judged.outcomes
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Models, data, tasks, seed, mode and environment, as recorded."""
+        return self.outcomes.run
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Checks of the evidence, the probe's first."""
+        return self.judged.findings
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Every robust accuracy at a positive radius, each with a verdict of its own."""
+        return self.judged.claims
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict on the claims that one would quote: those of ensembles; without any, those of the attacks
+        that take several steps along a gradient; without these, all."""
+        return self.judged.verdict
 
     @property
     def models(self) -> list[str]:
         """Names of the models."""
-        return list(self.run["models"])
+        return self.outcomes.models
 
     def labels(self, kind: str | None = None) -> list[str]:
         """Labels of the tasks, of one kind ("clean", "attack", "noise", "measurement") or of all."""
-        return [label for label, task in self._tasks.items() if kind in (None, task["kind"])]
+        return self.outcomes.labels(kind)
 
     def task(self, label: str) -> dict[str, Any]:
         """The recorded settings of a task.
@@ -58,13 +76,11 @@ class Report:
         Raises:
             InputError: If there is none of that label.
         """
-        if label not in self._tasks:
-            raise InputError(f"expected a task label in {sorted(self._tasks)}, got {label!r}; name one of these")
-        return self._tasks[label]
+        return self.outcomes.task(label)
 
     def quoted(self) -> list[str]:
         """Labels of the attacks whose numbers one would quote; see `verdict`."""
-        return list(self.run["quoted"])
+        return self.outcomes.quoted()
 
     def cell(self, model: str, label: str, position: int) -> Arrays:
         """Per-sample outcomes of a task at its `position`-th strength.
@@ -72,14 +88,11 @@ class Report:
         Raises:
             InputError: If that cell was not computed.
         """
-        arrays = self._store.cell(model, label, position)
-        if arrays is None:
-            raise InputError(f"expected results of '{label}' on '{model}', got none; run or resume the evaluation")
-        return arrays
+        return self.outcomes.cell(model, label, position)
 
     def clean(self, model: str | None = None) -> Arrays:
         """Per-sample outcomes on unchanged inputs: correct, margin, tied, silent, each [N]."""
-        return self.cell(self._model(model), "clean", 0)
+        return self.outcomes.clean(self._model(model))
 
     def curve(self, label: str, model: str | None = None, sense: Sense | None = None) -> Curve:
         """Accuracy over the strengths of an attack or of noise, with 95 % intervals.
@@ -94,12 +107,7 @@ class Report:
         Raises:
             InputError: For a label without a curve, or a sense that was not recorded.
         """
-        name, task = self._model(model), self.task(label)
-        if task["kind"] == "noise":
-            return curves.noise_curve(self, label, name)
-        if task["kind"] != "attack":
-            raise InputError(f"expected the label of an attack or of noise, got '{label}' of kind '{task['kind']}'")
-        return curves.attack_curve(self, label, name, sense)
+        return curves.accuracy_curve(self.outcomes, label, self._model(model), sense)
 
     def robust(self, label: str, model: str | None = None, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
         """Whether each sample withstands the attack, [strength, sample]: right when clean, and broken at no strength
@@ -110,19 +118,15 @@ class Report:
             model: Name of the model; may be left out if there is one.
             by: What decides for a stochastic net: the mean logits over scoring draws, or the "voted" majority.
         """
-        name, strengths = self._model(model), self.task(label)["strengths"]
-        unbroken = np.stack([self.cell(name, label, k)[by] != 0 for k in range(len(strengths))])
-        robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(name)[by]
-        return robust
+        return self.outcomes.robust(label, self._model(model), by)
 
     def margins(self, label: str, model: str | None = None) -> np.ndarray:
         """True logit minus the best other at the strongest example, [strength, sample]; NaN: not attempted."""
-        name, strengths = self._model(model), self.task(label)["strengths"]
-        return np.stack([self.cell(name, label, k)["margin"] for k in range(len(strengths))])
+        return self.outcomes.margins(label, self._model(model))
 
     def bisected(self, label: str, model: str | None = None) -> bool:
         """Whether an attack's radii were bisected; `run["kept_nested"]` says why one was not in mode="bisect"."""
-        return assumed.bisected(self, label, self._model(model))
+        return self.outcomes.bisected(label, self._model(model))
 
     def assumed(self, label: str, model: str | None = None) -> np.ndarray:
         """Which samples count as right at a strength since they withstood a larger one, without having been attacked
@@ -132,7 +136,7 @@ class Report:
             label: Label of the attack.
             model: Name of the model; may be left out if there is one.
         """
-        return assumed.assumed(self, label, self._model(model))
+        return self.outcomes.assumed(label, self._model(model))
 
     def members(self, label: str, model: str | None = None) -> list[Member]:
         """What each member of an ensemble was tried on, broke first and spent, at each strength, in their order.
@@ -140,7 +144,7 @@ class Report:
         Raises:
             InputError: If `label` is not that of an attack. A plain attack is its own only member.
         """
-        return members.members(self, label, self._model(model))
+        return members.members(self.outcomes, label, self._model(model))
 
     def distances(self, label: str, model: str | None = None) -> np.ndarray:
         """Least distance, in the attack's norm, at which it broke each sample, [sample].
@@ -149,7 +153,7 @@ class Report:
         distance to the closest adversarial example: exact for what a minimum-norm attack found, for other attacks the
         distance of an example that was sought within a radius and not for being close.
         """
-        return distances.distances(self, label, self._model(model))
+        return distances.distances(self.outcomes, label, self._model(model))
 
     def compare(self, first: str, second: str, label: str, strength: float) -> Comparison:
         """Two models on the same samples under one attack at one radius: the difference, and an exact McNemar test.
@@ -160,14 +164,14 @@ class Report:
         Raises:
             InputError: For models of different families, an unknown model or label, or a strength that was not run.
         """
-        return comparison.compare(self, first, second, label, strength)
+        return comparison.compare(self.outcomes, first, second, label, strength)
 
     def compare_all(self, label: str, strength: float) -> list[Comparison]:
         """All pairs of models of one family, with p-values adjusted for their number (Holm 1979).
 
         Models that are like no other one are in no pair; where there is no pair the list is empty.
         """
-        return comparison.compare_all(self, label, strength)
+        return comparison.compare_all(self.outcomes, label, strength)
 
     def transfer(self, strength: float, label: str | None = None) -> Transfer:
         """Robust accuracy by the model that examples were made on and the model that they were tried on.
@@ -181,17 +185,15 @@ class Report:
             InputError: If no attack has a source, several groups have and `label` names none, or for a radius that
                 was not run.
         """
-        return transfer.transfer(self, strength, label)
+        return transfer.transfer(self.outcomes, strength, label)
 
     def threat(self, label: str, model: str | None = None) -> str:
         """The ball that an attack searched, without its radius."""
-        settings = self.run["models"][self._model(model)]
-        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
-        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
+        return self.outcomes.threat(label, self._model(model))
 
     def threats(self) -> list[str]:
         """The threat models of the attacks, radius apart."""
-        return list(dict.fromkeys(self.threat(label, name) for name in self.models for label in self.labels("attack")))
+        return self.outcomes.threats()
 
     def worst_case(self, model: str | None = None, threat: str | None = None) -> Curve:
         """Per-sample worst case over all attacks of one threat model, and which attack broke a sample first.
@@ -203,18 +205,17 @@ class Report:
         Raises:
             InputError: If there is no attack, or several threat models and `threat` names none of them.
         """
-        return curves.worst_case(self, self._model(model), threat)
+        return curves.worst_case(self.outcomes, self._model(model), threat)
 
     @cached_property
     def records(self) -> list[Record]:
         """Every number, one record each."""
-        return [record for name in self.models for label in self._tasks for record in task_records(self, name, label)]
+        return records.records(self.outcomes)
 
     @property
     def artifacts(self) -> list[Artifact]:
         """What measurements drew."""
-        found = (self._store.measurement(name, label) for name in self.models for label in self.labels("measurement"))
-        return [artifact for each in found if each is not None for artifact in each[1]]
+        return self.outcomes.artifacts
 
     def to_frame(self) -> pd.DataFrame:
         """All records as a table, one row each."""
@@ -233,8 +234,8 @@ class Report:
         target = Store(Path(folder), self.run)
         for (model, label, position), arrays in self._store.cells.items():
             target.save_cell(model, label, position, arrays, self.seconds(model, f"{label}/{position}"))
-        for (model, label), (records, artifacts) in self._store.measured.items():
-            target.save_measurement(model, label, records, artifacts, self.seconds(model, label))
+        for (model, label), (numbers, artifacts) in self._store.measured.items():
+            target.save_measurement(model, label, numbers, artifacts, self.seconds(model, label))
         for model in self.models:
             for size in self.halved(model)[len(target.halved(model)) :]:
                 target.save_halving(model, size)
@@ -255,9 +256,7 @@ class Report:
 
     def to_html(self, path: str | Path) -> Path:
         """Writes one self-contained page, with its pictures as PNG files beside it; returns the page's path."""
-        from snnrobust.report.page import write_page  # drawing is slow to import
-
-        return write_page(self, Path(path))
+        return write_page(self.judged, self.records, Path(path))
 
     def _model(self, model: str | None) -> str:
         if model is None and len(self.models) == 1:
@@ -268,20 +267,19 @@ class Report:
 
     def measured(self, model: str, label: str) -> list[Record]:
         """The records of a measurement, as it yielded them."""
-        found = self._store.measurement(model, label)
-        return found[0] if found is not None else []
+        return self.outcomes.measured(model, label)
 
     def ways(self, model: str) -> dict[str, list[str]]:
         """What the searches of each task, or member of an ensemble, ran on, in words."""
-        return self._store.ways(model)
+        return self.outcomes.ways(model)
 
     def halved(self, model: str) -> list[int]:
         """Samples in flight after each time that memory ran out."""
-        return self._store.halved(model)
+        return self.outcomes.halved(model)
 
     def seconds(self, model: str, name: str) -> float:
         """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""
-        return self._store.seconds[model].get(name, NAN)
+        return self.outcomes.seconds(model, name)
 
     def __repr__(self) -> str:
         return f"Report(models={self.models}, tasks={self.labels()}, verdict={self.verdict!r})"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from snnrobust.report.report import Report
+from snnrobust.analysis.outcomes import Outcomes
 
 
-def searches(report: Report, *, slow: bool = False) -> list[str]:
+def searches(outcomes: Outcomes, *, slow: bool = False) -> list[str]:
     """A line for each way of searching, with the models that were searched so, and the tasks where these differ.
 
     Args:
-        report: A report.
+        outcomes: What a run stored.
         slow: Only of models without any search on fast kernels, with the reason.
     """
     found: dict[str, list[str]] = {}
-    for model in report.models:
+    for model in outcomes.models:
         ways: dict[str, list[str]] = {}
-        for label, several in report.ways(model).items():
+        for label, several in outcomes.ways(model).items():
             for way in several:
                 ways.setdefault(way, []).append(label)
         if slow and not all(way.startswith("eager") for way in ways):

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from snnrobust.report import landscape_sections, landscape_tables, plots, tables, transfer
+from snnrobust.analysis import transfer
+from snnrobust.analysis.curves import worst_case as worst_case_curve
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.report import landscape_sections, landscape_tables, plots, tables
 from snnrobust.report.assumed import remark
 from snnrobust.report.plots import Line
-from snnrobust.report.report import Report
 from snnrobust.report.section import Picture, Section
-from snnrobust.results import Curve, Record
+from snnrobust.results.records import Curve, Record
 
 Records = Sequence[Record]
 
@@ -20,10 +22,10 @@ _TABLED = (*landscape_tables.CURVATURE, *landscape_tables.SLICES, *landscape_tab
 _LANDSCAPES = (landscape_sections.surfaces, landscape_sections.curvature, landscape_sections.sharpness)
 
 
-def sections(report: Report, records: Records) -> list[Section]:
+def sections(outcomes: Outcomes, records: Records) -> list[Section]:
     """The sections for which there is something to show."""
     makers = (_transfer, _noise, *_LANDSCAPES, _activity, _other, _cost)
-    found = [*_attacks(report, records), *(make(report, records) for make in makers)]
+    found = [*_attacks(outcomes, records), *(make(outcomes, records) for make in makers)]
     kept = []
     for each in found:
         filled = [table for table in each.tables if any(rows for _, rows in table.groups)]
@@ -32,41 +34,42 @@ def sections(report: Report, records: Records) -> list[Section]:
     return kept
 
 
-def _attacks(report: Report, records: Records) -> list[Section]:
+def _attacks(outcomes: Outcomes, records: Records) -> list[Section]:
     """One section for each threat model."""
     models: dict[str, list[str]] = {}
-    for threat, model in tables.threatened(report, records):
+    for threat, model in tables.threatened(outcomes, records):
         models.setdefault(threat, []).append(model)
     senses = {"robust_accuracy": "", "robust_accuracy_last_iterate": ", last iterate"}
     return [
         Section(
             f"Attacks: {threat}",
             "Robust accuracy in percent of all samples: right when clean, and broken by no example within epsilon. "
-            "Epsilon is in input units." + remark(report, _attacks_of(records, threat), found),
+            "Epsilon is in input units." + remark(outcomes, _attacks_of(records, threat), found),
             [
-                *([tables.worst_case(report, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
+                *([tables.worst_case(outcomes, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
                 tables.by_strength(
-                    f"Robust accuracy, {threat}", report, records, senses, report.labels("attack"), threat
+                    f"Robust accuracy, {threat}", outcomes, records, senses, outcomes.labels("attack"), threat
                 ),
-                *(tables.members(report, each, found) for each in _ensembles_of(report, records, threat)),
+                *(tables.members(outcomes, each, found) for each in _ensembles_of(outcomes, records, threat)),
             ],
-            _attack_pictures(report, records, threat, found),
+            _attack_pictures(outcomes, records, threat, found),
         )
         for threat, found in models.items()
     ]
 
 
-def _attack_pictures(report: Report, records: Records, threat: str, models: list[str]) -> list[Picture]:
+def _attack_pictures(outcomes: Outcomes, records: Records, threat: str, models: list[str]) -> list[Picture]:
     """A panel for the worst case and for each attack; one panel for everything where there is one model."""
     labels = _attacks_of(records, threat)
     panels: dict[str, list[Line]] = {}
     if len(labels) > 1:
         panels["worst case"] = [
-            _anchored(_of_curve(report.worst_case(model, threat)), report, records, model) for model in models
+            _anchored(_of_curve(worst_case_curve(outcomes, model, threat)), outcomes, records, model)
+            for model in models
         ]
     for label in labels:
         curves = {model: tables.select(records, "robust_accuracy", [label], model) for model in models}
-        panels[label] = [_anchored(_line(m, found), report, records, m) for m, found in curves.items() if found]
+        panels[label] = [_anchored(_line(m, found), outcomes, records, m) for m, found in curves.items() if found]
     if len(models) == 1:
         panels = {models[0]: [replace(line, name=label) for label, found in panels.items() for line in found]}
     return [
@@ -77,7 +80,7 @@ def _attack_pictures(report: Report, records: Records, threat: str, models: list
             "Epsilon (input units)",
             "Robust accuracy",
             f"Robust accuracy over epsilon, {title}, {threat}. Bars are 95 % intervals; at 0 stands clean accuracy."
-            + remark(report, [title] if title in labels else labels, models),
+            + remark(outcomes, [title] if title in labels else labels, models),
         )
         for title, found in panels.items()
     ]
@@ -88,17 +91,17 @@ def _attacks_of(records: Records, threat: str) -> list[str]:
     return list(dict.fromkeys(r.label for r in records if r.metric == "robust_accuracy" and r.threat == threat))
 
 
-def _ensembles_of(report: Report, records: Records, threat: str) -> list[str]:
-    return [label for label in _attacks_of(records, threat) if report.task(label)["members"]]
+def _ensembles_of(outcomes: Outcomes, records: Records, threat: str) -> list[str]:
+    return [label for label in _attacks_of(records, threat) if outcomes.task(label)["members"]]
 
 
-def _transfer(report: Report, records: Records) -> Section:
+def _transfer(outcomes: Outcomes, records: Records) -> Section:
     """A map for each group of attacks that are alike but for the model that their examples are made on."""
     pictures = []
-    for labels in transfer.groups(report):
-        for radius in tables.chosen(transfer.strengths(report, labels)):
-            found = report.transfer(radius, labels[0])
-            title = f"{report.task(labels[0])['name']}, epsilon {tables.strength(radius)}"
+    for labels in transfer.groups(outcomes):
+        for radius in tables.chosen(transfer.strengths(outcomes, labels)):
+            found = transfer.transfer(outcomes, radius, labels[0])
+            title = f"{outcomes.task(labels[0])['name']}, epsilon {tables.strength(radius)}"
             cells = (
                 f"made on {source}, tried on {target}: {tables.percent(float(found.values[i, j]))}"
                 for i, source in enumerate(found.sources)
@@ -106,9 +109,9 @@ def _transfer(report: Report, records: Records) -> Section:
             )
             caption = (
                 f"Robust accuracy in percent of {found.count:,} samples under examples of "
-                f"{report.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}, from the model of the "
+                f"{outcomes.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}, from the model of the "
                 f"row on the model of the column. Tasks: {', '.join(found.labels)}."
-                f"{remark(report, found.labels, found.targets)}"
+                f"{remark(outcomes, found.labels, found.targets)}"
             )
             figure = plots.heat_map(found.sources, found.targets, found.values, title)
             pictures.append(Picture(f"transfer {title}", figure, caption, f"Transfer, {title}: {'; '.join(cells)}"))
@@ -119,52 +122,54 @@ def _transfer(report: Report, records: Records) -> Section:
     return Section("Transfer", text, [], pictures)
 
 
-def _noise(report: Report, records: Records) -> Section:
-    labels = report.labels("noise")
+def _noise(outcomes: Outcomes, records: Records) -> Section:
+    labels = outcomes.labels("noise")
     pictures = []
     for label in labels:
-        curves = {model: tables.select(records, "accuracy", [label], model) for model in report.models}
-        found = [_anchored(_line(m, each), report, records, m) for m, each in curves.items() if each]
+        curves = {model: tables.select(records, "accuracy", [label], model) for model in outcomes.models}
+        found = [_anchored(_line(m, each), outcomes, records, m) for m, each in curves.items() if each]
+        task = outcomes.task(label)
         caption = (
-            f"Accuracy under {report.task(label)['plugin']}, mean over {report.task(label)['draws']} draws a sample. "
+            f"Accuracy under {task['plugin']}, mean over {task['draws']} draws a sample. "
             "Bars are 95 % intervals over samples; at severity 0 stands clean accuracy."
         )
         axis = "Severity (the corruption's own scale)"
         pictures += [_curves(f"noise {label}", found, label, axis, "Accuracy", caption)] if found else []
     shown = [
-        tables.by_strength("Accuracy under noise", report, records, {"accuracy": ""}, [label], None) for label in labels
+        tables.by_strength("Accuracy under noise", outcomes, records, {"accuracy": ""}, [label], None)
+        for label in labels
     ]
     return Section("Noise", "Accuracy in percent, averaged over random draws.", shown, pictures)
 
 
-def _activity(report: Report, records: Records) -> Section:
+def _activity(outcomes: Outcomes, records: Records) -> Section:
     pictures = []
-    for label in report.labels("measurement"):
+    for label in outcomes.labels("measurement"):
         for metric, title, axis, scale in (
             ("firing_rate", "Firing rate", "Firing rate (spikes per neuron and step)", 1.0),
             ("silent_neurons", "Silent neurons", "Neurons that never fire (%)", 100.0),
         ):
             found = tables.select(records, metric, [label])
-            pictures += [_bars(f"{metric} {label}", found, report.models, title, axis, scale)] if found else []
-        steps = {m: tables.select(records, "accuracy_at_step", [label], m) for m in report.models}
+            pictures += [_bars(f"{metric} {label}", found, outcomes.models, title, axis, scale)] if found else []
+        steps = {m: tables.select(records, "accuracy_at_step", [label], m) for m in outcomes.models}
         curves = [_line(model, each) for model, each in steps.items() if each]
         if curves:
             caption = "Accuracy when the read-out stops after that many time steps. Bars are 95 % intervals."
             title, axis = "Accuracy by time step", "Simulated time (steps)"
             pictures.append(_curves(f"accuracy-at-step {label}", curves, title, axis, "Accuracy", caption))
-    return Section("Activity and energy", "", [tables.energy(report, records)], pictures)
+    return Section("Activity and energy", "", [tables.energy(outcomes, records)], pictures)
 
 
-def _other(report: Report, records: Records) -> Section:
+def _other(outcomes: Outcomes, records: Records) -> Section:
     known = {*tables.COSTS, *tables.DRAWN, *_TABLED}
     other = landscape_tables.listed(
-        "Numbers without a table or plot of their own", report, records, lambda metric: metric not in known
+        "Numbers without a table or plot of their own", outcomes, records, lambda metric: metric not in known
     )
     return Section("Other measurements", "", [other])
 
 
-def _cost(report: Report, records: Records) -> Section:
-    return Section("Compute cost", "", [tables.cost(report, records)])
+def _cost(outcomes: Outcomes, records: Records) -> Section:
+    return Section("Compute cost", "", [tables.cost(outcomes, records)])
 
 
 def _curves(name: str, found: list[Line], title: str, x_label: str, y_label: str, caption: str) -> Picture:
@@ -202,9 +207,9 @@ def _of_curve(curve: Curve) -> Line:
     return Line(curve.model, curve.strength, curve.value, curve.low, curve.high)
 
 
-def _anchored(line: Line, report: Report, records: Records, model: str) -> Line:
+def _anchored(line: Line, outcomes: Outcomes, records: Records, model: str) -> Line:
     """The line from clean accuracy, at strength 0, on."""
-    clean = tables.select(records, "accuracy", report.labels("clean"), model)
+    clean = tables.select(records, "accuracy", outcomes.labels("clean"), model)
     if line.x[0] == 0 or not clean:
         return line
     first = clean[0]

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from snnrobust.analysis.curves import worst_case as worst_case_curve
+from snnrobust.analysis.members import members as members_of
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.audit.judge import Judged
 from snnrobust.report.findings import checks, deciding, summary, verdict_on
-from snnrobust.report.report import Report
-from snnrobust.results import Curve, Record
+from snnrobust.results.records import Curve, Record
 
 #: Metrics of the cost table, and what they are called there.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
@@ -97,7 +100,7 @@ def select(records: Sequence[Record], metric: str, labels: Sequence[str], model:
     ]
 
 
-def overview(report: Report, records: Sequence[Record]) -> Table:
+def overview(judged: Judged, records: Sequence[Record]) -> Table:
     """A row for each model: verdict, clean accuracy, and the worst case over attacks of each threat model."""
     shares = {
         "accuracy": "Clean accuracy",
@@ -105,25 +108,28 @@ def overview(report: Report, records: Sequence[Record]) -> Table:
         "tie_share": "Ties",
         "silent_share": "Silent",
     }
-    worst = {(threat, model): report.worst_case(model, threat) for threat, model in threatened(report, records)}
+    worst = {
+        (threat, model): worst_case_curve(judged.outcomes, model, threat)
+        for threat, model in threatened(judged.outcomes, records)
+    }
     radii = {
         threat: chosen(
             sorted({radius for (each, _), curve in worst.items() if each == threat for radius in curve.strength})
         )
         for threat in dict.fromkeys(threat for threat, _ in worst)
     }
-    columns = ["Model", *(["Verdict"] if report.findings else []), *shares.values()]
+    columns = ["Model", *(["Verdict"] if judged.findings else []), *shares.values()]
     for threat in radii:
         of = f"{threat}, " if len(radii) > 1 else ""
         columns += [f"Worst case, {of}epsilon {strength(radius)}" for radius in radii[threat]]
     rows = []
-    for model in report.models:
+    for model in judged.outcomes.models:
         cells = []
-        if report.findings:
-            verdict = verdict_on(report, model)
-            cells.append(Cell(verdict, summary(checks(deciding(report, model))), badge=verdict))
+        if judged.findings:
+            verdict = verdict_on(judged, model)
+            cells.append(Cell(verdict, summary(checks(deciding(judged, model))), badge=verdict))
         for metric in shares:
-            found = select(records, metric, report.labels("clean"), model)
+            found = select(records, metric, judged.outcomes.labels("clean"), model)
             cells.append(share(found[0].value, found[0].low, found[0].high) if found else Cell("–"))
         for threat in radii:
             for radius in radii[threat]:
@@ -134,17 +140,17 @@ def overview(report: Report, records: Sequence[Record]) -> Table:
     return Table("Each model at a glance, in percent of samples with 95 % intervals", columns, [("", rows)])
 
 
-def threatened(report: Report, records: Sequence[Record]) -> list[tuple[str, str]]:
+def threatened(outcomes: Outcomes, records: Sequence[Record]) -> list[tuple[str, str]]:
     """The threat models that occur, each with a model that it occurs for."""
-    found = [(r.threat, r.model) for r in select(records, "robust_accuracy", report.labels("attack"))]
+    found = [(r.threat, r.model) for r in select(records, "robust_accuracy", outcomes.labels("attack"))]
     return sorted(
-        dict.fromkeys(found), key=lambda pair: (report.threats().index(pair[0]), report.models.index(pair[1]))
+        dict.fromkeys(found), key=lambda pair: (outcomes.threats().index(pair[0]), outcomes.models.index(pair[1]))
     )
 
 
 def by_strength(
     title: str,
-    report: Report,
+    outcomes: Outcomes,
     records: Sequence[Record],
     metrics: dict[str, str],
     labels: list[str],
@@ -157,7 +163,7 @@ def by_strength(
     for label in labels:
         for metric, sense in metrics.items():
             rows = []
-            for model in report.models:
+            for model in outcomes.models:
                 found = {r.strength: r for r in select(kept, metric, [label], model)}
                 assumed = select(records, "assumed_right", [label], model) if metric == "robust_accuracy" else []
                 rests = {r.strength: round(r.value * r.count) for r in assumed}
@@ -173,9 +179,9 @@ def by_strength(
     return Table(title, ["Model", *(f"{unit} {strength(value)}" for value in strengths)], groups)
 
 
-def worst_case(report: Report, models: list[str], threat: str) -> Table:
+def worst_case(outcomes: Outcomes, models: list[str], threat: str) -> Table:
     """The per-sample worst case over attacks, and which attack broke how many samples first."""
-    curves = [report.worst_case(model, threat) for model in models]
+    curves = [worst_case_curve(outcomes, model, threat) for model in models]
     rows = []
     for curve in curves:
         cells = [_point(curve, k) for k in range(len(curve.strength))]
@@ -186,12 +192,12 @@ def worst_case(report: Report, models: list[str], threat: str) -> Table:
     return Table(f"Worst case over all attacks, {threat}", columns, [("", rows)], frozenset({len(columns) - 1}))
 
 
-def members(report: Report, label: str, models: list[str]) -> Table:
+def members(outcomes: Outcomes, label: str, models: list[str]) -> Table:
     """What each member of an ensemble added, in the order of the cascade: a group for each model."""
-    strengths = report.task(label)["strengths"]
+    strengths = outcomes.task(label)["strengths"]
     groups = []
     for model in models:
-        found = report.members(label, model)
+        found = members_of(outcomes, label, model)
         parts = [[each for each in found if each.strength == radius] for radius in strengths]  # [strength][member]
         rows = []
         for own in zip(*parts, strict=True):
@@ -207,13 +213,13 @@ def members(report: Report, label: str, models: list[str]) -> Table:
         "Backward passes",
         "Steps × restarts a sample",
     ]
-    of = "tried there" if any(report.bisected(label, model) for model in models) else "still alive"
+    of = "tried there" if any(outcomes.bisected(label, model) for model in models) else "still alive"
     return Table(f"Members of {label}, in order: samples first broken, of those {of}", columns, groups)
 
 
-def energy(report: Report, records: Sequence[Record]) -> Table:
+def energy(outcomes: Outcomes, records: Sequence[Record]) -> Table:
     """Operations and energy: a row for each model and measurement."""
-    labels = report.labels("measurement")
+    labels = outcomes.labels("measurement")
     kept = [record for record in records if record.label in labels and record.metric in COSTS]
     metrics = [metric for metric in COSTS if any(record.metric == metric for record in kept)]
     rows = []
@@ -225,12 +231,12 @@ def energy(report: Report, records: Sequence[Record]) -> Table:
     return Table("Operations and energy", ["Model", "Task", *(COSTS[each] for each in metrics), "Basis"], [("", rows)])
 
 
-def cost(report: Report, records: Sequence[Record]) -> Table:
+def cost(outcomes: Outcomes, records: Sequence[Record]) -> Table:
     """Forward and backward passes, counted per sample, and seconds, of each task over all models and strengths."""
     main = {"clean": "accuracy", "noise": "accuracy", "attack": "robust_accuracy"}
     rows = []
-    for label in report.labels():
-        metric = main.get(report.task(label)["kind"])
+    for label in outcomes.labels():
+        metric = main.get(outcomes.task(label)["kind"])
         cells: dict[tuple[str, float], Record] = {}
         for record in records:
             if record.label == label and metric in (None, record.metric):

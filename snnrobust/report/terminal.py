@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from snnrobust.audit.judge import Judged
 from snnrobust.report.assumed import counted
 from snnrobust.report.findings import Check, checks, deciding
-from snnrobust.report.report import Report
 from snnrobust.report.tables import percent, select, share, strength
+from snnrobust.results.records import Record
 
 
-def terminal_table(report: Report) -> Table:
+def terminal_table(judged: Judged, records: Sequence[Record]) -> Table:
     """A column for each model; a row for clean accuracy and for each task and strength, and two for the checks."""
-    records = report.records
+    outcomes = judged.outcomes
     samples = max((record.count for record in records if record.metric == "accuracy"), default=0)
-    assumed, outcomes = counted(report, report.labels("attack"), report.models)
-    rests = f"\nbisect: {assumed:,} of {outcomes:,} outcomes assumed right" if outcomes else ""
-    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {report.verdict}{rests}")
+    assumed, every = counted(outcomes, outcomes.labels("attack"), outcomes.models)
+    rests = f"\nbisect: {assumed:,} of {every:,} outcomes assumed right" if every else ""
+    title, caption = Text(f"Accuracy in % of {samples} samples"), Text(f"verdict: {judged.verdict}{rests}")
     table = Table("task", "strength", title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for model in report.models:
+    for model in outcomes.models:
         table.add_column(Text(model), justify="right", overflow="fold", min_width=5)
-    clean = {record.model: record.value for record in select(records, "accuracy", report.labels("clean"))}
-    table.add_row("clean", "", *(percent(clean.get(model, math.nan), "") for model in report.models), end_section=True)
-    for label in (*report.labels("attack"), *report.labels("noise")):
-        metric = "accuracy" if report.task(label)["kind"] == "noise" else "robust_accuracy"
+    clean = {record.model: record.value for record in select(records, "accuracy", outcomes.labels("clean"))}
+    table.add_row(
+        "clean", "", *(percent(clean.get(model, math.nan), "") for model in outcomes.models), end_section=True
+    )
+    for label in (*outcomes.labels("attack"), *outcomes.labels("noise")):
+        metric = "accuracy" if outcomes.task(label)["kind"] == "noise" else "robust_accuracy"
         found = {(record.model, record.strength): record.value for record in select(records, metric, [label])}
-        strengths = report.task(label)["strengths"]
+        strengths = outcomes.task(label)["strengths"]
         for value in strengths:
-            cells = (percent(found.get((model, value), math.nan), "") for model in report.models)
+            cells = (percent(found.get((model, value), math.nan), "") for model in outcomes.models)
             name = Text(label if value == strengths[0] else "")
             table.add_row(name, strength(value), *cells, end_section=value == strengths[-1])
-    made = {model: checks(deciding(report, model)) for model in report.models}
+    made = {model: checks(deciding(judged, model)) for model in outcomes.models}
     for result, passed in (("failed", False), ("missing", None)):
         counts = (sum(check.passed is passed for check in own) for own in made.values())
         table.add_row("checks", result, *map(str, counts))
     return table
 
 
-def claims_table(report: Report) -> Table:
+def claims_table(judged: Judged) -> Table:
     """The quoted claims, a row each."""
     table = Table(title=Text("Quoted claims"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("model", "attack", "epsilon"):
@@ -49,7 +53,7 @@ def claims_table(report: Report) -> Table:
     for column in ("robust accuracy", "95 % interval"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
-    for claim in report.claims:
+    for claim in judged.claims:
         if claim.quoted:
             value = share(claim.value, claim.low, claim.high, claim.assumed)
             names = Text(claim.model), Text(claim.label)
@@ -57,9 +61,9 @@ def claims_table(report: Report) -> Table:
     return table
 
 
-def failures(report: Report) -> list[str]:
+def failures(judged: Judged) -> list[str]:
     """A line for each check that failed on a model or a quoted attack and counts; advice is for the page."""
-    return [_line(check) for check in checks(deciding(report)) if check.passed is False and check.counts]
+    return [_line(check) for check in checks(deciding(judged)) if check.passed is False and check.counts]
 
 
 def _line(check: Check) -> str:

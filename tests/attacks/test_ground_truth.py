@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.common.batching import Pool
+from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
-from snnrobust.draws import Draws
-from snnrobust.losses import margin
-from snnrobust.model import SpikingModel
-from snnrobust.oracle import Oracle
-from snnrobust.pool import Pool
-from snnrobust.problem import Found, Judge, Problem
-from snnrobust.search import search
-from snnrobust.task import Task
-from snnrobust.threat import ThreatModel
+from snnrobust.objectives.logits import margin
+from snnrobust.plugin.task import Task
+from snnrobust.search.loop import search
+from snnrobust.search.oracle import Oracle
+from snnrobust.search.problem import Found, Problem
+from snnrobust.search.scoring import Judge
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
 
 RADII = (1, 2, 3)
 VARIANTS = list(itertools.product(("normal", "none", "complete", "learnable"), ("hard", "soft", "none"), (False, True)))

@@ -12,19 +12,19 @@ import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError, MissingExtraError, PluginError
-from snnrobust.evaluation_data import EvaluationData, prepare
-from snnrobust.losses import CrossEntropy
-from snnrobust.model import SpikingModel
-from snnrobust.oracle import Oracle
+from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import Perturbation
-from snnrobust.spike_gradient import Own
-from snnrobust.task import load
-from snnrobust.testing import tiny_data, tiny_model
-from snnrobust.threat import Norm, ThreatModel
-from snnrobust.verify import verify
-from snnrobust.wrapping import wrap
+from snnrobust.plugin.task import load
+from snnrobust.search.oracle import Oracle
+from snnrobust.spike_gradients.swap import Own
+from snnrobust.testing.tiny import tiny_data, tiny_model
+from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.verify import verify
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.wrap import wrap
 from snnrobust_attacks.torchattacks import _L2, Torchattacks, _attacks
 
 reference = pytest.importorskip("torchattacks", reason="the extra 'torchattacks' is not installed")

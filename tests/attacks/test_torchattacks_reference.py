@@ -7,18 +7,19 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
+from snnrobust.common.batching import Pool
+from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
-from snnrobust.draws import Draws
-from snnrobust.losses import CrossEntropy
-from snnrobust.model import SpikingModel
-from snnrobust.oracle import Oracle
+from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import Optimiser
-from snnrobust.pool import Pool
-from snnrobust.problem import Found, Judge, Problem
-from snnrobust.search import search
-from snnrobust.spike_gradient import Own
-from snnrobust.threat import Norm, ThreatModel
-from snnrobust.wrapping import wrap
+from snnrobust.search.loop import search
+from snnrobust.search.oracle import Oracle
+from snnrobust.search.problem import Found, Problem
+from snnrobust.search.scoring import Judge
+from snnrobust.spike_gradients.swap import Own
+from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.wrap import wrap
 from snnrobust_attacks.optimisers.fgsm import FGSM
 from snnrobust_attacks.optimisers.pgd import PGD
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import snnrobust as sr
-from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.testing.tiny import tiny_data, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,13 +18,13 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.acceleration.model import Twin
 from snnrobust.kernels.build import BuildError, find_compiler
 from snnrobust.kernels.compiled import LANES, Compiled, _Code
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.fast import run
 from snnrobust.kernels.unit import Affine, Unit
-from snnrobust.testing import tiny_data
-from snnrobust.twin import Twin
+from snnrobust.testing.tiny import tiny_data
 
 CHARGES = (("divide", True), ("divide", False), ("multiply", True), ("multiply", False), ("keep", False))
 

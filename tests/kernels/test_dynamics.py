@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from snnrobust.adapters.spikingjelly import SpikingJelly
+from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics, Reset, multi_step
+from snnrobust.kernels.spike import spike
 from snnrobust.kernels.unit import Unit
 from snnrobust.neurons import LoopNode
 from snnrobust.neurons.node import Leak
 from snnrobust.neurons.variants import Variant
-from snnrobust.spike_function import spike
 
 NEURONS = 40
 ADAPTER = SpikingJelly()

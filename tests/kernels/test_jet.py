@@ -11,7 +11,7 @@ from torch import Tensor
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics, multi_step
 from snnrobust.kernels.jet import jet
-from snnrobust.spike_function import spike
+from snnrobust.kernels.spike import spike
 
 RESETS: list[dict[str, Any]] = [
     {"reset": "hard"},

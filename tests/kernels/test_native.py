@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from snnrobust.acceleration.node import affine
 from snnrobust.kernels.derivative import FAMILIES, Derivative
 from snnrobust.kernels.dynamics import Dynamics, Reset
 from snnrobust.kernels.fast import run
 from snnrobust.kernels.native import Native
 from snnrobust.kernels.unit import Affine, Unit
-from snnrobust.twin_node import affine
 
 CHARGES = (("divide", True), ("divide", False), ("multiply", True), ("multiply", False), ("keep", False))
 POOLS = (None, "mean", "max")

@@ -16,7 +16,7 @@ from spikingjelly._ops import if_, lif, plif
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
-from snnrobust.adapters.spikingjelly import SpikingJelly
+from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.derivative import FAMILIES, Derivative
 from snnrobust.kernels.dynamics import Charge, Dynamics, Reset
 from snnrobust.kernels.fast import run

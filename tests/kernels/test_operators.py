@@ -7,11 +7,11 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 
 import snnrobust as sr
-from snnrobust.adapters.spikingjelly import SpikingJelly
+from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.native import Native
-from snnrobust.spike_gradient import Own
-from snnrobust.testing import tiny_data, tiny_model
-from snnrobust.twin import NoTwin, Twin
+from snnrobust.spike_gradients.swap import Own
+from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust_attacks.estimators.atan import ATan
 
 CUDA = torch.device("cuda")

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate
 from spikingjelly.activation_based import neuron, surrogate
 
-from snnrobust.adapters.spikingjelly import SpikingJelly
+from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.derivative import FAMILIES, Derivative, Family
 from snnrobust.kernels.primitive import smooth_step
 

@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 from snnrobust.kernels.derivative import FAMILIES, Derivative
 from snnrobust.kernels.dynamics import Dynamics, multi_step
-from snnrobust.spike_function import spike
+from snnrobust.kernels.spike import spike
 
 Array: TypeAlias = NDArray[np.float64]
 Loss: TypeAlias = Callable[[Tensor], Tensor]

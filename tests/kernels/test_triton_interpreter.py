@@ -82,7 +82,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[Tensor,
 
 def our_unit(case: Case) -> Any:
     """Ours, read by the adapter from SpikingJelly's node."""
-    from snnrobust.adapters.spikingjelly import SpikingJelly
+    from snnrobust.frameworks.spikingjelly import SpikingJelly
     from snnrobust.kernels.dynamics import Dynamics
     from snnrobust.kernels.unit import Unit
 

@@ -15,7 +15,7 @@ from snnrobust.kernels import build
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.native import Native
 from snnrobust.report import Report
-from snnrobust.testing import tiny_data, tiny_model
+from snnrobust.testing.tiny import tiny_data, tiny_model
 
 REASON = "expected a C++ compiler on the PATH, got none; install g++ or clang++ for a faster search"
 CONFIG = """

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from snnrobust.analysis.records import _with_next
 from snnrobust.errors import InputError
 from snnrobust.report import Report
-from snnrobust.report.assumed import with_next
 from snnrobust.report.claims import claims_table
 from snnrobust.report.sections import sections
 from snnrobust.report.terminal import claims_table as printed_claims
 from snnrobust.report.terminal import terminal_table
-from snnrobust.results import Finding
+from snnrobust.results.records import Finding
 
 RADII = (0.1, 0.2, 0.3)
 #: Five samples, attacked at .2 first: one stands, others break at .2, .1 and .3, and one is wrong when clean.
@@ -78,7 +78,7 @@ def test_a_tie_at_the_larger_radius_is_one_at_the_smaller(made: Any) -> None:
 def test_gaps_are_filled_from_above() -> None:
     values = np.array([[1.0, 5.0, np.nan], [np.nan, 6.0, np.nan], [3.0, np.nan, 9.0]])
     gaps = np.array([[False, True, True], [True, False, True], [False, True, False]])
-    filled = with_next(values, gaps)
+    filled = _with_next(values, gaps)
     assert np.array_equal(filled, [[1.0, 6.0, 9.0], [3.0, 6.0, 9.0], [3.0, np.nan, 9.0]], equal_nan=True)
     assert np.isnan(values[1, 0])
 
@@ -166,9 +166,9 @@ def shown(report: Report) -> str:
     """All that the page's sections and the terminal say, in one text."""
     console = Console(width=300)
     with console.capture() as capture:
-        console.print(terminal_table(report), printed_claims(report))
-    made_sections = sections(report, report.records)
-    return " ".join([capture.get(), repr(made_sections), repr(claims_table(report, quoted=True))])
+        console.print(terminal_table(report.judged, report.records), printed_claims(report.judged))
+    made_sections = sections(report.outcomes, report.records)
+    return " ".join([capture.get(), repr(made_sections), repr(claims_table(report.judged, quoted=True))])
 
 
 def test_the_page_and_the_terminal_tell(made: Any, tmp_path: Path) -> None:

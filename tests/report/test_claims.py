@@ -15,7 +15,7 @@ from snnrobust.report.claims import claims_table, evidence, meaning
 from snnrobust.report.findings import checks, summary, verdict_on
 from snnrobust.report.terminal import claims_table as printed_claims
 from snnrobust.report.terminal import failures, terminal_table
-from snnrobust.results import Finding
+from snnrobust.results.records import Finding
 
 HOSTILE = "<b onload=x>[red]&amp;"
 
@@ -87,31 +87,31 @@ def test_what_counts_most_stands_first() -> None:
 
 def test_quoted_claims_have_a_table_of_their_own(made: Any) -> None:
     found = judged(made)
-    (group,) = claims_table(found, quoted=True).groups
+    (group,) = claims_table(found.judged, quoted=True).groups
     assert group[0] == "m, linf in [0, 1], real"
     first, second = group[1]
     assert [cell.text for cell in first.cells] == ["1/255", "50.0 %", "doubtful", "4", "gap, ties (advice)", "none"]
     assert first.cells[1].interval == "6.8 to 93.2"
     assert second.cells[-1].text == "gap"
-    (others,) = claims_table(found, quoted=False).groups
+    (others,) = claims_table(found.judged, quoted=False).groups
     assert [(row.name, row.cells[2].badge) for row in others[1]] == [("fgsm", "untrustworthy"), ("fgsm", "trusted")]
 
 
 def test_long_lists_of_checks_are_not_repeated(made: Any) -> None:
     about: dict[str, Any] = {"model": "m", "label": "both"}
     missing = [finding(f"a check called {k}", None, **about) for k in range(3)]
-    (group,) = claims_table(made.judged(study(made), missing), quoted=True).groups
+    (group,) = claims_table(made.judged(study(made), missing).judged, quoted=True).groups
     names = "a check called 0, a check called 1, a check called 2"
     assert [row.cells[-1].text for row in group[1]] == [names, "as above"]
     other = finding("another", None, strength=8 / 255, **about)
-    (group,) = claims_table(made.judged(study(made), [*missing, other]), quoted=True).groups
+    (group,) = claims_table(made.judged(study(made), [*missing, other]).judged, quoted=True).groups
     assert [row.cells[-1].text for row in group[1]] == [names, f"{names}, another"]
 
 
 def test_the_verdict_is_about_the_quoted_claims(made: Any) -> None:
     found = judged(made)
-    assert found.verdict == verdict_on(found, "m") == "doubtful"  # although fgsm's number is untrustworthy
-    text = meaning(found)
+    assert found.verdict == verdict_on(found.judged, "m") == "doubtful"  # although fgsm's number is untrustworthy
+    text = meaning(found.judged)
     assert "robust accuracy under both (2 numbers, 0 of them trusted)" in text
     assert "Failed: gap. " in text
     assert "noise" not in text
@@ -119,23 +119,23 @@ def test_the_verdict_is_about_the_quoted_claims(made: Any) -> None:
 
 def test_every_verdict_has_its_words(made: Any) -> None:
     about: dict[str, Any] = {"model": "m", "label": "both"}
-    assert "nothing is known" in meaning(made.judged(study(made), []))
-    assert "Every required check" in meaning(made.judged(study(made), [finding("gap", True, **about)]))
+    assert "nothing is known" in meaning(made.judged(study(made), []).judged)
+    assert "Every required check" in meaning(made.judged(study(made), [finding("gap", True, **about)]).judged)
     fatal = made.judged(study(made), [finding("gap", False, fatal=True, **about)])
-    assert "meaningless has failed: gap" in meaning(fatal)
+    assert "meaningless has failed: gap" in meaning(fatal.judged)
     missing = made.judged(study(made), [finding("gap", None, **about)])
-    assert "Without evidence: gap" in meaning(missing)
+    assert "Without evidence: gap" in meaning(missing.judged)
     nothing = made.judged(made.report([], {}, [1, 1]), [finding("attacked", None, model="m")])
-    assert "nothing is known about robustness" in meaning(nothing)
+    assert "nothing is known about robustness" in meaning(nothing.judged)
 
 
 def test_the_size_of_the_evidence(made: Any) -> None:
     found = study(made)
-    assert evidence(found) == "none"
+    assert evidence(found.outcomes) == "none"
     found.run["evidence"] = "basic"
-    assert "probe" in evidence(found)
-    found.run |= {"evidence": "full", "exhibits": {"m": [{"kind": "order"}]}, "rows": list(range(200))}
-    assert evidence(found) == "further attacks on 200 random samples"
+    assert "probe" in evidence(found.outcomes)
+    found.run.update({"evidence": "full", "exhibits": {"m": [{"kind": "order"}]}, "rows": list(range(200))})
+    assert evidence(found.outcomes) == "further attacks on 200 random samples"
 
 
 def page(report: Report, folder: Path) -> str:
@@ -144,7 +144,7 @@ def page(report: Report, folder: Path) -> str:
 
 def test_the_page_shows_claims_first_and_folds_the_rest(made: Any, tmp_path: Path) -> None:
     found = judged(made)
-    found.run |= {"evidence": "full", "rows": list(range(4))}
+    found.run.update({"evidence": "full", "rows": list(range(4))})
     found.run["exhibits"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
     text = page(found, tmp_path)
     assert text.index("Verdict: doubtful") < text.index('id="claims"') < text.index('id="summary"')
@@ -180,14 +180,14 @@ def test_names_stay_names(made: Any, tmp_path: Path) -> None:
     assert text.count("&lt;b onload=x&gt;[red]&amp;amp; A") >= 2  # the member, in its table and in the settings
     console = Console(width=200, markup=False)
     with console.capture() as captured:
-        console.print(printed_claims(found), terminal_table(found))
+        console.print(printed_claims(found.judged), terminal_table(found.judged, found.records))
     assert captured.get().count(HOSTILE) >= 3
-    assert failures(found) == [f"{HOSTILE}: {HOSTILE} ({HOSTILE}) at epsilon 1/255"]
+    assert failures(found.judged) == [f"{HOSTILE}: {HOSTILE} ({HOSTILE}) at epsilon 1/255"]
 
 
 def test_the_terminal_counts_and_names_what_the_verdict_rests_on(made: Any) -> None:
     found = judged(made)
-    assert failures(found) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
+    assert failures(found.judged) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
     console = Console(width=120)
     with console.capture() as captured:
         console.print(printed_claims(found))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snnrobust.audit.curvature import DIRECTIONS, NOISE
 from snnrobust.report import Report, landscape_plots, landscape_tables
 from snnrobust.report.sections import sections
 from snnrobust.report.tables import Cell
-from snnrobust.results import NAN, Record
+from snnrobust.results.curvature import DIRECTIONS, NOISE
+from snnrobust.results.records import NAN, Record
 
 SMOOTHED = f"Hessian of the loss smoothed at sigma 0.03, {NOISE} 200 draws in 2,410 weights"
 
@@ -48,7 +48,7 @@ def test_its_bars_are_hollow_and_the_caption_says_so(made: Any) -> None:
     bare = [Record("eigenvalue:1", 3.0, threat=SMOOTHED), Record("eigenvalue:1", 9.0, 8.0, 10.0, threat="other")]
     for records, hollow in ((bare, True), (bare[1:], False)):
         report = report_of(made, *records)
-        (section,) = [each for each in sections(report, report.records) if each.title == "Curvature"]
+        (section,) = [each for each in sections(report.outcomes, report.records) if each.title == "Curvature"]
         (picture,) = section.pictures
         assert ("hollow" in picture.caption.lower()) == hollow
 

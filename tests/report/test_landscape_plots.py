@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from snnrobust.report import landscape_plots, plots
-from snnrobust.results import Profile, Scatter, Spectrum, Surface
+from snnrobust.results.artifacts import Profile, Scatter, Spectrum, Surface
 
 NAN = float("nan")
 GRID = np.linspace(-1, 1, 7)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from snnrobust.report import Report, landscape_sections, landscape_tables
-from snnrobust.report.page import write_page
 from snnrobust.report.sections import sections
 from snnrobust.report.tables import Table
-from snnrobust.results import Artifact, Profile, Record, Scatter, Spectrum, Surface
+from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
+from snnrobust.results.records import Record
 
 GGN, FORMAL = "Gauss-Newton matrix", "formal surrogate Hessian"
 FIELD = "Jacobian of the surrogate-gradient field, not symmetric"
@@ -159,7 +159,7 @@ def test_each_number_is_in_one_table_and_what_has_none_is_listed(made: Any) -> N
     everything = {**curvature(), **{f"{name} drawn": each for name, each in drawn().items()}}
     everything["else"] = ([Record("flatness", 0.123)], [])
     report = report_of(made, everything)
-    titled = {each.title: each for each in sections(report, report.records)}
+    titled = {each.title: each for each in sections(report.outcomes, report.records)}
     assert {"Surfaces", "Curvature", "Sharpness", "Other measurements"} < set(titled)
     ((_, rows),) = titled["Other measurements"].tables[0].groups
     assert [row.cells[1].text for row in rows] == ["flatness"]
@@ -169,7 +169,9 @@ def test_each_number_is_in_one_table_and_what_has_none_is_listed(made: Any) -> N
 
 def test_without_landscapes_there_is_no_section_of_them(made: Any) -> None:
     report = report_of(made, {"else": ([Record("flatness", 0.123)], [])})
-    assert not {"Surfaces", "Curvature", "Sharpness"} & {each.title for each in sections(report, report.records)}
+    assert not {"Surfaces", "Curvature", "Sharpness"} & {
+        each.title for each in sections(report.outcomes, report.records)
+    }
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def test_without_landscapes_there_is_no_section_of_them(made: Any) -> None:
 
 def pictures(report: Report, title: str) -> dict[str, tuple[str, str]]:
     """Pictures of a section: name -> caption, alternative text."""
-    (section,) = [each for each in sections(report, report.records) if each.title == title]
+    (section,) = [each for each in sections(report.outcomes, report.records) if each.title == title]
     return {each.name: (each.caption, each.alt) for each in section.pictures}
 
 
@@ -242,9 +244,7 @@ def test_the_page_shows_it_all_from_disk_too_and_in_equal_bytes(made: Any, tmp_p
     everything = {**curvature(), **{f"{name} drawn": each for name, each in drawn().items()}}
     report = report_of(made, everything)
     report.save(tmp_path / "run")
-    pages = [
-        write_page(each, tmp_path / "p.html").read_text("utf-8") for each in (report, Report.load(tmp_path / "run"))
-    ]
+    pages = [each.to_html(tmp_path / "p.html").read_text("utf-8") for each in (report, Report.load(tmp_path / "run"))]
     assert pages[0] == pages[1]
     # Contours, relief, line, density, pairs and radius curves; eigenvalues by rank and by layer.
     assert pages[0].count("<figure>") == pages[0].count("<figcaption>") == 6 + 2

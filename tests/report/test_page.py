@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from snnrobust.report import Report
-from snnrobust.report.page import write_page
 from snnrobust.report.tables import number, percent, strength
 from snnrobust.report.terminal import terminal_table
-from snnrobust.results import Artifact, Finding, Record, Surface
-from snnrobust.store import FORMAT, Store
+from snnrobust.results.artifacts import Artifact, Surface
+from snnrobust.results.records import Finding, Record
+from snnrobust.results.store import FORMAT, Store
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EPSILONS = [1 / 255, 2 / 255, 4 / 255, 8 / 255]
@@ -215,7 +215,7 @@ def full() -> Report:
 @pytest.fixture(scope="module")
 def page(full: Report, tmp_path_factory: pytest.TempPathFactory) -> Page:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    return Page(write_page(full, path).read_text(encoding="utf-8"))
+    return Page(full.to_html(path).read_text(encoding="utf-8"))
 
 
 def test_the_page_is_balanced_and_its_headings_are_in_order(page: Page) -> None:
@@ -279,8 +279,8 @@ def test_a_finding_that_failed_stands_before_one_that_lacks_evidence_and_one_tha
 
 
 def test_equal_reports_give_equal_bytes(full: Report, page: Page, tmp_path: Path) -> None:
-    first = write_page(full, tmp_path / "a" / "report.html")
-    second = write_page(report_of(full.models, **FULL), tmp_path / "b" / "report.html")
+    first = full.to_html(tmp_path / "a" / "report.html")
+    second = report_of(full.models, **FULL).to_html(tmp_path / "b" / "report.html")
     assert first.read_bytes() == second.read_bytes()
     names = sorted(path.name for path in (tmp_path / "a" / "report_files").iterdir())
     assert len(names) == len(page.all("img"))
@@ -294,12 +294,12 @@ def test_a_report_from_disk_gives_the_same_page(full: Report, tmp_path: Path) ->
     full.save(tmp_path / "run")
     loaded = Report.load(tmp_path / "run")
     seconds = re.compile(r"<td>[0-9.–]+</td></tr>")  # those of the last column of the compute table
-    first, second = (write_page(each, tmp_path / "report.html").read_text("utf-8") for each in (full, loaded))
+    first, second = (each.to_html(tmp_path / "report.html").read_text("utf-8") for each in (full, loaded))
     assert seconds.sub("", first) == seconds.sub("", second)
 
 
 def test_a_section_without_content_is_left_out(tmp_path: Path) -> None:
-    bare = Page(write_page(report_of(["lif"], []), tmp_path / "report.html").read_text(encoding="utf-8"))
+    bare = Page(report_of(["lif"], []).to_html(tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [title for _, title in bare.headings] == [
         "Robustness of lif",
         "Summary",
@@ -326,7 +326,7 @@ def test_one_model_has_all_its_attacks_in_one_picture(tmp_path: Path) -> None:
 
 def test_the_last_iterate_is_shown_where_it_was_recorded(tmp_path: Path) -> None:
     report = report_of(["lif"], [attack("pgd")], mode="exhaustive")
-    page = Page(write_page(report, tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = Page(report.to_html(tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "pgd, last iterate" in page.text
     assert "Last iterate counts only" in page.text
 
@@ -339,7 +339,7 @@ def test_names_stay_names(name: str, tmp_path: Path) -> None:
     tasks = [attack(name), attack(f"{name}2"), noise(f"{name}3", [0.1]), *FULL["tasks"][-2:]]
     report = report_of([name, f"{name} b"], tasks, evidence="basic", notes=[name])
     folder = tmp_path / "inner" / "deep"
-    page = Page(write_page(report, folder / "report.html").read_text(encoding="utf-8"))
+    page = Page(report.to_html(folder / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     assert not page.all("script")
     assert name in page.text
@@ -351,13 +351,13 @@ def test_names_stay_names(name: str, tmp_path: Path) -> None:
 def test_a_model_that_is_never_right_and_one_sample_still_give_a_page(tmp_path: Path) -> None:
     report = report_of(["lif"], [attack("pgd"), noise("gaussian", [0.0])], samples=1)
     report.clean("lif")["correct"][:] = False
-    assert Page(write_page(report, tmp_path / "report.html").read_text(encoding="utf-8")).open == []
+    assert Page(report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")).open == []
 
 
 def test_models_of_several_domains_have_their_own_threat_models(tmp_path: Path) -> None:
     report = report_of(["real", "binary"], [attack("pgd"), attack("fgsm")])
     report.run["models"]["binary"]["domain"] = "binary"
-    page = Page(write_page(report, tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = Page(report.to_html(tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [title for _, title in page.headings if "Attacks" in title] == [
         "Attacks: linf in [0, 1], real",
         "Attacks: linf in [0, 1], binary",
@@ -367,7 +367,7 @@ def test_models_of_several_domains_have_their_own_threat_models(tmp_path: Path) 
 def printed(report: Report, width: int = 140) -> str:
     console = Console(width=width, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as captured:
-        console.print(terminal_table(report))
+        console.print(terminal_table(report.judged, report.records))
     return captured.get()
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from snnrobust.report import plots
 from snnrobust.report.plots import Line
-from snnrobust.results import Surface
+from snnrobust.results.artifacts import Surface
 
 NAN = float("nan")
 

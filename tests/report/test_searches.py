@@ -26,17 +26,17 @@ def report(made: Any, search: dict[str, str] | None = None, **more: Any) -> Repo
 def test_tasks_that_are_searched_otherwise_are_named(made: Any) -> None:
     found = report(made, search=SEARCH)
     found._store.save_way("a", "pdsg", "eager, PDSG() is no derivative")
-    assert searches(found)[:2] == [f"a (pgd): {SEARCH['a']}", "a (pdsg): eager, PDSG() is no derivative"]
-    assert searches(found, slow=True) == [f"b, c: {SEARCH['b']}"]
+    assert searches(found.outcomes)[:2] == [f"a (pgd): {SEARCH['a']}", "a (pdsg): eager, PDSG() is no derivative"]
+    assert searches(found.outcomes, slow=True) == [f"b, c: {SEARCH['b']}"]
 
 
 def test_models_that_are_searched_alike_share_a_line(made: Any) -> None:
-    assert searches(report(made, search=SEARCH)) == [f"a: {SEARCH['a']}", f"b, c: {SEARCH['b']}"]
-    assert searches(report(made, search=SEARCH), slow=True) == [f"b, c: {SEARCH['b']}"]
+    assert searches(report(made, search=SEARCH).outcomes) == [f"a: {SEARCH['a']}", f"b, c: {SEARCH['b']}"]
+    assert searches(report(made, search=SEARCH).outcomes, slow=True) == [f"b, c: {SEARCH['b']}"]
 
 
 def test_a_run_that_did_not_record_it_has_nothing_to_say(made: Any) -> None:
-    assert searches(report(made)) == []
+    assert searches(report(made).outcomes) == []
 
 
 def test_the_page_says_it_and_the_terminal_only_what_is_slower(

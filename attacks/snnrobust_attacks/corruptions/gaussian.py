@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.wrapping.model import SpikingModel
 
 
 @dataclass(frozen=True)

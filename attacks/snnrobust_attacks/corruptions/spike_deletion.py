@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
-from snnrobust_attacks.corruptions._share import check_share
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.corruptions.share import check_share
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
 from snnrobust.errors import InputError
-from snnrobust_attacks.estimators._check import check_positive
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ASSG:
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        check_positive(vanishing=self.vanishing)
+        check_positive("vanishing", self.vanishing)
         if self.vanishing >= 1:
             raise InputError(f"expected 0 < vanishing < 1, got {self.vanishing!r}; 0.86 is the authors' middle choice")
         if not (self.gamma >= 0 and math.isfinite(self.gamma)):

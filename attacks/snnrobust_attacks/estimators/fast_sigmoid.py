@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_attacks.estimators._check import check_positive
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class FastSigmoid:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha, scale=self.scale)
+        check_positive("alpha", self.alpha)
+        check_positive("scale", self.scale)
 
     @property
     def derivative(self) -> Derivative:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
+from snnrobust.kernels.straight_through import straight_through
 from snnrobust.plugin import AnyEstimator, NodeRun
-from snnrobust.spike_gradient import Own
-from snnrobust.straight_through import straight_through
-from snnrobust_attacks.estimators._check import check_positive
+from snnrobust.spike_gradients.swap import Own
 from snnrobust_attacks.estimators.triangle import Triangle
 
 
@@ -30,7 +30,7 @@ class HART:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(gamma=self.gamma)
+        check_positive("gamma", self.gamma)
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         """The estimated derivative at u, of the shape of u."""
@@ -57,7 +57,7 @@ class HARTMix:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(gamma=self.gamma)
+        check_positive("gamma", self.gamma)
 
     @property
     def parts(self) -> Sequence[AnyEstimator]:

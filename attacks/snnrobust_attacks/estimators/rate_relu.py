@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from snnrobust.kernels.straight_through import straight_through
 from snnrobust.plugin import NodeRun
-from snnrobust.straight_through import straight_through
 
 
 @dataclass(frozen=True)

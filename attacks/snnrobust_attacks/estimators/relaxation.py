@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
 from snnrobust.errors import InputError
-from snnrobust_attacks.estimators._check import check_positive
 
 Shape = Literal["sigmoid", "atan"]
 
@@ -40,7 +40,7 @@ class Relaxed:
     def __post_init__(self) -> None:
         if self.shape not in get_args(Shape):
             raise InputError(f"expected shape in {list(get_args(Shape))}, got {self.shape!r}; name one of these")
-        check_positive(alpha=self.alpha)
+        check_positive("alpha", self.alpha)
 
     def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         """What stands for the spike, of the shape of u."""

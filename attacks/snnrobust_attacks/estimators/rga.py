@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from snnrobust.errors import InputError
+from snnrobust.kernels.straight_through import straight_through
 from snnrobust.plugin import NodeRun
-from snnrobust.straight_through import straight_through
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_attacks.estimators._check import check_positive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sigmoid:
     alpha: float = 4.0
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
+        check_positive("alpha", self.alpha)
 
     @property
     def derivative(self) -> Derivative:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from snnrobust.common.validate import check_positive
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_attacks.estimators._check import check_positive
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Triangle:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(gamma=self.gamma)
+        check_positive("gamma", self.gamma)
 
     @property
     def derivative(self) -> Derivative:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_flag, check_share
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import (
-    check_flag,
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import (
     check_norm,
-    check_steps,
     checkpoints,
     column,
     sparse_step,
     whole,
 )
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
 
 #: Share of a step that is the new direction; the rest is the last movement.
 NEW = 0.75
@@ -72,11 +68,10 @@ class APGD:
     needs: ClassVar[Literal["gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        check_count("steps", self.steps)
         check_flag("random_start", self.random_start)
         check_flag("ties", self.ties)
-        if not 0 <= self.rho <= 1:
-            raise InputError(f"expected rho in [0, 1], got {self.rho!r}; give a share of the steps")
+        check_share("rho", self.rho, "give a share of the steps", zero=True, one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Defined for the norms that have a steepest direction."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import check_norm
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import check_norm
 
 
 @dataclass(frozen=True)

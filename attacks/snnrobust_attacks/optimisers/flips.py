@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_share
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel, largest
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel, largest
+from snnrobust.wrapping.model import SpikingModel
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,11 @@ class Flips:
     needs: ClassVar[Literal["gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise InputError(f"expected steps to be a whole number >= 1, got {self.steps!r}; give the number of steps")
-        if not 0 <= self.exchange <= 1:
-            raise InputError(f"expected exchange in [0, 1], got {self.exchange!r}; give a share of the changes")
+        check_count("steps", self.steps)
+        check_share("exchange", self.exchange, "give a share of the changes", zero=True, one=True)
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"expected temperature >= 0, got {self.temperature!r}; 0 follows the gradient alone")
-        if not 0 < self.floor <= 1:
-            raise InputError(f"expected floor in (0, 1], got {self.floor!r}; give a weight beside a legal change's 1")
+        check_share("floor", self.floor, "give a weight beside a legal change's 1", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` for a norm that does not count changes."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_positive, check_share
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import check_norm, check_steps, sparse_step
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import check_norm, sparse_step
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,10 @@ class PGD:
     needs: ClassVar[Literal["gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
-        if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise InputError(f"expected step_size > 0, got {self.step_size!r}; leave it out for 2.5 epsilon / steps")
-        if not 0 < self.l1_share <= 1:
-            raise InputError(f"expected l1_share in (0, 1], got {self.l1_share!r}; give a share of the entries")
+        check_count("steps", self.steps)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size, "leave it out for 2.5 epsilon / steps")
+        check_share("l1_share", self.l1_share, "give a share of the entries", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Defined for the norms that have a steepest direction."""

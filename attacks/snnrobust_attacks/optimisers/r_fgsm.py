@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_share
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import check_norm
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import check_norm
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ class RFGSM:
     steps: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise InputError(f"expected share in (0, 1), got {self.share!r}; give a share of epsilon, or use 'fgsm'")
+        check_share("share", self.share, "give a share of epsilon, or use 'fgsm'")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Defined for the norms that have a steepest direction."""

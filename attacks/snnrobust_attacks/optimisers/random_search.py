@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_share
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel, largest
+from snnrobust.threat_models.lp import ThreatModel, largest
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,9 @@ class RandomSearch:
     needs: ClassVar[Literal["loss"]] = "loss"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise InputError(f"expected steps to be a whole number >= 1, got {self.steps!r}; give the number of steps")
-        if not 0 < self.share <= 1:
-            raise InputError(f"expected share in (0, 1], got {self.share!r}; give a share of the entries")
-        if not 0 <= self.exchange <= 1:
-            raise InputError(f"expected exchange in [0, 1], got {self.exchange!r}; give a share of the changes")
+        check_count("steps", self.steps)
+        check_share("share", self.share, "give a share of the entries", one=True)
+        check_share("exchange", self.exchange, "give a share of the changes", zero=True, one=True)
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         """Starts at a random extreme point, with nothing found yet."""

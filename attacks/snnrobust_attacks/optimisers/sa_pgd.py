@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_flag
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import check_flag, check_norm, check_steps, checkpoints, column, whole
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import check_norm, checkpoints, column, whole
 
 KEEP_FIRST, KEEP_SECOND = 0.5, 0.8
 
@@ -42,7 +41,7 @@ class SAPGD:
     needs: ClassVar[Literal["gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        check_count("steps", self.steps)
         check_flag("random_start", self.random_start)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_flag, check_share
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin import State
-from snnrobust.threat import ThreatModel
-from snnrobust_attacks.optimisers._common import check_flag, check_norm, check_steps, column
-from snnrobust_attacks.optimisers._windows import Window, fold, sides, tiles, unfold
-
-if TYPE_CHECKING:
-    from snnrobust.evaluation_data import EvaluationData
-    from snnrobust.model import SpikingModel
-    from snnrobust.task import Task
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import check_norm, column
+from snnrobust_attacks.optimisers.windows import Window, fold, sides, tiles, unfold
 
 #: The steps, of 10000, after which p is halved: those of the authors' own runs.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -60,10 +58,9 @@ class Square:
     needs: ClassVar[Literal["loss"]] = "loss"
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        check_count("steps", self.steps)
         check_flag("ties", self.ties)
-        if not 0 < self.p <= 1:
-            raise InputError(f"expected p in (0, 1], got {self.p!r}; give the share of the entries in the first window")
+        check_share("p", self.p, "give the share of the entries in the first window", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Defined for L-inf and L2."""

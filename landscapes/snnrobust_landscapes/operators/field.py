@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative
-from snnrobust.spike_gradient import SpikeGradient
-from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust.spike_gradients.swap import SpikeGradient
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.hessian import gradient
 from snnrobust_landscapes.operators.nodes import spiking_nodes
 from snnrobust_landscapes.operators.operator import Chunked, Operator, pulled_back

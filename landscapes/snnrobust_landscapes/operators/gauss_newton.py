@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.spike_gradient import SpikeGradient
-from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust.spike_gradients.swap import SpikeGradient
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.jets import Spikes, fused
 from snnrobust_landscapes.operators.membrane_noise import Blurred, membrane_noise
 from snnrobust_landscapes.operators.nodes import own_slopes

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust.common.random import Draws
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.jets import Spikes, fused
 from snnrobust_landscapes.operators.nodes import own_slopes
 from snnrobust_landscapes.operators.operator import Chunked, Operator, pulled_back

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.adapters import Adapter
-from snnrobust.draws import Draws
+from snnrobust.acceleration.graph import has_hooks
+from snnrobust.common.batching import out_of_memory
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, SnnRobustError
+from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.jet import Slope, jet
-from snnrobust.model import SpikingModel
-from snnrobust.pool import out_of_memory
-from snnrobust.stand_in import put_forward
-from snnrobust.twin_graph import has_hooks
-from snnrobust_landscapes.landscape import Landscape
+from snnrobust.spike_gradients.site import put_forward
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Chunked
 
 #: Makes a context that sets what stands for a spike.

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_landscapes.inputs import Inputs
-from snnrobust_landscapes.landscape import Chunk, Landscape
-from snnrobust_landscapes.weights import Weights
+from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape
+from snnrobust_landscapes.loss.weights import Weights
 
 #: Random directions in which membranes are watched, and samples.
 DIRECTIONS, SAMPLES = 4, 64

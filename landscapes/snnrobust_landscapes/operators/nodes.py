@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from snnrobust.adapters import Adapter
 from snnrobust.errors import InputError
+from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.derivative import Derivative
-from snnrobust.model import SpikingModel
+from snnrobust.wrapping.model import SpikingModel
 
 
 def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str, nn.Module]]:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from snnrobust.draws import Draws
+from snnrobust.common.batching import GIB, out_of_memory
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, PluginError
-from snnrobust.memory import GIB
-from snnrobust.pool import out_of_memory
-from snnrobust_landscapes.landscape import Chunk, Landscape, chunked
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape, chunked
 
 OPAQUE = "gradients that know nothing of how they came about"
 

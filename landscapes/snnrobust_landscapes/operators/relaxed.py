@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.primitive import smooth_step
-from snnrobust.model import SpikingModel
-from snnrobust.spike_gradient import SpikeGradient
-from snnrobust_landscapes.landscape import Landscape, Loss, scored
+from snnrobust.spike_gradients.swap import SpikeGradient
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust_landscapes.loss.landscape import Landscape, Loss, scored
 from snnrobust_landscapes.operators.hessian import Hessian
 from snnrobust_landscapes.operators.nodes import spiking_nodes
 from snnrobust_landscapes.operators.operator import Operator

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
-from snnrobust.errors import InputError
-from snnrobust.memory import GIB
-from snnrobust_landscapes.landscape import Landscape
+from snnrobust.common.batching import GIB
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_positive
+from snnrobust_landscapes.loss.landscape import Landscape
 
 #: Bytes of draws in float64 that a product works with at a time.
 BLOCK = 64 * 2**20
@@ -51,12 +51,8 @@ class Smoothed:
     draws: int = 200
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float):
-            raise InputError(f"expected sigma as a number, got {self.sigma!r}; give it in units of the weights")
-        if not (self.sigma > 0 and math.isfinite(self.sigma)):
-            raise InputError(f"expected a finite sigma > 0, got {self.sigma!r}; give it in units of the weights")
-        if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 2:
-            raise InputError(f"expected draws to be a whole number >= 2, got {self.draws!r}; give a count")
+        check_positive("sigma", self.sigma, "give it in units of the weights")
+        check_count("draws", self.draws, 2)
 
     @property
     def name(self) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.batching import GIB
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.memory import GIB
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.krylov import Krylov, signs
 

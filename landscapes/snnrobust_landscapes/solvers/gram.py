@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnrobust.draws import Draws
+from snnrobust.common.batching import GIB, even_parts, out_of_memory
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.memory import GIB
-from snnrobust.model import even_parts
-from snnrobust.pool import out_of_memory
-from snnrobust_landscapes.landscape import Chunk, Landscape
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.jets import Spikes
 from snnrobust_landscapes.operators.operator import Kind

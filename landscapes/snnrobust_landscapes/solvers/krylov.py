@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust_landscapes.landscape import Landscape
+from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Operator
 
 #: Rounding errors of the model's type, relative to the matrix, under which a new direction is taken for noise.

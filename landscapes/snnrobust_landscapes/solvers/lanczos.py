@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.krylov import Eigenpairs, leading

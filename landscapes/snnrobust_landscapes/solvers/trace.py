@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from snnrobust.draws import Draws
+from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.krylov import Krylov, normal, orthogonal, signs

@@ -1,0 +1,1 @@
+"""Attacks that look for the closest adversarial example."""

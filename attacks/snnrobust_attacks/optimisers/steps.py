@@ -1,0 +1,74 @@
+"""What several optimisers share: the norms they fit, the sparse step of L1, the checkpoints of step-size schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from snnrobust.errors import InputError
+from snnrobust.plugin.task import Task
+from snnrobust.threat_models.lp import ThreatModel
+
+
+def check_norm(task: Task, *norms: str) -> None:
+    """Raises an `InputError` if a task asks for a norm that its optimiser is not defined for."""
+    if task.attack is not None and task.attack.norm not in norms:
+        raise InputError(
+            f"expected norm in {list(norms)} for '{task.label}', got '{task.attack.norm}'; "
+            f"use one of these, or an optimiser that is defined for '{task.attack.norm}'"
+        )
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """A number per sample, [N], in a shape that broadcasts with `like` [N, *]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def whole(size: Tensor, threat: ThreatModel) -> Tensor:
+    """A length of step that moves something: at least one event where entries are whole numbers."""
+    return size if threat.domain == "real" else size.clamp_min(1)
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps after which APGD and SA-PGD look at their step size (Croce & Hein 2020, section 3.1).
+
+    ceil(p_j steps) with p_0 = 0, p_1 = .22 and p_{j+1} = p_j + max(p_j - p_{j-1} - .03, .06). Counted in hundredths:
+    in floats, ceil(.41 * 100) depends on how .22 + .19 was rounded.
+
+    Example:
+        >>> checkpoints(100)
+        [22, 41, 57, 70, 80, 87, 93, 99]
+    """
+
+    def hundredths() -> Iterator[int]:
+        at, gap = 22, 22
+        while True:
+            yield at
+            gap = max(gap - 3, 6)
+            at += gap
+
+    exact = takewhile(lambda p: p <= 100, hundredths())
+    return sorted({-(-p * steps // 100) for p in exact})  # few steps: several fall on the same one
+
+
+def sparse_step(gradient: Tensor, x: Tensor, threat: ThreatModel, length: Tensor, count: Tensor) -> Tensor:
+    """A step [N, *] of L1 length `length` [N] along the signs of the `count` [N] largest entries of g [N, *].
+
+    The steepest direction of the L1 norm is a single entry, which would need one step per pixel (Tramer & Boneh 2019,
+    arXiv 1904.13000). Each entry gets length / count, but no more than leads to its bound; what is then left goes to
+    the next largest. Without that, an entry that each projection takes off its bound by a little and each step puts
+    back takes all steps for itself.
+    """
+    g, at = gradient.flatten(1), x.flatten(1)
+    low, high = threat.bounds
+    room = torch.where(g > 0, high - at, at - low).clamp_min(0).masked_fill(g == 0, 0)
+    order = g.abs().argsort(dim=1, descending=True, stable=True)
+    length = length[:, None].to(g)
+    most = length / count.clamp(1, g.shape[1])[:, None]
+    wanted = room.minimum(most).gather(1, order)
+    left = length - (wanted.cumsum(dim=1) - wanted)
+    taken = torch.where(left > 1e-5 * length, wanted.minimum(left), 0.0)  # less is what float rounding left over
+    return (g.sign() * torch.zeros_like(g).scatter_(1, order, taken)).reshape(gradient.shape)

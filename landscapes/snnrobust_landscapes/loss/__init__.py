@@ -1,0 +1,1 @@
+"""The training loss as a function of weights or of inputs, in fixed chunks."""

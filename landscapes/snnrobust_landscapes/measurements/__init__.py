@@ -1,0 +1,1 @@
+"""Measurements by name: curvature by operator, slices of the loss, sharpness."""

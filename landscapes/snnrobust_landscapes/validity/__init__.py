@@ -1,0 +1,1 @@
+"""Whether a curvature number predicts the measured loss, and how far that is known."""

@@ -1,0 +1,255 @@
+"""Whether an operator predicts how the true loss curves: predicted against measured, over directions and radii.
+
+The true loss of a spiking net is piecewise constant in its hidden weights, so that it has curvature at a scale only.
+Along a direction d and at the radius r that is
+
+    c(d, r) = E_z[L(o + r z + r d) + L(o + r z - r d) - 2 L(o + r z)] / r^2
+
+over points o + r z around the origin o, where z are random directions of the same relative norm as d, the same z for
+each d (common random numbers). An operator M predicts d^T M d. How well it orders the directions is Spearman's rank
+correlation, whether it has the right size is the slope of the measured on the predicted curvature.
+
+Measured curvature is noisy: which spikes flip is a matter of the samples and of z. The *noise ceiling* is the
+correlation that the true curvature itself would reach, estimated from split halves: the covariance, over directions,
+of curvatures from disjoint halves of the samples and of the z is the variance of what both have in common, so
+
+    ceiling = sqrt(cov(half, other half) / var(all))
+
+(the reliability of classical test theory, Lord & Novick 1968, section 3.4). What only these samples have in common
+is noise in this sense: an operator that is worked out on the same samples may do better than the ceiling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from snnrobust.common.random import Draws
+from snnrobust.errors import InputError
+from snnrobust.results.checkpoint import Partial
+from snnrobust.results.records import Record
+from snnrobust_landscapes.loss.landscape import Landscape, identity
+from snnrobust_landscapes.operators.operator import Operator
+
+Where = Literal["random", "leading"]
+#: Radii at which predictions are held against the loss, as shares of each filter's norm.
+RADII = (0.01, 0.03, 0.1)
+#: Ways to split samples and points into halves, over which the ceiling is averaged.
+SPLITS = 20
+#: Groups of samples of which means are kept, so that memory does not grow with their number.
+GROUPS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Predicted against measured curvature in some directions at one radius.
+
+    Attributes:
+        where: "random" directions, or "leading" ones of the operator.
+        radius: The radius r.
+        predicted: d^T M d, [n].
+        measured: c(d, r), [n].
+        by_point: The same at each of the points o + r z, [n, draws]; their mean is `measured`.
+        ceiling: Correlation that the noise of the measured curvature leaves room for; 0 where it is nothing but noise.
+    """
+
+    where: Where
+    radius: float
+    predicted: np.ndarray
+    measured: np.ndarray
+    by_point: np.ndarray
+    ceiling: float
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's rank correlation; NaN where all predictions, or all measured values, are the same."""
+        if len(np.unique(self.predicted)) < 2 or len(np.unique(self.measured)) < 2:
+            return float("nan")
+        return float(stats.spearmanr(self.predicted, self.measured).statistic)
+
+    @property
+    def slope(self) -> float:
+        """What predictions must be multiplied by to fit best: sum(predicted measured) / sum(predicted^2)."""
+        size = float(self.predicted @ self.predicted)
+        return float(self.predicted @ self.measured) / size if size > 0 else float("nan")
+
+    def records(self, threat: str, unit: str) -> list[Record]:
+        """Correlation, slope and ceiling, of the operator that `threat` names; `unit` is that of the radius."""
+        values = {"validity": self.correlation, "validity_slope": self.slope, "validity_ceiling": self.ceiling}
+        return [
+            Record(
+                f"{metric}:{self.where}",
+                value,
+                count=len(self.predicted),
+                strength=self.radius,
+                unit=unit,
+                threat=threat,
+            )
+            for metric, value in values.items()
+        ]
+
+
+def in_random_directions(
+    operator: Operator, rng: Draws, *, directions: int = 64, draws: int = 8, kept: Partial | None = None
+) -> list[Agreement]:
+    """Agreement in random filter-normalised directions, one for each of `RADII`.
+
+    What was measured is the same for each operator of a landscape, and kept for the length of a session.
+
+    Args:
+        operator: The operator.
+        rng: Draws; for numbers that are to be compared between operators, the same.
+        directions: Random directions, n.
+        draws: Points o + r z around which curvature is measured.
+        kept: What to keep of a long measurement on the way.
+    """
+    landscape = operator.landscape
+    chosen = random_directions(landscape, rng, directions)
+    found = []
+    for radius in RADII:
+        key = ("validity", *identity(landscape), rng, directions, draws, radius)
+        if key not in landscape.model.kept:
+            values = curvatures(landscape, chosen, radius, rng, draws, kept, f"{rng.label}/random/{radius:g}")
+            if not landscape.model.in_session:
+                raise InputError("expected an open session of the model, got none; use `with model.session():`")
+            landscape.model.kept[key] = values
+        found.append(_compared("random", radius, predicted(operator, chosen), landscape.model.kept[key], rng))
+    return found
+
+
+def in_leading_directions(
+    operator: Operator, vectors: Tensor, rng: Draws, *, draws: int = 8, kept: Partial | None = None
+) -> list[Agreement]:
+    """Agreement in an operator's own leading directions, at the same relative norm as random ones.
+
+    Args:
+        operator: The operator.
+        vectors: Its leading eigenvectors, [n, P] or [n, N, D].
+        rng: Draws.
+        draws: Points o + r z around which curvature is measured.
+        kept: What to keep of a long measurement on the way.
+    """
+    landscape = operator.landscape
+    chosen = torch.stack([normalised(landscape, vector) for vector in vectors])
+    ahead = predicted(operator, chosen)
+    return [
+        _compared(
+            "leading",
+            radius,
+            ahead,
+            curvatures(landscape, chosen, radius, rng, draws, kept, f"{rng.label}/leading/{radius:g}"),
+            rng,
+        )
+        for radius in RADII
+    ]
+
+
+def random_directions(landscape: Landscape, rng: Draws, count: int) -> Tensor:
+    """Random directions of relative norm 1, [count, P] or [count, N, D]."""
+    return torch.stack([landscape.direction(rng.sub("direction", k)) for k in range(count)])
+
+
+def normalised(landscape: Landscape, direction: Tensor) -> Tensor:
+    """A direction [P] or [N, D] divided by its relative norm, block by block."""
+    norm = landscape.relative_norm(direction).to(direction)
+    scale = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))  # a block of zeros stays where it is
+    return direction * (scale.unsqueeze(1) if direction.ndim > 1 else scale)
+
+
+def predicted(operator: Operator, directions: Tensor) -> np.ndarray:
+    """d^T M d of each direction, [n]; in inputs the mean over samples of their own."""
+    if operator.landscape.blocks == 1:
+        return (directions * operator.apply(directions)).sum(dim=1).cpu().numpy()
+    return np.array([float((d * operator.apply(d)).sum(dim=1).mean()) for d in directions])
+
+
+def curvatures(
+    landscape: Landscape,
+    directions: Tensor,
+    radius: float,
+    rng: Draws,
+    draws: int,
+    kept: Partial | None = None,
+    name: str = "",
+) -> np.ndarray:
+    """Measured curvature at each point around the origin, for each of up to `GROUPS` groups of samples, [n, draws, G].
+
+    In inputs all samples are one group.
+
+    Groups are random, and their sizes differ by one at most; each is summed up and divided by N / G, so that the mean
+    over points and groups is c(d, radius).
+
+    Args:
+        landscape: The loss.
+        directions: d, [n, P] or [n, N, D].
+        radius: r.
+        rng: Draws of the points o + r z, which are the same for all operators and directions.
+        draws: How many.
+        kept: What to keep on the way.
+        name: Under which name; the chunk size, on which values hang, is added to it.
+    """
+    name = f"{name}, {landscape.chunks[0].rows.stop} at a time"
+    # In inputs each sample has a direction of its own: samples have nothing in common that halves could share.
+    groups = grouped(len(landscape.samples), rng) if landscape.blocks == 1 else [np.arange(landscape.blocks)]
+    found = None if kept is None else kept.get(name)
+    if found is None:
+        found = np.full((len(directions), draws, len(groups)), np.nan)
+    for draw in range(draws):
+        if np.isfinite(found[:, draw]).all():
+            continue  # kept from an earlier attempt
+        point = radius * landscape.direction(rng.sub("point", draw))
+        here = landscape.loss(point).losses
+        for row, direction in enumerate(directions):
+            ahead, behind = (landscape.loss(point + side * radius * direction).losses for side in (1.0, -1.0))
+            each = ((ahead + behind - 2 * here) / radius**2).numpy()
+            found[row, draw] = [each[group].sum() * len(groups) / len(each) for group in groups]
+        if kept is not None:
+            kept.put(name, found)
+    return found
+
+
+def grouped(count: int, rng: Draws) -> list[np.ndarray]:
+    """0..count-1 in up to `GROUPS` random groups."""
+    order = rng.sub("groups").uniform(torch.tensor([0]), (count,))[0].argsort().numpy()
+    return np.array_split(order, min(GROUPS, count))
+
+
+def _compared(where: Where, radius: float, ahead: np.ndarray, values: np.ndarray, rng: Draws) -> Agreement:
+    by_point = values.mean(axis=2, dtype=np.float64)
+    return Agreement(where, radius, ahead, by_point.mean(axis=1), by_point, ceiling(values, rng))
+
+
+def ceiling(values: np.ndarray, rng: Draws) -> float:
+    """The noise ceiling of measured curvatures [n, draws, G]; 0 where the halves have nothing in common.
+
+    Of one group of all samples, [n, draws, 1], halves are those of the points alone.
+
+    Args:
+        values: As from `curvatures`, for two points at least.
+        rng: Draws of the splits.
+    """
+    n, draws, groups = values.shape
+    whole = values.mean(axis=(1, 2), dtype=np.float64)
+    if n < 3 or draws < 2 or whole.var() == 0:
+        return float("nan")
+    common = []
+    for split in range(SPLITS):
+        points = _halves(rng.sub("split points", split), draws)
+        rows = _halves(rng.sub("split samples", split), groups) if groups > 1 else (np.array([0]), np.array([0]))
+        one, other = (
+            values[:, at][:, :, of].mean(axis=(1, 2), dtype=np.float64) for at, of in zip(points, rows, strict=True)
+        )
+        common.append(np.cov(one, other)[0, 1])
+    share = float(np.mean(common)) / whole.var(ddof=1)
+    return float(np.sqrt(min(1.0, max(0.0, share))))
+
+
+def _halves(rng: Draws, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """0..count-1 in a random order, cut in two."""
+    order: np.ndarray = rng.uniform(torch.tensor([0]), (count,))[0].argsort().numpy()
+    return order[: count // 2], order[count // 2 :]

@@ -1,0 +1,140 @@
+"""The tables of docs/ensembles.md: how far the ensembles get on nets with masked, healthy and hardened gradients.
+
+    python scripts/tables/trust.py FOLDER [VICTIM ...] [--samples N]  # an hour or two; needs snnrobust[all]
+
+Victims and runs are kept in FOLDER, and a second call goes on where the first stopped. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import victims
+
+import snnrobust as sr
+from snnrobust.audit.exhibits import Audited
+from snnrobust.report import Report
+
+#: The 19 estimators of Ozdenizci & Legenstein 2024 (TMLR); `rate-relu` stands for their ReLU net.
+CLASSICAL: list[Any] = [
+    *({"name": "triangle", "gamma": gamma} for gamma in (0.25, 0.5, 1.0, 2.0, 3.0)),
+    *({"name": "exponential", "scale": scale, "gamma": gamma} for scale in (1.0, 0.3) for gamma in (0.5, 1.0, 2.0)),
+    *({"name": "rectangle", "gamma": gamma} for gamma in (0.25, 0.5, 1.0, 2.0, 4.0)),
+    "straight-through",
+    "bptr",
+    "rate-relu",
+]
+
+
+def attacks(epsilon: float) -> list[sr.Task]:
+    """What `standard` is measured against: attacks of others, the classical estimators, and everything at once."""
+    classical = [
+        {"name": "apgd", "label": f"apgd {number}", "gradient": gradient} for number, gradient in enumerate(CLASSICAL)
+    ]
+    return [
+        sr.load("torchattacks:PGD", epsilon=epsilon, steps=100),
+        sr.load("torchattacks:APGD", epsilon=epsilon, steps=100),
+        sr.load("torchattacks:Square", epsilon=epsilon, n_queries=2000),
+        sr.load("union", label="classical", epsilon=epsilon, adaptive=classical),
+        sr.load("fast", epsilon=epsilon),
+        sr.load("exhaustive", epsilon=epsilon),
+    ]
+
+
+def claimed(epsilon: float) -> list[sr.Task]:
+    """The numbers that are judged: what a paper would quote, and what it should quote."""
+    return [sr.load("pgd", label="own PGD-20", epsilon=epsilon, steps=20), sr.load("standard", epsilon=epsilon)]
+
+
+def evaluate(name: str, folder: Path, samples: int) -> tuple[Report, Report]:
+    """The victim under the judged attacks and under all others, gone on with if it was stopped."""
+    model, epsilon = victims.load(name, folder), victims.VICTIMS[name].epsilon
+    data = sr.data.load("mnist5k").test.take(samples)
+    judged = sr.evaluate(
+        model, data, claimed(epsilon), evidence="full", out=folder / f"judged-{name}-{samples}", progress=False
+    )
+    others = sr.evaluate(
+        model, data, attacks(epsilon), evidence="none", out=folder / f"others-{name}-{samples}", progress=False
+    )
+    return judged, others
+
+
+def strength_table(reports: list[tuple[Report, Report]]) -> list[str]:
+    """Robust accuracy under each attack, the strongest member of `standard` alone, and the verdicts."""
+    others = ["torchattacks:PGD", "torchattacks:APGD", "torchattacks:Square", "classical", "fast"]
+    columns = ["victim", "epsilon", "clean", "own PGD-20", *others, "best member alone", "standard", "exhaustive"]
+    lines = _header([*columns, "claim of own PGD-20", "claim of standard"])
+    for judged, compared in reports:
+        (epsilon,) = judged.task("standard")["strengths"]
+        (name,) = judged.models
+        alone, member = _best_alone(judged)
+        verdicts = {claim.label: claim.verdict for claim in judged.claims}
+        shares = [
+            judged.clean()["correct"].mean(),
+            judged.curve("own PGD-20").value[0],
+            *(compared.curve(label).value[0] for label in others),
+        ]
+        ends = [judged.curve("standard").value[0], compared.curve("exhaustive").value[0]]
+        cells = [*_shares(shares), f"{alone:.3f} ({member})", *_shares(ends)]
+        lines.append(_row([name, f"{epsilon:g}", *cells, verdicts["own PGD-20"], verdicts["standard"]]))
+    return lines
+
+
+def cost_table(report: Report) -> list[str]:
+    """What each member of `standard` had before it, and what it spent."""
+    lines = _header(["member", "alive before", "broken first", "steps", "forwards", "backwards", "steps x alive"])
+    total = bound = 0
+    for member in report.members("standard"):
+        allowed = (member.budget or 0) * member.attempted
+        spent = [member.forwards, member.backwards]
+        lines.append(_row([member.label, member.attempted, member.broken, member.budget, *spent, allowed]))
+        total, bound = total + member.forwards, bound + allowed
+    return [
+        *lines,
+        "",
+        f"Forward passes over the sum of steps x alive before: {total} / {bound} = {total / bound:.3f}.",
+    ]
+
+
+def _best_alone(report: Report) -> tuple[float, str]:
+    """The strongest member of `standard` by itself, on the audit's samples."""
+    (epsilon,) = report.task("standard")["strengths"]
+    exhibits = Audited(report, report.models[0], "standard").all_of("steps-100")
+    rivals = [rival for exhibit in exhibits for rival in exhibit.rivals(epsilon) if ": " in rival.name]
+    best = min(rivals, key=lambda rival: float(rival.standing.mean()))
+    return float(best.standing.mean()), best.name.partition(": ")[2]
+
+
+def _shares(values: Iterable[float]) -> list[str]:
+    return [f"{value:.3f}" for value in values]
+
+
+def _header(columns: list[str]) -> list[str]:
+    return [_row(columns), "|" + " --- |" * len(columns)]
+
+
+def _row(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    """Prints the tables of the victims named on the command line, or of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", default=list(victims.VICTIMS))
+    parser.add_argument("--samples", type=int, default=200)
+    given = parser.parse_args()
+    reports = [evaluate(name, given.folder, given.samples) for name in given.names]
+    print("\n".join(strength_table(reports)))
+    for judged, _ in reports:
+        print(f"\n{judged.models[0]}, verdict {judged.verdict}\n\n" + "\n".join(cost_table(judged)))
+    print(f"\n{given.samples} test digits, {platform.machine()} CPU, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A faster model that shares the user's parameters and only ever searches."""

@@ -1,0 +1,119 @@
+"""A fast kernel in the place of a spiking node of a net, and of what stands right before and behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snnrobust.errors import InputError
+from snnrobust.frameworks.adapter import Adapter
+from snnrobust.kernels.convolved import convolved
+from snnrobust.kernels.fast import Backend, backend_for, run
+from snnrobust.kernels.unit import Affine, Pool, Unit
+
+
+class FastNode(nn.Module):
+    """Runs a spiking node's equation from its reset state on, [T, N, *] to [T, N, *], and leaves its memories alone.
+
+    All numbers are read from the node at each pass, so that nothing is stale after a change.
+
+    Args:
+        node: The user's spiking node.
+        adapter: Its framework.
+        derivative: Says what a spike's derivative is in the backward pass.
+        backends: The fast kernels, in order of preference.
+
+    Attributes:
+        calls: Passes so far.
+        kernel: Which kernel the last one ran on.
+        largest: Bytes a sample of the last input, current or output, whichever has most.
+        held: The same of those that were in memory: not the current, where the convolution was in the same kernel.
+    """
+
+    #: A convolution that is taken over, applied before all else: 3 x 3, with stride 1 and without a bias.
+    conv: nn.Module | None = None
+    #: Whether channels may come last in memory, as they are read by the convolution behind.
+    channels_last = False
+    #: Batch normalisation that is taken over, applied before the node.
+    norm: nn.Module | None = None
+    #: Pooling that is taken over, applied behind the node.
+    pool: Pool | None = None
+    #: T, where the input is one step [1, N, *] for all.
+    steps: int | None = None
+
+    def __init__(
+        self,
+        node: nn.Module,
+        adapter: Adapter,
+        derivative: Callable[[], Callable[[Tensor], Tensor] | None],
+        backends: Sequence[Backend],
+    ) -> None:
+        super().__init__()
+        self._node = [node]  # in a list: registers no submodule
+        self._adapter = adapter
+        self._derivative = derivative
+        self._backends = backends
+        self.calls = 0
+        self.kernel = "no"
+        self.largest = self.held = 0
+
+    def take_norm(self, norm: nn.Module) -> None:
+        """Takes batch normalisation over."""
+        object.__setattr__(self, "norm", norm)  # registers no submodule
+
+    def take_conv(self, conv: nn.Module) -> None:
+        """Takes a convolution over."""
+        object.__setattr__(self, "conv", conv)  # registers no submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
+        self.calls += 1
+        dynamics = self._adapter.dynamics(self._node[0])
+        derivative = self._derivative()
+        if derivative is None:
+            raise InputError(
+                f"expected the surrogate of {type(self._node[0]).__name__} to stay of a known family, got another; "
+                f"leave the net as it is while it is evaluated"
+            )
+        unit = Unit(dynamics, derivative, self.steps or len(x), self.pool)
+        numbers = None if self.norm is None else affine(self.norm)
+        if self.conv is not None:
+            if (spikes := self._convolved(self.conv, unit, x, numbers)) is not None:
+                return spikes
+            x = self.conv(x.contiguous())  # a convolution rounds otherwise where channels come last
+        backend = backend_for(self._backends, unit, x)
+        self.kernel = "eager" if backend is None else backend.name
+        spikes = run(self._backends, unit, x, numbers)
+        self.largest = self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        return spikes
+
+    def _convolved(self, conv: nn.Module, unit: Unit, x: Tensor, numbers: Affine | None) -> Tensor | None:
+        """The spikes, with the convolution in the same kernel; None where there is none, or a gradient is asked for."""
+        kernel = convolved()
+        if kernel is None or (x.requires_grad and torch.is_grad_enabled()):
+            return None
+        weight = conv.get_parameter("weight").detach()
+        if not kernel.supports(unit, x, weight):
+            return None
+        spikes = kernel.forward(unit, x, weight, numbers, channels_last=self.channels_last)
+        self.kernel = "native"
+        self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
+        self.largest = max(self.held, x[:, 0, 0].nbytes * len(weight))
+        return spikes
+
+
+def affine(norm: nn.Module) -> Affine:
+    """Batch normalisation in eval mode as scale and shift [C]: torch's own, by asking it for a one and for a zero.
+
+    Whether it divides by a root or multiplies with its reciprocal, and rounds once or twice, is up to its build.
+    """
+    names = ("running_mean", "running_var", "weight", "bias", "eps")
+    mean, variance, weight, bias, eps = (getattr(norm, name) for name in names)
+    zeros, ones = torch.zeros_like(mean)[None], torch.ones_like(mean)[None]  # [1, C]
+    with torch.no_grad():
+        scale = F.batch_norm(ones, zeros[0], variance, weight, eps=eps)
+        shift = F.batch_norm(zeros, mean, variance, weight, bias, eps=eps)
+    return scale[0], shift[0]

@@ -1,0 +1,1 @@
+"""Facts of a stored run: curves, comparisons, records. Nothing here judges."""

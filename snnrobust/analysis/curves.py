@@ -1,0 +1,139 @@
+"""Curves over strengths from per-sample outcomes: of an attack, of the worst case over attacks, of noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import numpy as np
+
+from snnrobust.analysis.members import attribution, first_breakers
+from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.common.statistics import bootstrap_mean, clopper_pearson
+from snnrobust.errors import InputError
+from snnrobust.results.records import Curve, Sense
+
+#: An audit asks for the same few curves many times over, and an exact interval takes milliseconds.
+_interval = lru_cache(maxsize=4096)(clopper_pearson)
+
+
+def accuracy_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | None = None) -> Curve:
+    """Accuracy over the strengths of an attack or of noise, with 95 % intervals.
+
+    Raises:
+        InputError: For a label without a curve, or a sense that was not recorded.
+    """
+    task = outcomes.task(label)
+    if task["kind"] == "noise":
+        return _noise_curve(outcomes, label, model)
+    if task["kind"] != "attack":
+        raise InputError(f"expected the label of an attack or of noise, got '{label}' of kind '{task['kind']}'")
+    return _attack_curve(outcomes, label, model, sense)
+
+
+def _attack_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | None) -> Curve:
+    """Robust accuracy under an attack."""
+    if sense == "last-iterate":
+        if outcomes.run["mode"] != "exhaustive":
+            raise InputError(
+                f"expected mode='exhaustive' for the last iterate, got '{outcomes.run['mode']}'; evaluate again"
+            )
+        last = np.stack([cell["last_correct"] == 1 for cell in outcomes.cells(model, label)])
+        return share_curve(outcomes, label, model, last, "last-iterate")
+    found = share_curve(outcomes, label, model, outcomes.robust(label, model))
+    found = dataclasses.replace(found, attribution=attribution(outcomes, label, model))
+    return _marked(found, outcomes.assumed(label, model)) if outcomes.bisected(label, model) else found
+
+
+def share_curve(
+    outcomes: Outcomes,
+    label: str,
+    model: str,
+    kept: np.ndarray,
+    sense: Sense = "any-iterate",
+    strengths: list[float] | None = None,
+) -> Curve:
+    """Shares of `kept` [strength, sample] with Clopper-Pearson intervals, as a curve of an attack."""
+    count = kept.shape[1]
+    intervals = [_interval(int(row.sum()), count) for row in kept]
+    return Curve(
+        strength=tuple(outcomes.task(label)["strengths"] if strengths is None else strengths),
+        value=tuple(float(row.mean()) for row in kept),
+        low=tuple(low for low, _ in intervals),
+        high=tuple(high for _, high in intervals),
+        count=count,
+        threat=outcomes.threat(label, model),
+        sense=sense,
+        model=model,
+        label=label,
+        unit="epsilon",
+        assumed=(0,) * len(kept),
+    )
+
+
+def _noise_curve(outcomes: Outcomes, label: str, model: str) -> Curve:
+    """Accuracy under noise, with bootstrap intervals over samples."""
+    strengths = outcomes.task(label)["strengths"]
+    shares = [cell["fraction"].astype(np.float64) for cell in outcomes.cells(model, label)]
+    intervals = [bootstrap_mean(share, outcomes.run["seed"]) for share in shares]
+    return Curve(
+        strength=tuple(strengths),
+        value=tuple(float(share.mean()) for share in shares),
+        low=tuple(low for low, _ in intervals),
+        high=tuple(high for _, high in intervals),
+        count=len(shares[0]),
+        threat=outcomes.task(label)["plugin"],
+        sense="mean over draws",
+        model=model,
+        label=label,
+        unit="severity",
+    )
+
+
+def worst_case(outcomes: Outcomes, model: str, threat: str | None) -> Curve:
+    """Per-sample worst case over all attacks of one threat model; see `Report.worst_case`."""
+    by_threat: dict[str, list[str]] = {}
+    for label in outcomes.labels("attack"):
+        by_threat.setdefault(outcomes.threat(label, model), []).append(label)
+    if not by_threat:
+        raise InputError("expected at least one attack in the report, got none; evaluate with sr.load('pgd', ...)")
+    if threat is None and len(by_threat) > 1:
+        raise InputError(f"expected threat= with several threat models, got none; choose one of {sorted(by_threat)}")
+    chosen = next(iter(by_threat)) if threat is None else threat
+    if chosen not in by_threat:
+        raise InputError(f"expected a threat model in {sorted(by_threat)}, got {chosen!r}; name one of these")
+    labels = by_threat[chosen]
+    radii = sorted({radius for label in labels for radius in outcomes.task(label)["strengths"]})
+    broken_by = {label: first_breakers(outcomes, label, model) for label in labels}
+    credit = {name: 0 for label in labels for name in _names(outcomes, label)}
+    standing = outcomes.clean(model)["correct"].copy()
+    untried = {label: outcomes.assumed(label, model) for label in labels}
+    rows, rests = [], []
+    for radius in radii:
+        rest = np.zeros_like(standing)
+        for label in labels:
+            strengths = outcomes.task(label)["strengths"]
+            if radius in strengths:
+                k = strengths.index(radius)
+                who = broken_by[label][k]
+                newly = standing & (who >= 0)
+                for m, name in enumerate(_names(outcomes, label)):
+                    credit[name] += int((newly & (who == m)).sum())
+                standing &= ~newly
+                rest |= untried[label][k]
+        rows.append(standing.copy())
+        rests.append(standing & rest)
+    found = share_curve(outcomes, labels[0], model, np.stack(rows), strengths=radii)
+    found = dataclasses.replace(found, label="worst case", attribution=credit)
+    return _marked(found, np.stack(rests)) if any(outcomes.bisected(label, model) for label in labels) else found
+
+
+def _marked(found: Curve, rests: np.ndarray) -> Curve:
+    """The curve as one by bisection, with how many samples rest on its assumption, [strength, sample]."""
+    counts = tuple(int(row.sum()) for row in rests)
+    return dataclasses.replace(found, sense="any-iterate, bisect", assumed=counts)
+
+
+def _names(outcomes: Outcomes, label: str) -> list[str]:
+    """Whom a broken sample may be credited to: the attack, or the members of an ensemble."""
+    return [f"{label}: {member['label']}" for member in outcomes.task(label)["members"]] or [label]

@@ -1,0 +1,142 @@
+"""The outcomes of a stored run: per-sample results by model and task, and what follows from them at once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from snnrobust.common.files import Arrays
+from snnrobust.errors import InputError
+from snnrobust.results.artifacts import Artifact
+from snnrobust.results.records import NAN, Finding, Record
+from snnrobust.results.store import Store
+from snnrobust.threat_models.lp import ThreatModel
+
+
+class Outcomes:
+    """What a run stored, read by model and task label; nothing is judged here.
+
+    Args:
+        store: A finished run.
+
+    Attributes:
+        run: Models, data, tasks, seed, mode and environment, as recorded.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.run: dict[str, Any] = store.run
+        self._tasks: dict[str, dict[str, Any]] = {task["label"]: task for task in self.run["tasks"]}
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return list(self.run["models"])
+
+    def labels(self, kind: str | None = None) -> list[str]:
+        """Labels of the tasks, of one kind ("clean", "attack", "noise", "measurement") or of all."""
+        return [label for label, task in self._tasks.items() if kind in (None, task["kind"])]
+
+    def task(self, label: str) -> dict[str, Any]:
+        """The recorded settings of a task.
+
+        Raises:
+            InputError: If there is none of that label.
+        """
+        if label not in self._tasks:
+            raise InputError(f"expected a task label in {sorted(self._tasks)}, got {label!r}; name one of these")
+        return self._tasks[label]
+
+    def attack(self, label: str) -> dict[str, Any]:
+        """The recorded settings of an attack.
+
+        Raises:
+            InputError: If the label is that of something else.
+        """
+        task = self.task(label)
+        if task["kind"] != "attack":
+            raise InputError(f"expected the label of an attack, got '{label}' of kind '{task['kind']}'; name an attack")
+        return task
+
+    def quoted(self) -> list[str]:
+        """Labels of the attacks whose numbers one would quote."""
+        return list(self.run["quoted"])
+
+    def cell(self, model: str, label: str, position: int) -> Arrays:
+        """Per-sample outcomes of a task at its `position`-th strength.
+
+        Raises:
+            InputError: If that cell was not computed.
+        """
+        arrays = self._store.cell(model, label, position)
+        if arrays is None:
+            raise InputError(f"expected results of '{label}' on '{model}', got none; run or resume the evaluation")
+        return arrays
+
+    def cells(self, model: str, label: str) -> list[Arrays]:
+        """Per-sample outcomes of a task at each of its strengths."""
+        return [self.cell(model, label, k) for k in range(len(self.task(label)["strengths"]))]
+
+    def clean(self, model: str) -> Arrays:
+        """Per-sample outcomes on unchanged inputs: correct, margin, tied, silent, each [N]."""
+        return self.cell(model, "clean", 0)
+
+    def robust(self, label: str, model: str, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
+        """Whether each sample withstands an attack, [strength, sample]: right when clean, and broken at no strength up
+        to this one. An example found at a smaller radius is allowed at a larger one."""
+        unbroken = np.stack([cell[by] != 0 for cell in self.cells(model, label)])
+        robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(model)[by]
+        return robust
+
+    def margins(self, label: str, model: str) -> np.ndarray:
+        """True logit minus the best other at the strongest example, [strength, sample]; NaN: not attempted."""
+        return np.stack([cell["margin"] for cell in self.cells(model, label)])
+
+    def bisected(self, label: str, model: str) -> bool:
+        """Whether an attack's radii were bisected on a model."""
+        return bool(self.attack(label)["strengths"]) and "assumed" in self.cell(model, label, 0)
+
+    def assumed(self, label: str, model: str) -> np.ndarray:
+        """Which samples count as right at a radius without having been attacked there, since they withstood a larger
+        one, [strength, sample]; none unless the attack was bisected."""
+        self.attack(label)
+        nothing = np.zeros(len(self.clean(model)["correct"]), dtype=bool)
+        return np.stack([cell.get("assumed", nothing) for cell in self.cells(model, label)])
+
+    def threat(self, label: str, model: str) -> str:
+        """The ball that an attack searched, without its radius."""
+        settings = self.run["models"][model]
+        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
+        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
+
+    def threats(self) -> list[str]:
+        """The threat models of the attacks, radius apart."""
+        return list(dict.fromkeys(self.threat(label, name) for name in self.models for label in self.labels("attack")))
+
+    def measured(self, model: str, label: str) -> list[Record]:
+        """The records of a measurement, as it yielded them."""
+        found = self._store.measurement(model, label)
+        return found[0] if found is not None else []
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What measurements drew."""
+        found = (self._store.measurement(name, label) for name in self.models for label in self.labels("measurement"))
+        return [artifact for each in found if each is not None for artifact in each[1]]
+
+    def probed(self) -> list[Finding]:
+        """What the probe found for each model before the run."""
+        return [finding for name in self.models for finding in self._store.probe_findings(name) or []]
+
+    def ways(self, model: str) -> dict[str, list[str]]:
+        """What the searches of each task, or member of an ensemble, ran on, in words."""
+        return self._store.ways(model)
+
+    def halved(self, model: str) -> list[int]:
+        """Samples in flight after each time that memory ran out."""
+        return self._store.halved(model)
+
+    def seconds(self, model: str, name: str) -> float:
+        """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""
+        return self._store.seconds[model].get(name, NAN)

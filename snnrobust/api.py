@@ -1,0 +1,134 @@
+"""`evaluate` and `tune`: what is checked and run below, and a `Report` made of what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snnrobust.data.evaluation_data import prepare
+from snnrobust.errors import InputTypeError
+from snnrobust.evaluation.plan import Evidence, Mode, make_plan
+from snnrobust.evaluation.tuning import Tuned, best_of, validation_data
+from snnrobust.plugin.task import Task
+from snnrobust.report import Report
+from snnrobust.results.store import Store
+from snnrobust.wrapping.model import SpikingModel
+
+
+def evaluate(
+    model: SpikingModel | Mapping[str, SpikingModel],
+    data: Any,
+    tasks: Sequence[Task | str],
+    *,
+    seed: int = 0,
+    evidence: Evidence = "basic",
+    mode: Mode = "nested",
+    batch_size: int | None = None,
+    memory_budget: float | None = None,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    notes: Sequence[str] = (),
+    sources: Mapping[str, SpikingModel] | None = None,
+) -> Report:
+    """Evaluates models on tasks. All inputs are checked before anything long starts.
+
+    Args:
+        model: A wrapped model, or several by name.
+        data: (x, y), a Dataset, Splits, or {"test": ..., "train": ..., "validation": ...}. Curvature needs "train".
+        tasks: From `load`, or plain names of tasks that need no strength. Clean accuracy is always measured.
+        seed: Seed of all random numbers, which are keyed by sample.
+        evidence: "full": the model is probed, further attacks are run on 200 random samples (or all, if fewer) that
+            show what the numbers are worth, and these are judged. "basic": without the further attacks, so that
+            no number can be trusted. "none": numbers alone.
+        mode: "nested": a sample that broke at one radius is not attacked at larger ones, and leaves a search at its
+            first success. "exhaustive": every sample is attacked at every radius with all steps, which also gives the
+            last iterate. "bisect": as nested, but each sample is first attacked in the middle of its radii, then in the
+            middle of the half that is left; one that withstands a radius is assumed right at all smaller ones, which
+            is audited on up to 100 samples unless evidence="none". Single-step attacks, those that own their loop,
+            stochastic models and noise are run as nested. For quoted numbers take "nested".
+        batch_size: Samples in flight at once; it changes speed and memory, not outcomes, unless an attack or net draws
+            from global generators or an estimator takes statistics over the batch (`pdsg`). None: the largest power of
+            two, at most 256, that fits into memory by a trial pass; a run that is gone on with keeps the one it has.
+            Where memory runs out all the same it is halved, nothing is lost, and the report says so.
+        memory_budget: GiB of the models' device that may be used, where `batch_size` is left out; None: half of what
+            is free.
+        out: Folder for results. A run that was stopped goes on where it stopped; a folder with another run is refused.
+        progress: Whether to show progress; None: on a terminal.
+        notes: Remarks for the report's page.
+        sources: Further models by name, which are not evaluated: attacks with `source=` take their examples from them
+            or from one of `model`.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError, InputTypeError: For input that does not fit, before anything long starts.
+        StoreError: If `out` holds something else.
+        MemoryLimitError: If memory runs out with a single sample in flight.
+        ViolationError: If an attack breaks its threat model; what was computed before is kept in `out`.
+
+    Example:
+        >>> import torch
+        >>> import snnrobust as sr
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import neuron
+        >>> net = nn.Sequential(nn.Linear(4, 3), neuron.LIFNode(step_mode="m"))
+        >>> x, y = torch.rand(8, 4), torch.randint(3, (8,))
+        >>> report = sr.evaluate(sr.wrap(net, steps=4), (x, y), [sr.load("fgsm", epsilon=[0.0, 0.1])])
+        >>> report.curve("fgsm").value[0] == report.clean()["correct"].mean()
+        np.True_
+    """
+    folder = Path(out) if out is not None else None
+    plan = make_plan(
+        model,
+        data,
+        tasks,
+        seed=seed,
+        evidence=evidence,
+        mode=mode,
+        batch_size=batch_size,
+        memory_budget=memory_budget,
+        out=folder,
+        notes=notes,
+        sources=sources,
+    )
+    store = Store(folder, plan.run)
+    plan.execute(store, progress=progress)
+    return Report(store)
+
+
+def tune(model: SpikingModel, data: Any, task: Task, gradient: Mapping[str, Sequence[Any]], *, seed: int = 0) -> Tuned:
+    """Tries all combinations of an estimator's parameters, and keeps the one under which an attack is strongest.
+
+    Sharpness and width decide how well a surrogate gradient finds its way (Ding et al. 2024: gamma of HART). Chosen on
+    the test data they would flatter the attack, so only the validation split is touched.
+
+    Args:
+        model: A wrapped model.
+        data: Splits, or a mapping with "test" and "validation".
+        task: An attack from `load`, with its estimator.
+        gradient: Fields of the estimator and the values to try.
+        seed: Seed of the evaluation.
+
+    Raises:
+        InputError: If there is no validation data, or it is the test data; for an unknown parameter.
+        InputTypeError: If `task` is no single attack, or a parameter has no list of values.
+
+    Example:
+        >>> import snnrobust as sr
+        >>> from snnrobust.testing import tiny_data, tiny_model
+        >>> splits = {"test": tiny_data(), "validation": tiny_data(count=24).select(range(12, 24))}
+        >>> task = sr.load("pgd", epsilon=0.1, steps=3, gradient="atan")
+        >>> tune(tiny_model(), splits, task, {"alpha": [1.0, 4.0]}).task.attack.gradient
+        ATan(alpha=4.0)
+    """
+    if task.attack is None:
+        raise InputTypeError(f"expected a single attack from sr.load, got '{task.label}'; tune a member by itself")
+    validation = validation_data(prepare(data))
+
+    def robust_accuracy(candidate: Task) -> float:
+        report = evaluate(model, validation, [candidate], seed=seed, evidence="none", progress=False)
+        return sum(report.curve(task.label).value) / len(task.strengths)
+
+    return best_of(task, gradient, validation.test, robust_accuracy)

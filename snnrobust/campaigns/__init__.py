@@ -1,0 +1,1 @@
+"""Evaluations described by a file, with a process for each model."""

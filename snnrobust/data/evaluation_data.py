@@ -1,0 +1,117 @@
+"""The data of an evaluation: checked once, before anything long starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.data.dataset import Dataset, Splits
+from snnrobust.errors import InputError, InputTypeError
+
+#: Most samples in flight where the user names no batch size: more are hardly faster, and what depends on the batch
+#: should not depend on the machine.
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Test data, and the training data that curvature is measured on, where it was given.
+
+    Attributes:
+        test: What is attacked and corrupted.
+        train: Training data, or None.
+        validation: Held-out data for choices, or None.
+        batch_size: Samples that go through the net at once.
+    """
+
+    test: Dataset
+    train: Dataset | None
+    validation: Dataset | None
+    batch_size: int
+
+    def training(self, purpose: str) -> Dataset:
+        """The training data, or an error that says what needs it."""
+        if self.train is None:
+            raise InputError(
+                f"expected training data for {purpose}, got test data alone; pass data={{'test': ..., 'train': ...}}"
+            )
+        return self.train
+
+    def fingerprint(self) -> str:
+        """A digest of all samples and labels."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, split in (("test", self.test), ("train", self.train), ("validation", self.validation)):
+            if split is not None:
+                digest.update(name.encode())
+                for tensor in (split.x, split.y, split.index, *(() if split.lengths is None else (split.lengths,))):
+                    digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+                    for part in torch.split(tensor.detach(), BATCH):  # no second copy of it all
+                        digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
+    """Turns (x, y), a Dataset, or {"test": ..., "train": ..., "validation": ...} into `EvaluationData`.
+
+    Raises:
+        InputTypeError: For anything else, or tensors of another type.
+        InputError: For empty data, NaN, labels below 0, or lengths that don't match.
+    """
+    if isinstance(data, EvaluationData):
+        return data
+    if isinstance(data, Splits):
+        data = {"test": data.test, "train": data.train, "validation": data.validation}
+    elif not isinstance(data, Mapping):
+        data = {"test": data}
+    if unknown := sorted(set(data) - {"test", "train", "validation"}):
+        raise InputError(f"expected splits among 'test', 'train', 'validation', got {unknown}; rename them")
+    if "test" not in data:
+        raise InputError(f"expected a 'test' split, got {sorted(data)}; name the data to attack 'test'")
+    splits = {name: None if split is None else _dataset(split, name) for name, split in data.items()}
+    test = splits["test"]
+    if test is None:
+        raise InputError("expected data in the 'test' split, got None; pass (x, y) or a Dataset")
+    return EvaluationData(test, splits.get("train"), splits.get("validation"), batch_size)
+
+
+def _dataset(split: Any, name: str) -> Dataset:
+    if isinstance(split, Dataset):
+        return split
+    if isinstance(split, tuple | list) and len(split) == 2:
+        x, y = split
+    elif isinstance(split, torch.utils.data.Dataset) and hasattr(split, "__len__"):
+        try:
+            pairs = [split[i] for i in range(len(split))]
+            x, y = torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"expected (x, y) pairs of one shape in '{name}', got {type(split).__name__} that can't be stacked "
+                f"({reason}); pass tensors x [N, *] and y [N]"
+            ) from error
+    else:
+        raise InputTypeError(
+            f"expected (x, y) or a Dataset for '{name}', got {type(split).__name__}; pass tensors x [N, *] and y [N]"
+        )
+    if not (isinstance(x, Tensor) and x.ndim and isinstance(y, Tensor)):
+        raise InputTypeError(
+            f"expected tensors x [N, *] and y [N] in '{name}', got {_described(x)} and {_described(y)}; "
+            f"pass torch.as_tensor of them"
+        )
+    if x.is_floating_point():
+        x = x.float()
+    if y.dtype in (torch.int32, torch.int16, torch.uint8):
+        y = y.long()
+    try:
+        return Dataset.of(x, y, name=name)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"in '{name}': {error}") from None
+
+
+def _described(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

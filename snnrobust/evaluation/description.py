@@ -1,0 +1,120 @@
+"""The content of run.json: what is evaluated, recorded so that a run can be told from another and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrobust.common.batching import Pool
+from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.evaluation.evidence import Exhibit, quoted
+from snnrobust.plugin.protocols import Optimiser
+from snnrobust.plugin.task import Task
+from snnrobust.results.store import FORMAT
+from snnrobust.spike_gradients.swap import batch_dependent
+from snnrobust.wrapping.model import SpikingModel
+
+#: Fresh draws that a stochastic model is scored on.
+SCORING_DRAWS = 50
+#: Samples whose logits tell models apart.
+SIGNED = 8
+
+
+def describe(
+    models: Mapping[str, SpikingModel],
+    data: EvaluationData,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    mode: str,
+    evidence: str,
+    notes: Sequence[str],
+    sources: Mapping[str, SpikingModel],
+    exhibits: Mapping[str, Sequence[Exhibit]],
+    rows: Tensor,
+    skipped: Mapping[str, Mapping[str, str]],
+    kept_nested: Mapping[str, Mapping[str, str]],
+    memory: Mapping[str, object] | None,
+) -> dict[str, Any]:
+    """The content of run.json: what is evaluated, with a fingerprint of all that decides the outcomes."""
+    decisive = {
+        "format": FORMAT,
+        "models": {name: {**model.settings(), "fingerprint": model.fingerprint()} for name, model in models.items()},
+        "data": {
+            "name": data.test.name,
+            "samples": len(data.test),
+            "classes": int(data.test.y.max()) + 1,
+            "training samples": len(data.train) if data.train is not None else 0,
+            "fingerprint": data.fingerprint(),
+        },
+        "tasks": [task.settings() for task in tasks],
+        "seed": seed,
+        "mode": mode,
+        "evidence": evidence,
+        "scoring_draws": SCORING_DRAWS,
+        "sources": {name: each.fingerprint() for name, each in sources.items() if name not in models},
+        "exhibits": {name: [exhibit.settings() for exhibit in found] for name, found in exhibits.items()},
+        "skipped": skipped,
+        "rows": rows.tolist() if any(exhibits.values()) else [],
+        # What draws from global generators is seeded by the batch, and some estimators take statistics over it: there
+        # the batch size decides too.
+        "chunk": data.batch_size if _decided_by_batch(models, tasks) else None,
+    }
+    text = json.dumps(decisive, sort_keys=True, default=repr)
+    return {
+        **decisive,
+        "fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        "signature": {name: _signature(model, data) for name, model in models.items()},
+        "batch_size": data.batch_size,
+        # Which tasks mode="bisect" does not bisect, by model, with the reason.
+        **({"kept_nested": kept_nested} if mode == "bisect" else {}),
+        "quoted": [task.label for task in quoted(tasks)],
+        "notes": list(notes),
+        # How the batch size was chosen, where memory was measured for it.
+        "environment": {**_environment(next(iter(models.values())).device), "memory": memory},
+    }
+
+
+def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
+    """Logits of a few samples: they tell models apart whose settings and weights look alike (a threshold kept by hand,
+    two lambdas as read-outs). Compared with a tolerance, since float rounding depends on the number of threads."""
+
+    @torch.no_grad()
+    def logits(rows: Tensor) -> Tensor:
+        sample = data.test.select(rows)
+        return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu()
+
+    rows = torch.arange(min(SIGNED, len(data.test)))
+    return [row for _, found in Pool(SIGNED).over(rows, logits) for row in found.tolist()]
+
+
+def _decided_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:
+    attacks = [pair for task in tasks for pair in task.attacks]
+    foreign = any(not isinstance(each.plugin, Optimiser) for each, _ in attacks)
+    coupled = any(batch_dependent(attack.gradient) for _, attack in attacks)
+    return foreign or coupled or any(model.foreign_randomness for model in models.values())
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    packages = {}
+    for name in ("snnrobust", "torch", "spikingjelly", "numpy", "scipy", "torchattacks", "PyHessian"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }

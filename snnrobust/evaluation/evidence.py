@@ -1,0 +1,256 @@
+"""What an audit needs beside the numbers themselves: further attacks on a fixed random part of the test data.
+
+The part is small, and its attacks are not cascaded: every member of an ensemble meets every sample at every radius, so
+that members, radii and numbers of steps can be compared sample by sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrobust.common.batching import Pool
+from snnrobust.common.files import Arrays
+from snnrobust.common.random import Draws
+from snnrobust.data.dataset import Dataset
+from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.evaluation.attack_cell import EXHAUSTIVE, FACTORIAL, Effort
+from snnrobust.plugin.protocols import Optimiser
+from snnrobust.plugin.task import Attack, Task, load, with_steps
+from snnrobust.search.scoring import Judge
+from snnrobust.spike_gradients.swap import batch_dependent
+from snnrobust.threat_models.lp import Domain, Norm, ThreatModel
+from snnrobust.threat_models.verify import verify
+from snnrobust.wrapping.model import SpikingModel
+
+#: Samples that evidence is gathered on, where the data has as many.
+SAMPLES = 200
+#: Samples at the full range of the inputs, and for the comparison of orders and batch sizes.
+FEW = 48
+#: Other models whose examples are tried on the audited one.
+SOURCES = 2
+
+Kind = Literal["estimators", "steps-50", "steps-100", "noise", "transfer", "epsilon-zero", "full-range", "order", "eot"]
+
+
+@dataclass(frozen=True)
+class BallNoise:
+    """A random point of the threat model's ball: an attack that does not even look.
+
+    Attributes:
+        norm: Norm of the ball.
+        low: Least input value.
+        high: Greatest input value.
+        domain: Domain of the inputs.
+    """
+
+    norm: Norm
+    low: float
+    high: float
+    domain: Domain
+
+    def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
+        """Points [N, *] of the balls of radius `severity` around x [N, *]."""
+        return ThreatModel(self.norm, severity, (self.low, self.high), self.domain).start(x, rng, index)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One piece of evidence about the audited numbers.
+
+    Attributes:
+        kind: What it shows.
+        about: The label of the attack that it is a variant of, or the norm of the threat model that it belongs to.
+        task: What is run; its label is unique among exhibits.
+        effort: How much of the search is done.
+        samples: How many of the audit's samples it is run on.
+        batch_size: Samples in flight; None: as in the evaluation.
+        reverse: Whether the samples are taken in reverse order.
+    """
+
+    kind: Kind
+    about: str
+    task: Task
+    effort: Effort = FACTORIAL
+    samples: int = SAMPLES
+    batch_size: int | None = None
+    reverse: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as plain values."""
+        return {
+            "kind": self.kind,
+            "about": self.about,
+            "task": self.task.settings(),
+            "effort": vars(self.effort),
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "reverse": self.reverse,
+        }
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Positions in the test data of its samples: the first of the audit's `rows`."""
+        chosen = rows[: self.samples]
+        return chosen.flip(0) if self.reverse else chosen
+
+    def part(self, data: EvaluationData, rows: Tensor) -> EvaluationData:
+        """The data that it is run on."""
+        test = data.test.select(self.rows(rows))
+        return replace(data, test=test, batch_size=self.batch_size or data.batch_size)
+
+
+def audited_rows(data: Dataset, seed: int) -> Tensor:
+    """Positions of the samples that evidence is gathered on: those whose keyed random numbers are least."""
+    order = Draws(seed, "evidence").uniform(data.index, (1,))[:, 0].argsort(stable=True)
+    return order[:SAMPLES]
+
+
+def quoted(tasks: Sequence[Task]) -> list[Task]:
+    """The attacks whose numbers one would quote: ensembles that don't say otherwise; without any, the attacks that take
+    several steps along a gradient of the model itself; without any of these either, all."""
+    attacks = [task for task in tasks if task.kind == "attack"]
+    ensembles = [task for task in attacks if task.members and getattr(task.plugin, "quotable", True)]
+    sighted = [task for task in attacks if _climbs(task) and task.attacks[0][1].source is None]
+    return ensembles or sighted or attacks
+
+
+def exhibits(
+    tasks: Sequence[Task], model: SpikingModel, sources: Mapping[str, SpikingModel], features: int
+) -> list[Exhibit]:
+    """The evidence that the attacks among `tasks` on `model` need.
+
+    Args:
+        tasks: The evaluation's tasks.
+        model: The audited model.
+        sources: All models by name.
+        features: Entries of an input.
+    """
+    found: list[Exhibit] = []
+    for task in quoted(tasks):
+        found += _about(task, model, features)
+    by_norm: dict[Norm, list[Task]] = {}
+    for task in tasks:
+        if task.kind == "attack" and any(task.strengths):
+            by_norm.setdefault(task.attacks[0][1].norm, []).append(task)
+    for norm, attacks in by_norm.items():
+        radii = tuple(sorted({radius for task in attacks for radius in task.strengths if radius > 0}))
+        eot = max(attack.eot for task in attacks for _, attack in task.attacks)
+        standard = load("standard", label=f"{norm}/estimators", norm=norm, epsilon=radii, eot=eot)
+        if not any(each.kind == "steps-100" and _alike(each.task, standard) for each in found):
+            found.append(Exhibit("estimators", norm, standard))
+        noise = BallNoise(norm, *model.bounds, model.domain)
+        ball = Task("ball", f"{norm}/noise", "noise", "snnrobust", noise, radii, draws=10)
+        found.append(Exhibit("noise", norm, ball))
+        others = [name for name, each in sources.items() if each.net is not model.net]
+        for name in others[:SOURCES]:
+            label = f"{norm}/transfer {name}"
+            transfer = load(
+                "flips" if norm == "l0" else "pgd",
+                label=label,
+                norm=norm,
+                epsilon=radii,
+                eot=eot,
+                steps=50,
+                source=name,
+            )
+            found.append(Exhibit("transfer", norm, transfer))
+    return found
+
+
+def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
+    """Variants of one attack: more and fewer steps, no radius, all radius, another order, more draws."""
+    label, attacks = task.label, task.attacks
+    radii = tuple(radius for radius in task.strengths if radius > 0)
+    if not radii:
+        return []
+
+    def variant(kind: Kind, other: Task, strengths: Sequence[float], **more: Any) -> Exhibit:
+        return Exhibit(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
+
+    everything = full_range(attacks[0][1].norm, model.bounds, features)
+    found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
+    if math.isfinite(everything):
+        found.append(variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW))
+    if any(_climbs(each) for each, _ in attacks):
+        climbing = replace(task, members=tuple(each for each in task.members if _climbs(each)))
+        found.append(variant("steps-50", with_steps(climbing, 50), radii, effort=EXHAUSTIVE))
+        found.append(variant("steps-100", with_steps(task, 100), radii))
+    # What says itself that it depends on the batch need not be found out.
+    keyed = tuple(each for each, attack in attacks if not batch_dependent(attack.gradient))
+    steady = replace(task, members=keyed) if task.members and keyed else task
+    order = variant("order", with_steps(steady, 10, 50), radii[-1:], samples=FEW)
+    shuffled = replace(order, task=replace(order.task, label=f"{label}/reversed"), batch_size=7, reverse=True)
+    found += [order, shuffled]
+    if model.stochastic:
+        doubled = replace(
+            task,
+            attack=None if task.attack is None else _doubled(task.attack),
+            members=tuple(replace(each, attack=_doubled(attack)) for each, attack in attacks) if task.members else (),
+        )
+        found.append(Exhibit("eot", label, replace(doubled, label=f"{label}/eot", strengths=radii)))
+    return found
+
+
+def _alike(first: Task, second: Task) -> bool:
+    """Whether two ensembles are the same, but perhaps for the user's own members or lengths, at the same radii."""
+    norms = first.attacks[0][1].norm, second.attacks[0][1].norm
+    return first.name == second.name and first.strengths == second.strengths and norms[0] == norms[1]
+
+
+def _doubled(attack: Attack | None) -> Attack:
+    if attack is None:
+        raise TypeError("expected an attack's factors, got none")
+    return replace(attack, eot=2 * attack.eot)
+
+
+def _climbs(task: Task) -> bool:
+    """Whether an attack takes several steps along a gradient."""
+    return isinstance(task.plugin, Optimiser) and task.plugin.needs == "gradient" and task.plugin.steps > 1
+
+
+def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
+    """The radius within which every input is allowed."""
+    width = bounds[1] - bounds[0]
+    return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
+
+
+def another_class(data: Dataset, right: np.ndarray, judge: Judge, pool: Pool) -> Arrays:
+    """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N], -1 where
+    there is none.
+
+    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0: it takes the way
+    of an example, through the threat model's projection, the check of its budget and the judge. `right` [N] tells which
+    samples the net gets right; these are shown, or any of another class where it gets none of them right.
+
+    Raises:
+        ViolationError: If a projection at the full range does not allow the swap.
+    """
+    everything, shown = torch.arange(len(data)), torch.from_numpy(np.flatnonzero(right))
+    partners = []
+    for label in data.y:
+        others = shown[data.y[shown] != label]
+        partners.append(others if len(others) else everything[data.y != label])
+    rows = torch.tensor([row for row, others in enumerate(partners) if len(others)], dtype=torch.long)
+    correct = np.full(len(data), -1, dtype=np.int8)
+    model = judge.model
+    low, high = model.bounds
+    radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
+    threat = ThreatModel("linf", radius, model.bounds, model.domain)
+
+    def swapped(rows: Tensor) -> Tensor:
+        partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])
+        x0, shown_x = (data.x[at].to(device=model.device, dtype=model.dtype) for at in (rows, partner))
+        x = threat.project(shown_x, x0)
+        verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
+        lengths = None if data.lengths is None else data.lengths[partner]
+        return judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths).correct.cpu()
+
+    for chunk, still in pool.over(rows, swapped):
+        correct[chunk.numpy()] = still.numpy()
+    return {"correct": correct}

@@ -1,0 +1,147 @@
+"""Whether data and tasks fit a model, found out before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from snnrobust.data.dataset import Dataset
+from snnrobust.data.evaluation_data import BATCH, EvaluationData
+from snnrobust.errors import InputError, PluginError
+from snnrobust.plugin.protocols import Optimiser
+from snnrobust.plugin.task import Attack, Task
+from snnrobust.search.oracle import Oracle
+from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.wrapping.model import SpikingModel
+
+
+def check_fit(model: SpikingModel, data: EvaluationData) -> None:
+    """Runs a few samples of each split through the model and compares its classes, bounds and domain with the data.
+
+    Raises:
+        InputError: If the net does not take the data's shape, labels exceed its classes, or inputs are out of bounds
+            or not of the stated domain.
+    """
+    low, high = model.bounds
+    named = (("test", data.test), ("train", data.train), ("validation", data.validation))
+    splits = [(name, split) for name, split in named if split is not None]
+    for name, split in splits:
+        least, greatest = split.x.min(), split.x.max()
+        if least < low or greatest > high:  # compared in float32: that of 0.1 is above 0.1
+            raise InputError(
+                f"expected inputs of '{name}' within the bounds [{low:g}, {high:g}] of model '{model.name}', "
+                f"got [{least:g}, {greatest:g}]; scale the data, or pass bounds= to wrap"
+            )
+        if model.domain != "real" and any(bool((part != part.round()).any()) for part in torch.split(split.x, BATCH)):
+            raise InputError(
+                f"expected whole numbers in '{name}' for domain '{model.domain}' of model '{model.name}', "
+                f"got fractions; round the data, or wrap with domain='real'"
+            )
+    for _, split in splits:
+        # Three sizes: a net whose state has the shape of its batch fails at the second or third.
+        for count in sorted({min(count, len(split)) for count in (1, 2, 3)}):
+            classes = _try_forward(model, split.take(count)).shape[1]
+    if classes < 2:
+        raise InputError(
+            f"expected a logit for each class from model '{model.name}', got {classes} in all; "
+            f"give a yes/no net two outputs"
+        )
+    for name, split in splits:
+        if (greatest_label := int(split.y.max())) >= classes:
+            raise InputError(
+                f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label} "
+                f"in '{name}'; check labels and model"
+            )
+
+
+def unfit_members(
+    task: Task, model: SpikingModel, data: EvaluationData, sources: Mapping[str, SpikingModel]
+) -> dict[str, str]:
+    """Labels of an ensemble's members that can't be run on a model, with the reason.
+
+    A net whose spikes are not known, say, has no gradient to swap. The others are run without them; members that the
+    user added are not left out.
+
+    Raises:
+        InputError: If `task` is no ensemble and does not fit, or no member of it does, or one of the user's does not.
+    """
+    if not task.members:
+        check_task(task, model, data, sources)
+        return {}
+    own = {member.get("label") for member in task.plugin.members(task.attacks[0][1].norm)}
+    unfit: dict[str, InputError] = {}
+    for member in task.members:
+        try:
+            check_task(member, model, data, sources)
+        except InputError as error:
+            if member.label not in own:
+                raise
+            unfit[member.label] = error
+    if len(unfit) == len(task.members):
+        raise next(iter(unfit.values()))
+    return {label: str(error) for label, error in unfit.items()}
+
+
+def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: Mapping[str, SpikingModel]) -> None:
+    """Raises an `InputError` if a task can't be run on a model."""
+    if task.attack is not None:
+        attacked = model
+        if task.attack.source is not None:
+            if task.attack.source not in sources:
+                raise InputError(
+                    f"expected source= of '{task.label}' in {sorted(sources)}, got {task.attack.source!r}; "
+                    f"name one of the evaluated models, or pass it in sources="
+                )
+            attacked = sources[task.attack.source]
+            if (attacked.bounds, attacked.domain) != (model.bounds, model.domain):
+                raise InputError(
+                    f"expected source '{attacked.name}' to have the bounds and domain of '{model.name}', "
+                    f"got {attacked.bounds}, {attacked.domain}; wrap both alike"
+                )
+        _try_attack(task, task.attack, attacked, data)
+        for epsilon in task.strengths:
+            threat = ThreatModel(task.attack.norm, epsilon, model.bounds, model.domain)
+            if model.domain != "real" and 0 < epsilon < 1:
+                raise InputError(
+                    f"expected epsilon 0 or >= 1 for '{task.label}' in domain '{model.domain}', got {epsilon:g}; "
+                    f"a radius below 1 allows no change ({threat.ball})"
+                )
+        if model.domain != "real" and task.attack.norm == "l2":
+            raise InputError(
+                f"expected norm 'linf', 'l1' or 'l0' for '{task.label}' in domain '{model.domain}', "
+                f"got 'l2'; gradient steps are cut to nothing there"
+            )
+    if (check := getattr(task.plugin, "check", None)) is not None:
+        check(model, data, task)
+
+
+def _try_attack(task: Task, attack: Attack, model: SpikingModel, data: EvaluationData) -> None:
+    """Asks for one gradient, or value, of two samples: an estimator or objective may not fit the net."""
+    sample = data.test.take(min(2, len(data.test)))
+    lengths = None
+    if sample.lengths is not None:
+        lengths = dict(zip(sample.index.tolist(), sample.lengths.tolist(), strict=True))
+    oracle = Oracle(model, attack.objective, attack.gradient, 1, 0, lengths, accelerate=False)
+    x, y = sample.x.to(device=model.device, dtype=model.dtype), sample.y.to(model.device)
+    if attack.targeted:
+        oracle = oracle.towards({int(i): int(label == 0) for i, label in zip(sample.index, sample.y, strict=True)})
+    blind = isinstance(task.plugin, Optimiser) and task.plugin.needs == "loss"
+    with model.session(), suppress(PluginError):  # a gradient that is not finite is for the probe to find
+        oracle.value(x, y, sample.index) if blind else oracle.gradient(x, y, sample.index)
+
+
+def _try_forward(model: SpikingModel, sample: Dataset) -> Tensor:
+    """The logits of a few samples, or an error in a line that says what may be wrong."""
+    try:
+        with torch.no_grad():
+            return model.logits(sample.x, keys=sample.index, lengths=sample.lengths)
+    except Exception as error:  # the user's own net may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reset = "" if model.resets else ", and pass reset= if the net keeps state"
+        raise InputError(
+            f"expected model '{model.name}' to take inputs of shape {tuple(sample.x.shape)} (layout '{model.layout}'), "
+            f"got {type(error).__name__}: {reason}; check layout=, steps=, encoder= and the data's shape{reset}"
+        ) from error

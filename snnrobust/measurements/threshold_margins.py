@@ -1,0 +1,160 @@
+"""How close a net's neurons come to firing otherwise: the margins on which its answers, and its gradients, rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.common.random import Draws
+from snnrobust.common.validate import check_count, check_positive, is_positive
+from snnrobust.data.dataset import Dataset
+from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.data.padding import keep_padding
+from snnrobust.errors import InputError
+from snnrobust.plugin.task import Task
+from snnrobust.results.records import Record
+from snnrobust.spike_gradients.swap import Own
+from snnrobust.wrapping.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class ThresholdMargins:
+    """How near the membranes u are to threshold, for each spiking layer and time step, as shares of neurons x samples.
+
+    - "near_threshold:LAYER": share with |u - threshold| < delta |threshold|, one record for each delta. Where it is
+      high, small changes of the input make or stop spikes.
+    - "spike_flips:LAYER": share whose spike comes or goes when noise of size `epsilon` is put on the input: uniform in
+      +-epsilon for real inputs; for event data each entry moves by one event, up or down, with probability `epsilon`.
+      Results are kept within bounds and padding is left alone. A random change, not the worst one.
+    - "surrogate_active:LAYER": share at which the model's own surrogate has a derivative that is not exactly zero.
+      Where it is low, hardly any gradient passes, and attacks on the own surrogate see little of the net.
+
+    Membranes are those that are compared with the threshold, before any reset; a node without a threshold of its own
+    is measured in units of 1. The record's strength is the step, from 1. Padding is left out. A stochastic model is
+    measured at one draw, the same with noise and without.
+
+    Attributes:
+        deltas: Distances as shares of the threshold.
+        epsilon: Size of the input noise, in input units; for event data a probability.
+        samples: Test samples, the first so many (all where there are fewer).
+
+    Raises:
+        InputError: If a delta or epsilon is not positive and finite, or `samples` is below 1.
+    """
+
+    deltas: tuple[float, ...] = (0.01, 0.1)
+    epsilon: float = 0.01
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        if not isinstance(self.deltas, Sequence) or not self.deltas or not all(map(is_positive, self.deltas)):
+            raise InputError(f"expected deltas > 0, one or more, got {self.deltas!r}; give shares of the threshold")
+        check_positive("epsilon", self.epsilon, "give the size of the noise")
+        object.__setattr__(self, "deltas", tuple(self.deltas))  # a list, as a configuration file has it
+
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` unless the net has spiking nodes, and epsilon is a probability for event data."""
+        self._nodes(model)
+
+    def _nodes(self, model: SpikingModel) -> dict[str, nn.Module]:
+        nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
+        if not nodes:
+            raise InputError(
+                f"expected spiking nodes of a known framework in model '{model.name}', got {type(model.net).__name__} "
+                f"without any; threshold-margins needs a SpikingJelly net"
+            )
+        if model.domain != "real" and self.epsilon > 1:
+            raise InputError(
+                f"expected epsilon <= 1 in domain '{model.domain}', got {self.epsilon:g}; give the probability that an "
+                f"entry moves by one event"
+            )
+        return nodes
+
+    @torch.no_grad()
+    def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
+        """Records of all of the above."""
+        nodes = self._nodes(model)
+        test = data.test.take(min(self.samples, len(data.test)))
+        layers: dict[str, _Layer] = {}
+        with model.session():
+            for rows in torch.split(torch.arange(len(test)), data.batch_size):
+                part = test.select(rows)
+                clean = model.record(part.x, keys=part.index)
+                noisy = model.record(self._noisy(part, model, rng), keys=part.index).spikes
+                for name, u in clean.distances.items():
+                    node = nodes[name]
+                    layer = layers.setdefault(name, _Layer())
+                    shares = {f"near {d}": u.abs() < d * _threshold(node) for d in self.deltas}
+                    shares["flips"] = noisy[name] != clean.spikes[name]
+                    shares["active"] = Own().backward(u, {"surrogate": node.get_submodule("surrogate_function")}) != 0
+                    layer.add(shares, part.lengths)
+        return [record for name, layer in layers.items() for record in self._records(name, layer, model)]
+
+    def _noisy(self, part: Dataset, model: SpikingModel, rng: Draws) -> Tensor:
+        """The inputs [N, *] with keyed noise, within bounds."""
+        low, high = model.bounds
+        x = part.x.to(device=model.device, dtype=model.dtype)
+        rng, shape = rng.on(x), x.shape[1:]
+        if model.domain == "real":
+            noise = rng.sub("noise").uniform(part.index, shape, 0, -self.epsilon, self.epsilon)
+        else:
+            up = rng.sub("sign").uniform(part.index, shape) < 0.5
+            way = torch.where((up | (x <= low)) & (x < high), 1.0, -1.0)
+            noise = way * (rng.sub("where").uniform(part.index, shape) < self.epsilon)
+        return keep_padding((x + noise).clamp(low, high), x, part.lengths)
+
+    def _records(self, name: str, layer: _Layer, model: SpikingModel) -> Iterator[Record]:
+        if model.domain == "real":
+            noise = f"uniform input noise in +-{self.epsilon:g}"
+        else:
+            noise = f"input entries moved by one with probability {self.epsilon:g}"
+        kinds = {f"near {d}": ("near_threshold", f"|u - threshold| < {d:g} threshold") for d in self.deltas}
+        kinds |= {"flips": ("spike_flips", noise), "active": ("surrogate_active", "own surrogate")}
+        for kind, (metric, what) in kinds.items():
+            for step, (share, count) in enumerate(zip(layer.shares(kind), layer.samples, strict=True), start=1):
+                if count:
+                    yield Record(f"{metric}:{name}", share, count=count, strength=step, unit="step", threat=what)
+
+
+@dataclass
+class _Layer:
+    """Counts of a layer over the batches, by step."""
+
+    neurons: int = 0
+    samples: list[int] = field(default_factory=list)
+    hits: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, shares: dict[str, Tensor], lengths: Tensor | None) -> None:
+        """Adds a batch of yes-or-no answers, [N, T, *] each."""
+        for kind, yes in shares.items():
+            valid = torch.ones(yes.shape[:2], dtype=torch.bool, device=yes.device)  # [N, T]
+            if lengths is not None:
+                valid = torch.arange(yes.shape[1], device=yes.device) < lengths.to(yes.device)[:, None]
+            counts = (yes.flatten(2).sum(dim=2) if yes.ndim > 2 else yes.long()) * valid  # [N, T]
+            self.hits[kind] = _plus(self.hits.get(kind), counts.sum(dim=0))
+        self.neurons = yes[0, 0].numel()
+        self.samples = _plus(self.samples, valid.sum(dim=0))
+
+    def shares(self, kind: str) -> list[float]:
+        """The share at each step; NaN at steps that no sample reaches."""
+        return [
+            hits / (count * self.neurons) if count else math.nan
+            for hits, count in zip(self.hits[kind], self.samples, strict=True)
+        ]
+
+
+def _plus(total: list[int] | None, more: Tensor) -> list[int]:
+    added: list[int] = more.tolist()
+    return added if not total else [a + b for a, b in zip(total, added, strict=True)]
+
+
+def _threshold(node: nn.Module) -> float:
+    """The size of a node's threshold, the mean where its neurons differ; 1 where it has none or 0."""
+    value: Any = getattr(node, "v_threshold", 1.0)
+    return float(torch.as_tensor(value).abs().mean()) or 1.0

@@ -1,0 +1,1 @@
+"""What an attack pushes upwards, one value per sample."""

@@ -1,0 +1,45 @@
+"""What a plugin author needs: the protocols, one for each kind of plugin."""
+
+from snnrobust.plugin.protocols import (
+    GROUPS,
+    AnyEstimator,
+    Corruption,
+    Ensemble,
+    Estimator,
+    Measurement,
+    Mixture,
+    NodeEstimator,
+    NodeRun,
+    Objective,
+    Optimiser,
+    PerModule,
+    Perturbation,
+    Pointwise,
+    Queries,
+    Relaxation,
+    State,
+    View,
+)
+from snnrobust.results.checkpoint import Partial
+
+__all__ = [
+    "GROUPS",
+    "AnyEstimator",
+    "Corruption",
+    "Ensemble",
+    "Estimator",
+    "Measurement",
+    "Mixture",
+    "NodeEstimator",
+    "NodeRun",
+    "Objective",
+    "Optimiser",
+    "Partial",
+    "PerModule",
+    "Perturbation",
+    "Pointwise",
+    "Queries",
+    "Relaxation",
+    "State",
+    "View",
+]

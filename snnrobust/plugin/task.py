@@ -1,0 +1,282 @@
+"""`load` names a plugin, its parameters and the strengths at which it is applied: a `Task`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal, get_args
+
+from snnrobust.common.validate import check_count
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.plugin import registry
+from snnrobust.plugin.protocols import GROUPS, AnyEstimator, Ensemble, Objective, Optimiser
+from snnrobust.threat_models.lp import Norm
+
+Kind = Literal["clean", "attack", "noise", "measurement"]
+_KINDS: dict[str, Kind] = {
+    "optimisers": "attack",
+    "perturbations": "attack",
+    "ensembles": "attack",
+    "corruptions": "noise",
+    "measurements": "measurement",
+}
+_ATTACK = ("norm", "epsilon", "restarts", "objective", "gradient", "eot", "source")
+_ENSEMBLE = ("norm", "epsilon", "eot", "adaptive")
+_NOISE = ("severity", "draws")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The factors of an attack beside its plugin.
+
+    Attributes:
+        norm: Norm of the threat model.
+        objective: What is pushed.
+        gradient: How a gradient passes a spike.
+        restarts: Independent searches a sample gets.
+        eot: Draws that each gradient is averaged over.
+        source: Name of the model that is attacked in the place of the evaluated one, whose examples are then tried on
+            it (transfer); None: the evaluated model itself.
+    """
+
+    norm: Norm
+    objective: Objective
+    gradient: AnyEstimator
+    restarts: int
+    eot: int
+    source: str | None = None
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the objective pushes towards a class, another one at each restart."""
+        return bool(getattr(self.objective, "targeted", False))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do to a model: a plugin and the strengths at which it is applied. Made by `load`.
+
+    Attributes:
+        name: The plugin's name.
+        label: Name in the report, unique in an evaluation.
+        kind: "clean", "attack", "noise" or "measurement".
+        origin: Distribution that the plugin comes from.
+        plugin: The plugin itself; None for "clean".
+        strengths: Epsilons or severities, ascending; empty where there are none.
+        attack: The other factors of an attack; None for an ensemble, whose members have their own.
+        members: The attacks of an ensemble, in order.
+        draws: Draws per sample, for noise.
+        tuned: What `tune` tried to choose the estimator's parameters, and on which data; None: nothing was tuned.
+    """
+
+    name: str
+    label: str
+    kind: Kind
+    origin: str
+    plugin: Any
+    strengths: tuple[float, ...] = ()
+    attack: Attack | None = None
+    members: tuple[Task, ...] = ()
+    draws: int = 1
+    tuned: Mapping[str, Any] | None = None
+
+    @property
+    def attacks(self) -> list[tuple[Task, Attack]]:
+        """The attacks that make up this task: itself, or an ensemble's members."""
+        return [(each, each.attack) for each in self.members or (self,) if each.attack is not None]
+
+    @property
+    def unit(self) -> str:
+        """What a strength is."""
+        return {"attack": "epsilon", "noise": "severity"}.get(self.kind, "")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as plain values."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "kind": self.kind,
+            "origin": self.origin,
+            "plugin": repr(self.plugin),
+            "strengths": list(self.strengths),
+            "attack": self._factors(),
+            "members": [member.settings() for member in self.members],
+            "draws": self.draws,
+            "tuned": self.tuned,
+        }
+
+    def _factors(self) -> dict[str, Any] | None:
+        if self.members:  # what all members share
+            factors = self.attacks[0][1]
+            return {"norm": factors.norm, "eot": factors.eot, "source": None}
+        return None if self.attack is None else {name: _plain(value) for name, value in vars(self.attack).items()}
+
+
+def load(name: str, label: str | None = None, **parameters: Any) -> Task:
+    """A task by the name of its plugin.
+
+    Args:
+        name: Name of an installed optimiser, perturbation, corruption or measurement (`snnrobust list`), or "clean".
+        label: Name in the report; `name` where left out.
+        **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1", "l0"),
+            `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`,
+            `source` (the name of another model whose examples are tried on the evaluated one).
+            For ensembles: `epsilon`, `norm`, `eot`, and `adaptive`, further members of your own: tasks, or mappings of
+            these arguments, "name" and "label" among them. For noise: `severity` (one or a list) and `draws` a sample.
+
+    Raises:
+        InputError: For an unknown name or parameter, or a value out of range.
+        PluginError: If the plugin is broken.
+        MissingExtraError: If the plugin needs a package that is not installed.
+
+    Example:
+        >>> load("pgd", epsilon=[0.1, 0.2], steps=10).strengths
+        (0.1, 0.2)
+        >>> mine = {"name": "pgd", "label": "mine", "gradient": {"name": "atan", "alpha": 1.0}}
+        >>> load("fast", epsilon=0.1, adaptive=[mine]).members[-1].label
+        'mine'
+    """
+    if not isinstance(label, str | None):
+        raise InputTypeError(f"expected label to be text, got {label!r}; give a name for the report")
+    if name == "clean":
+        registry.check_parameters(name, parameters, [])
+        if label not in (None, "clean"):
+            raise InputError(f"expected the label 'clean' for clean accuracy, got {label!r}; leave label= out")
+        return Task("clean", "clean", "clean", "snnrobust", None)
+    info = registry.find(name)
+    kind = _KINDS.get(info.kind)
+    if kind is None:
+        raise InputError(
+            f"expected an attack, corruption or measurement, got '{name}' of kind '{info.kind}'; "
+            f"pass it to an attack instead, e.g. load('pgd', gradient='{name}')"
+        )
+    shared = {"attack": _ENSEMBLE if info.kind == "ensembles" else _ATTACK, "noise": _NOISE, "measurement": ()}[kind]
+    own = {key: value for key, value in parameters.items() if key not in shared}
+    if ":" not in name:
+        registry.check_parameters(name, own, [*registry.parameter_names(name), *shared])
+    plugin = registry.create(name, **own)
+    label = label or name
+    if kind == "measurement":
+        return Task(name, label, kind, info.origin, plugin)
+    given = {key: value for key, value in parameters.items() if key in shared}
+    if kind == "noise":
+        strengths = _strengths("severity", given.get("severity"))
+        return Task(name, label, kind, info.origin, plugin, strengths, draws=_count("draws", given.get("draws", 10)))
+    norm = given.get("norm", "linf")
+    if norm not in get_args(Norm):
+        raise InputError(f"expected norm in {list(get_args(Norm))}, got {norm!r}; name one of these")
+    strengths = _strengths("epsilon", given.get("epsilon"))
+    if info.kind == "ensembles":
+        members = _members(plugin, norm, given)
+        return Task(name, label, kind, info.origin, plugin, strengths, members=members)
+    source = given.get("source")
+    if not isinstance(source, str | None):
+        raise InputTypeError(f"expected source to be the name of a model, got {source!r}; name it as in the evaluation")
+    if getattr(plugin, "minimum_norm", False) and given.get("restarts", 1) != 1:
+        raise InputError(f"expected restarts=1 for '{name}', got {given['restarts']!r}; give it more steps instead")
+    attack = Attack(
+        norm=norm,
+        objective=_factor("objectives", given.get("objective", "cross_entropy")),
+        gradient=_factor("estimators", given.get("gradient", "own")),
+        restarts=_count("restarts", given.get("restarts", 1)),
+        eot=_count("eot", given.get("eot", 1)),
+        source=source,
+    )
+    return Task(name, label, kind, info.origin, plugin, strengths, attack)
+
+
+def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:
+    """The same attack with another number of steps, all members of an ensemble alike; as it is where it has none.
+
+    Attacks of a single step keep it. Searches without gradients take `queries` steps, or keep theirs.
+    """
+    if task.members:
+        return replace(task, members=tuple(with_steps(member, steps, queries) for member in task.members))
+    if not isinstance(task.plugin, Optimiser) or task.plugin.steps == 1:
+        return task
+    wanted = steps if task.plugin.needs == "gradient" else queries
+    plugin: Any = task.plugin  # a frozen dataclass, which the protocol can't say
+    return task if wanted is None else replace(task, plugin=replace(plugin, steps=wanted))
+
+
+def _members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The members of an ensemble and the user's own, which share its threat model and its draws."""
+    adaptive = given.get("adaptive", ())
+    if isinstance(adaptive, str | Mapping) or not isinstance(adaptive, Iterable):
+        raise InputTypeError(f"expected adaptive to be a list of members, got {adaptive!r}; put them into a list")
+    common = {"norm": norm, "epsilon": given["epsilon"], "eot": given.get("eot", 1)}
+    members = []
+    for each in (*plugin.members(norm), *adaptive):
+        if isinstance(each, Task):
+            members.append(_as_member(each, norm, _strengths("epsilon", given["epsilon"]), common["eot"]))
+            continue
+        if not isinstance(each, Mapping) or "name" not in each:
+            raise InputTypeError(
+                f"expected members as tasks or mappings with a 'name', got {each!r}; give arguments of load"
+            )
+        if decided := sorted({"norm", "epsilon", "eot"} & set(each)):
+            raise InputError(f"expected {decided} of member '{each['name']}' from the ensemble, got its own; drop it")
+        members.append(load(**each, **common))
+        if members[-1].attack is None:
+            raise InputError(f"expected an attack as a member, got '{each['name']}' of kind '{members[-1].kind}'")
+    if not members:
+        raise InputError("expected at least one member, got none; pass adaptive=[...]")
+    labels = [member.label for member in members]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(f"expected each member's label once, got {repeated} repeatedly; give them other labels")
+    return tuple(members)
+
+
+def _as_member(task: Task, norm: Norm, strengths: tuple[float, ...], eot: int) -> Task:
+    if task.attack is None or task.attack.norm != norm:
+        raise InputError(f"expected an attack under '{norm}' as a member, got '{task.label}'; load it with that norm")
+    return replace(task, strengths=strengths, attack=replace(task.attack, eot=eot))
+
+
+def _factor(kind: str, value: Any) -> Any:
+    """A plugin of `kind` from its name, from {"name": ..., parameters} or as it is."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if isinstance(value, Mapping):
+        parameters = dict(value)
+        if "name" not in parameters:
+            raise InputError(f"expected 'name' in {dict(value)}, got none; name one of the {kind}")
+        name = parameters.pop("name")
+        if (found := registry.find(name).kind) != kind:
+            raise InputError(f"expected one of the {kind}, got '{name}' of kind '{found}'; see `snnrobust list`")
+        return registry.create(name, **parameters)
+    if isinstance(value, type) or not isinstance(value, GROUPS[kind]):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise InputTypeError(f"expected the name or an instance of one of the {kind}, got {got}; see `snnrobust list`")
+    if " at 0x" in repr(value):
+        raise InputTypeError(
+            f"expected one of the {kind} whose repr tells its parameters, got {value!r}; make it a frozen dataclass, "
+            f"or a resumed run could not tell it from another"
+        )
+    return value
+
+
+def _strengths(what: str, value: Any) -> tuple[float, ...]:
+    if value is None:
+        raise InputError(f"expected {what}=, got none; give one number or a list of them")
+    scalar = getattr(value, "ndim", None) == 0  # a 0-d array calls itself iterable
+    values = list(value) if isinstance(value, Iterable) and not scalar else [value]
+    if not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
+        raise InputTypeError(f"expected {what} to be a number or a list of numbers, got {value!r}; give numbers")
+    if not values:
+        raise InputError(f"expected at least one {what}, got an empty list; give one number or more")
+    for v in values:
+        if not (math.isfinite(v) and v >= 0):
+            raise InputError(f"expected {what} >= 0 and finite, got {v}; give values in input units")
+    return tuple(sorted({float(v) for v in values}))
+
+
+def _count(what: str, value: Any) -> int:
+    check_count(what, value)
+    return int(value)
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float) else repr(value)

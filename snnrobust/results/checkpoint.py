@@ -1,0 +1,76 @@
+"""What a long measurement keeps on the way, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from snnrobust.common.files import Arrays, pack, unpack, write
+
+#: Seconds between two writes: about what a kill may cost.
+EVERY = 2.0
+
+
+class Partial:
+    """Arrays by name, all of them in one file that is whole or absent; in memory alone where no file is named.
+
+    Args:
+        path: An .npz file, which may hold what an earlier process kept.
+        every: Seconds between two writes.
+        heard: Is told what was put, and which share of it is finite, to show progress.
+
+    Raises:
+        StoreError: If the file is damaged.
+
+    Example:
+        >>> kept = Partial()
+        >>> kept.get("loss") is None
+        True
+        >>> kept.put("loss", np.array([0.5, np.nan]))
+        >>> kept.get("loss")
+        array([0.5, nan])
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        every: float = EVERY,
+        heard: Callable[[str, float], object] = lambda what, share: None,
+    ) -> None:
+        self._path = path
+        self._every = every
+        self._heard = heard
+        self._arrays: Arrays = unpack(path) if path is not None and path.is_file() else {}
+        self._written = time.monotonic()
+        self._changed = False
+
+    def get(self, name: str) -> np.ndarray | None:
+        """A copy of what was put under this name, or None."""
+        found = self._arrays.get(name)
+        return None if found is None else found.copy()
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Keeps a copy of `array`, on disk at the next write."""
+        self._arrays[name] = np.array(array)
+        self._changed = True
+        self._heard(name, float(np.isfinite(array).mean()))
+        if time.monotonic() - self._written >= self._every:
+            self.write()
+
+    def write(self) -> None:
+        """Writes what has changed since the last time, now."""
+        if self._path is not None and self._changed:
+            write(self._path, pack(self._arrays))
+        self._written, self._changed = time.monotonic(), False
+
+    @contextmanager
+    def written(self) -> Iterator[Partial]:
+        """Writes what was put on the way out too, an interruption or an error included."""
+        try:
+            yield self
+        finally:
+            self.write()

@@ -1,0 +1,1 @@
+"""How gradients pass a spike: other derivatives, swapped in for a while and taken out again."""

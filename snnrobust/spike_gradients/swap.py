@@ -1,0 +1,195 @@
+"""The seam between forward and backward: how gradients pass a spike, swapped for a while and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.errors import InputError, PluginError
+from snnrobust.frameworks.adapter import Adapter
+from snnrobust.frameworks.find import find
+from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
+from snnrobust.spike_gradients.sample_memory import SampleMemory
+from snnrobust.spike_gradients.site import Site, Visit
+
+
+@dataclass(frozen=True)
+class Own:
+    """The model's own surrogate gradient: nothing is swapped."""
+
+    def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        """The derivative that the node's own surrogate gives at u."""
+        with torch.enable_grad():
+            at = u.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(state["surrogate"](at).sum(), at)
+        return gradient
+
+
+class SpikeGradient:
+    """A reusable context that sets how gradients pass spikes in a net; forward values stay the same if it is `exact`.
+
+    Everything is restored on leaving, also after an exception. What an estimator keeps in its state lives as long as
+    this object, over any number of times it is entered; its memory of single samples only where they are told, by
+    `at`.
+
+    Args:
+        net: A net with spiking nodes of a known framework.
+        estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
+            `Mixture`, which needs several passes, see `passes`.
+
+    Attributes:
+        memory: What the estimator keeps of single samples.
+
+    Raises:
+        InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
+            swapped emits smooth values instead of spikes (a surrogate with `spiking=False`), or a `NodeEstimator` is
+            to stand in for a node that is called step by step.
+        PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
+
+    Example:
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import neuron
+        >>> from snnrobust_attacks.estimators.atan import ATan
+        >>> net = nn.Sequential(nn.Linear(4, 3), neuron.IFNode())
+        >>> with SpikeGradient(net, ATan(alpha=4.0)):
+        ...     spikes = net(torch.rand(2, 4))
+        >>> type(net[1].surrogate_function).__name__
+        'Sigmoid'
+    """
+
+    def __init__(self, net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> None:
+        self._estimator = estimator
+        self.memory = SampleMemory()
+        self._entered: list[ExitStack] = []
+        self._visit: Visit | None = None
+        self._sites = [] if isinstance(estimator, Own) else _sites(net, estimator)
+
+    @property
+    def exact(self) -> bool:
+        """Whether forward values are the net's own: they are, unless a `Relaxation` is in place."""
+        return not any(isinstance(site.estimator, Relaxation) for site in self._sites)
+
+    @contextmanager
+    def at(self, index: Tensor, frozen: bool = False) -> Iterator[Self]:
+        """In place for one forward and backward pass, both inside, that is about the samples `index` [N].
+
+        Args:
+            index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
+            frozen: Whether this is a further draw at the same iterates, which leaves what is remembered alone.
+        """
+        outer, self._visit = self._visit, Visit(index, frozen, self.memory)
+        try:
+            with self:
+                yield self
+        finally:
+            self._visit = outer
+
+    def forget(self, index: Tensor | None = None) -> None:
+        """Drops what is remembered of the samples `index` [N], or of all, to free its room."""
+        self.memory.forget(index)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for site in self._sites:
+                stack.enter_context(site.place(self._visit))
+            self._entered.append(stack.pop_all())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        self._entered.pop().close()
+        idle = sorted(site.name for site in self._sites if site.ran and not site.used)
+        if kind is None and idle:
+            raise PluginError(
+                f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
+                f"used it; name the other nodes in a mapping, or use gradient='own'"
+            )
+
+
+def passes(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
+    """What to enter, one after the other, for a gradient by `estimator`: the mean over the passes is its gradient.
+
+    One for each part of a `Mixture`, of which there may be several within each other; else a single one.
+
+    Raises:
+        InputError: As `SpikeGradient`; also for a mixture of nothing.
+    """
+    return [SpikeGradient(net, part) for part in _parts(estimator)]
+
+
+def batch_dependent(estimator: AnyEstimator) -> bool:
+    """Whether an estimator, or a part of it, says that a sample's gradient depends on its batch mates."""
+    if isinstance(estimator, Mixture):
+        return any(batch_dependent(part) for part in estimator.parts)
+    if isinstance(estimator, PerModule):
+        return any(batch_dependent(each) for each in estimator.modules.values())
+    return bool(getattr(estimator, "batch_dependent", False))
+
+
+def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
+    if not isinstance(estimator, Mixture):
+        return [estimator]
+    if not estimator.parts:
+        raise InputError(f"expected a mixture of at least one estimator, got {estimator!r}; name its parts")
+    return [part for each in estimator.parts for part in _parts(each)]
+
+
+def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[Site]:
+    """Where the estimators go; nodes left out, or with `Own`, are no sites."""
+    adapter = find(net)
+    nodes = adapter.nodes(net) if adapter is not None else {}
+    named = estimator.modules if isinstance(estimator, PerModule) else estimator
+    if isinstance(named, Mapping):
+        modules = dict(net.named_modules())
+        others = [name for name, each in named.items() if name not in nodes and isinstance(each, NodeEstimator)]
+        if unknown := sorted(set(named) - set(nodes) - (set(others) & set(modules))):
+            raise InputError(
+                f"expected node names among {sorted(nodes)}, got {unknown}; name nodes of this net, or any module of "
+                f"it with an estimator of whole modules (NodeEstimator)"
+            )
+        chosen = {name: each for name, each in named.items() if not isinstance(each, Own)}
+    elif nodes:
+        modules, chosen = dict(nodes), dict.fromkeys(nodes, named)
+    else:
+        raise InputError(
+            f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
+            f"got {type(net).__name__}; use gradient='own'"
+        )
+    sites = [Site(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()]
+    _check(sites, nodes, adapter)
+    return sites
+
+
+def _check(sites: list[Site], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
+    for site in sites:
+        if isinstance(site.estimator, Mixture | PerModule):
+            raise InputError(
+                f"expected one estimator for '{site.name}', got {site.estimator!r}; mix whole passes (see "
+                f"snnrobust.spike_gradients.swap.passes), or name modules one level deep"
+            )
+        if not isinstance(site.estimator, Estimator | NodeEstimator | Relaxation):
+            raise InputError(
+                f"expected an estimator for '{site.name}', got {site.estimator!r}; see snnrobust.plugin.Estimator"
+            )
+    comparing = [site.name for site in sites if isinstance(site.estimator, Estimator | Relaxation)]
+    smooth = sorted(
+        name
+        for name in set(comparing) & set(nodes)
+        if not getattr(nodes[name].get_submodule("surrogate_function"), "spiking", True)
+    )
+    if smooth:
+        raise InputError(
+            f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
+            f"values, which a swap would change; set spiking=True, or leave these nodes out"
+        )
+    whole = [site for site in sites if isinstance(site.estimator, NodeEstimator) and site.name in nodes]
+    stepwise = [site.name for site in whole if adapter is not None and not adapter.multi_step(nodes[site.name])]
+    if stepwise:
+        raise InputError(
+            f"expected nodes that are called with all steps for {whole[0].estimator!r}, got {stepwise} which take one "
+            f"step a call; set step_mode 'm' (functional.set_step_mode) and wrap the net with layout='TN'"
+        )

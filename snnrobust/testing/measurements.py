@@ -1,0 +1,68 @@
+"""What a measurement promises."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.evaluation.measure import measured
+from snnrobust.plugin.protocols import Measurement
+from snnrobust.results.artifacts import Artifact
+from snnrobust.results.checkpoint import Partial
+from snnrobust.results.records import Record
+from snnrobust.testing.setting import equal, require, setting, state_of
+
+
+def check_measurement(name: str, plugin: Measurement) -> None:
+    """Records or artifacts, the same from a second call and from one that goes on after an interruption."""
+    model, data = setting(name, plugin)
+    before = state_of(model)
+
+    def run(kept: Partial) -> list[Record | Artifact]:
+        return list(measured(plugin, model, EvaluationData(data, data, data, 4), Draws(0, name), kept))
+
+    with model.session():
+        found, again = run(Partial()), run(Partial())
+    require(name, equal(before, state_of(model)), "the model and torch's random state left alone", "changed ones")
+    require(name, bool(found), "at least one record or artifact", "none")
+    for each in found:
+        require(name, isinstance(each, Record | Artifact), "records and artifacts", type(each).__name__)
+    _require_equal_values(name, "the same numbers from a second call", found, again)
+    for at in (1, 3) if getattr(plugin, "resumable", False) else ():
+        kept = _Stopping(at)
+        with model.session(), suppress(_Stopped):
+            run(kept)
+        require(name, kept.puts > 0, "a resumable measurement to keep what it has on the way", "one that keeps nothing")
+        require(name, equal(before, state_of(model)), "the model left alone by an interruption", "a changed one")
+        with model.session():
+            _require_equal_values(name, "the same numbers after an interruption", found, run(kept))
+
+
+def _require_equal_values(
+    name: str, expected: str, first: list[Record | Artifact], second: list[Record | Artifact]
+) -> None:
+    ours, theirs = (np.array([each.value for each in run if isinstance(each, Record)]) for run in (first, second))
+    require(name, np.array_equal(ours, theirs, equal_nan=True), expected, f"{ours.tolist()} and {theirs.tolist()}")
+
+
+class _Stopped(Exception):
+    """The interruption of a measurement."""
+
+
+class _Stopping(Partial):
+    """Interrupts a measurement when it keeps something for the time `at`, counted from 1."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.puts = 0
+        self._at = at
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Keeps a copy of `array`; may raise `_Stopped`."""
+        super().put(name, array)
+        self.puts += 1
+        if self.puts == self._at:
+            raise _Stopped

@@ -1,0 +1,42 @@
+"""A small fixed net and samples that fit it."""
+
+from __future__ import annotations
+
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import nn
+
+from snnrobust.data.dataset import Dataset
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.wrap import wrap
+
+
+def tiny_model(temporal: bool = False) -> SpikingModel:
+    """A small fixed SpikingJelly net on inputs [N, 1, 4, 4] (or binary sequences [N, 4, 6]) with 3 classes."""
+    features = 6 if temporal else 16
+    with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
+        linear = nn.Linear(features, 12), nn.Linear(12, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in linear:
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 0.6)
+            layer.bias.copy_(torch.rand(layer.bias.shape, generator=generator) * 0.4)
+    nodes = [
+        neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=surrogate.ATan(), step_mode="m") for _ in linear
+    ]
+    net = nn.Sequential(nn.Flatten(2), linear[0], nodes[0], linear[1], nodes[1])
+    if temporal:
+        return wrap(net, name="tiny", encoder=None, domain="binary")
+    return wrap(net, name="tiny", steps=4)
+
+
+def tiny_data(temporal: bool = False, count: int = 12) -> Dataset:
+    """Fixed random samples that fit `tiny_model`, labelled by it so that each is right."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (4 * count, 4, 6) if temporal else (4 * count, 1, 4, 4)
+    x = torch.rand(shape, generator=generator)
+    x = (x < 0.5).float() if temporal else x
+    model = tiny_model(temporal)
+    y = model.predict(model.logits(x)).detach()
+    spoken = (y >= 0).nonzero()[:count, 0]  # silent outputs have no class
+    return Dataset.of(x[spoken], y[spoken], name="tiny")

@@ -1,0 +1,257 @@
+"""A short trainer for small nets on static data, enough to have something real to evaluate."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from spikingjelly.activation_based import functional as spiking
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrobust.common.random import global_rng
+from snnrobust.data.dataset import Dataset
+from snnrobust.errors import InputError, InputTypeError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Net = TypeVar("Net", bound=nn.Module)
+
+RATE_SCALE = 5.0
+
+
+@dataclass(frozen=True)
+class History:
+    """How a training went.
+
+    Attributes:
+        loss: Mean training loss of each epoch.
+        accuracy: Share of training samples that were right when their batch came up, for each epoch.
+        seconds: Wall-clock time of the whole training.
+    """
+
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    seconds: float
+
+
+def rate_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy of the mean output over time, times 5: rates end at 1, where a plain softmax is still undecided.
+
+    Args:
+        outputs: [T, N, K].
+        y: Labels [N].
+    """
+    return functional.cross_entropy(RATE_SCALE * outputs.mean(0), y)
+
+
+def rate_mse(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error between the mean output over time and one-hot labels; for outputs [T, N, K], labels [N]."""
+    rates = outputs.mean(0)  # [N, K]
+    return functional.mse_loss(rates, functional.one_hot(y, rates.shape[1]).to(rates))
+
+
+LOSSES: dict[str, Loss] = {"rate_cross_entropy": rate_cross_entropy, "rate_mse": rate_mse}
+
+
+def train(
+    net: nn.Module,
+    data: Dataset,
+    *,
+    steps: int,
+    epochs: int,
+    lr: float = 4e-3,
+    batch_size: int = 50,
+    seed: int = 0,
+    loss: str | Loss = "rate_cross_entropy",
+    progress: Callable[[int, int, float, float], None] | None = None,
+) -> History:
+    """Trains `net` in place with Adam, its step size falling to 0 along a half cosine.
+
+    Each batch is shown `steps` times, to a net whose SpikingJelly state has just been reset. Afterwards, also after an
+    error, the net is in eval mode, reset, and without gradients. The order of the samples and anything random in the
+    net, such as dropout, hang on `seed`; the global generators are put back.
+
+    Args:
+        net: Maps [T, N, *] to [T, N, K]; runs on the device of its parameters.
+        data: Static samples [N, *].
+        steps: T.
+        epochs: Passes over the data.
+        lr: Adam's first step size.
+        batch_size: Samples a batch; the last batch of an epoch may be smaller.
+        seed: Of everything random.
+        loss: A name in `LOSSES`, or a function of outputs [T, N, K] and labels [N].
+        progress: Called after each epoch with its number from 1, `epochs`, the loss and the training accuracy.
+
+    Returns:
+        Loss and accuracy of each epoch.
+
+    Raises:
+        InputError: An argument is out of range, the data are sequences, the outputs have the wrong shape, or the loss
+            is no longer finite.
+        InputTypeError: An argument is of the wrong type.
+
+    Example:
+        >>> from snnrobust.networks import mlp
+        >>> from spikingjelly.activation_based import neuron
+        >>> data = Dataset.of(torch.eye(4).repeat(8, 1), torch.arange(4).repeat(8))
+        >>> net = initialised(lambda: mlp(lambda n: neuron.IFNode(step_mode="m"), (4, 32, 4)), seed=0)
+        >>> history = train(net, data, steps=4, epochs=20, lr=0.02, batch_size=8)
+        >>> accuracy(net, data, steps=4)
+        1.0
+    """
+    _check(net, data, steps=steps, epochs=epochs, batch_size=batch_size)
+    if isinstance(lr, bool) or not isinstance(lr, int | float):
+        raise InputTypeError(f"expected lr as a number, got {lr!r}; pass a float")
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"expected lr above 0, got {lr}; pass something like 0.004")
+    _check_seed(seed)
+    objective = _objective(loss)
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("expected a net with parameters to train, got none that requires a gradient; unfreeze some")
+    started = time.perf_counter()
+    device = parameters[0].device
+    optimiser = torch.optim.Adam(parameters, lr=lr)
+    batches = math.ceil(len(data) / batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
+    shuffle = torch.Generator().manual_seed(seed)
+    losses, accuracies = [], []
+    classes = data.classes
+    with global_rng(seed, device):
+        net.train()
+        try:
+            for epoch in range(1, epochs + 1):
+                total, right = 0.0, 0
+                for at in torch.split(torch.randperm(len(data), generator=shuffle), batch_size):
+                    y = data.y[at].to(device)  # [N]
+                    outputs = _outputs(net, data.x[at].to(device), steps, classes)  # [T, N, K]
+                    value = objective(outputs, y)
+                    if not math.isfinite(batch_loss := value.item()):
+                        raise InputError(f"expected a finite loss, got {batch_loss} in epoch {epoch}; lower lr={lr}")
+                    optimiser.zero_grad()
+                    torch.autograd.backward(value)
+                    optimiser.step()
+                    schedule.step()
+                    total += batch_loss * len(at)
+                    right += _right(outputs, y)
+                losses.append(total / len(data))
+                accuracies.append(right / len(data))
+                if progress is not None:
+                    progress(epoch, epochs, losses[-1], accuracies[-1])
+        finally:
+            net.eval()
+            net.zero_grad(set_to_none=True)
+            _reset(net)
+    return History(tuple(losses), tuple(accuracies), time.perf_counter() - started)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, data: Dataset, steps: int, batch_size: int = 500) -> float:
+    """Share of the samples whose true class has the largest mean output over time; an all-silent output is wrong.
+
+    The net runs in eval mode. Its modes are put back after, and its state is reset.
+
+    Args:
+        net: Maps [T, N, *] to [T, N, K].
+        data: Static samples [N, *].
+        steps: T.
+        batch_size: Samples a batch.
+
+    Raises:
+        InputError: A number is below 1, the data are sequences, or the outputs have the wrong shape.
+        InputTypeError: An argument is of the wrong type.
+    """
+    _check(net, data, steps=steps, batch_size=batch_size)
+    device = next((parameter.device for parameter in net.parameters()), data.x.device)
+    classes, right = data.classes, 0
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        for at in torch.split(torch.arange(len(data)), batch_size):
+            right += _right(_outputs(net, data.x[at].to(device), steps, classes), data.y[at].to(device))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        _reset(net)
+    return right / len(data)
+
+
+def initialised(factory: Callable[[], Net], seed: int) -> Net:
+    """What `factory` builds with the global generators seeded; they are put back after.
+
+    The net is built on the CPU: move it to another device afterwards.
+
+    Example:
+        >>> first, second = (initialised(lambda: nn.Linear(2, 2), seed=7) for _ in range(2))
+        >>> torch.equal(first.weight, second.weight)
+        True
+    """
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise InputTypeError(f"expected a callable that builds a net, got {factory!r}; pass lambda: ...")
+    _check_seed(seed)
+    with global_rng(seed, torch.device("cpu")):
+        return factory()
+
+
+def _reset(net: nn.Module) -> None:
+    """SpikingJelly's `reset_net` without its cache, which goes stale when a node of the net is replaced."""
+    spiking.reset_collected_modules(spiking.collect_reset_modules(net))
+
+
+def _outputs(net: nn.Module, x: Tensor, steps: int, classes: int) -> Tensor:
+    """Outputs [T, N, K] of the freshly reset net for static samples x [N, *], with room for all classes."""
+    _reset(net)
+    outputs = net(x.expand(steps, *x.shape))  # [T, N, *] -> [T, N, K]
+    if not isinstance(outputs, Tensor):
+        raise InputTypeError(f"expected a net that returns a tensor, got {type(outputs).__name__}; return [T, N, K]")
+    if outputs.ndim != 3 or outputs.shape[:2] != (steps, len(x)) or outputs.shape[2] < classes:
+        raise InputError(
+            f"expected outputs [{steps}, {len(x)}, K] with K of at least {classes} classes, got {list(outputs.shape)}; "
+            'do return every step (step_mode="m") and widen the last layer if it is too small'
+        )
+    return outputs
+
+
+def _right(outputs: Tensor, y: Tensor) -> int:
+    """How many samples are right: outputs [T, N, K], labels [N]. Silence is no answer."""
+    spoke = (outputs != 0).any(2).any(0)  # [N]
+    return int(((outputs.mean(0).argmax(1) == y) & spoke).sum())
+
+
+def _objective(loss: str | Loss) -> Loss:
+    if callable(loss):
+        return loss
+    if loss in LOSSES:
+        return LOSSES[loss]
+    close = difflib.get_close_matches(str(loss), LOSSES, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "pass a known name or a function of outputs and labels"
+    raise InputError(f"expected a loss among {', '.join(LOSSES)}, got {loss!r}; {hint}")
+
+
+def _check(net: nn.Module, data: Dataset, **counts: int) -> None:
+    if not isinstance(net, nn.Module):
+        raise InputTypeError(f"expected net as an nn.Module, got {type(net).__name__}; pass the net itself")
+    if not isinstance(data, Dataset):
+        raise InputTypeError(f"expected a snnrobust.data.Dataset, got {type(data).__name__}; pass Dataset.of(x, y)")
+    if data.lengths is not None:
+        raise InputError(f"expected static samples, got the sequences of '{data.name}'; train on them yourself")
+    for name, count in counts.items():
+        _check_integer(name, count)
+        if count < 1:
+            raise InputError(f"expected {name} of at least 1, got {count}; pass a positive number")
+
+
+def _check_seed(seed: int) -> None:
+    _check_integer("seed", seed)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"expected a seed from 0 to 2**63 - 1, got {seed}; pick another")
+
+
+def _check_integer(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(f"expected {name} as an integer, got {value!r}; pass an int")

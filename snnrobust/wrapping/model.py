@@ -1,0 +1,312 @@
+"""`SpikingModel`: any SNN as a stateless, batch-first function of its input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.common.batching import even_parts
+from snnrobust.common.random import Draws, global_rng
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.frameworks.find import find
+from snnrobust.kernels.straight_through import passed_straight_through
+from snnrobust.threat_models.lp import Domain
+from snnrobust.wrapping.encoding import EncoderFunction, ReadoutFunction, encode, read_out
+from snnrobust.wrapping.recording import Recording, record
+from snnrobust.wrapping.restore import preserved
+
+Layout = Literal["N", "TN", "NT", "step"]
+#: Samples that a CPU takes through a net at once. Of more, activations leave its caches, and the C library asks the
+#: system for each large one anew: measured 1.5 to 2 times slower a sample at 256.
+AT_ONCE = 64
+Decide = Literal["argmax", "argmin"]
+
+
+class SpikingModel:
+    """An SNN as a function: state is reset before each forward pass and left as it was found.
+
+    Made by `snnrobust.wrap`, which documents the settings.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        layout: Layout,
+        steps: int | None,
+        encoder: str | EncoderFunction | None,
+        bounds: tuple[float, float],
+        domain: Domain,
+        readout: str | ReadoutFunction,
+        decide: Decide,
+        reset: Callable[[], object] | None,
+        normalize: tuple[Sequence[float], Sequence[float]] | None,
+        stochastic: bool,
+        accelerate: bool,
+    ) -> None:
+        self.net = net
+        self.name = name
+        self.layout = layout
+        self.steps = steps
+        self.encoder = encoder
+        self.bounds = bounds
+        self.domain: Domain = domain
+        self.readout = readout
+        self.decide = decide
+        self.normalize = normalize
+        self.adapter = find(net)
+        self.stochastic = stochastic or encoder == "poisson"
+        self.foreign_randomness = stochastic
+        self.accelerate = accelerate
+        self._reset = reset
+        self._depth = 0
+        self._straight_through = False
+        #: What is worked out once and holds as long as nobody changes the net: for the length of a session.
+        self.kept: dict[object, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net's first parameter or buffer is; the CPU for a net without either."""
+        return self._anchor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the net's first parameter or buffer."""
+        return self._anchor().dtype
+
+    @property
+    def straight_through(self) -> bool:
+        """Whether input gradients pass the encoder as if it were the identity; of a callable known after one pass."""
+        return self._straight_through or self.encoder in ("poisson", "latency")
+
+    def renamed(self, name: str) -> SpikingModel:
+        """The same model under another name in reports; the net is shared."""
+        if name == self.name:
+            return self
+        other = copy(self)
+        other.name = name
+        other._depth, other.kept = 0, {}  # a session of this model is none of the other's
+        return other
+
+    def settings(self) -> dict[str, Any]:
+        """What was passed to `wrap`, for the record."""
+        return {
+            "name": self.name,
+            "net": type(self.net).__qualname__,
+            "structure": hashlib.blake2b(str(self.net).encode(), digest_size=8).hexdigest(),
+            "layout": self.layout,
+            "steps": self.steps,
+            "encoder": named(self.encoder),
+            "bounds": list(self.bounds),
+            "domain": self.domain,
+            "readout": named(self.readout),
+            "decide": self.decide,
+            "normalize": None if self.normalize is None else [list(part) for part in self.normalize],
+            "stochastic": self.stochastic,
+            "keyed_by_batch": self.foreign_randomness,
+            "framework": self.adapter.name if self.adapter is not None else None,
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+        }
+
+    def fingerprint(self) -> str:
+        """A digest of settings, structure and weights: equal for equal models, to recognise a run."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self.settings()).encode())
+        for key, value in (*self.net.named_parameters(), *self.net.named_buffers()):
+            digest.update(repr((key, tuple(value.shape), value.dtype)).encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def session(self) -> AbstractContextManager[None]:
+        """Eval mode and fresh state for many calls; the net is left exactly as it was, also after an exception."""
+        return self._session()
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        if self._depth:
+            yield
+            return
+        with preserved(self.net, self.adapter):
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                self.kept.clear()
+
+    @property
+    def in_session(self) -> bool:
+        """Whether a session is open."""
+        return self._depth > 0
+
+    def parts(self, count: int) -> list[slice]:
+        """`count` samples in about equal parts that this device takes at once."""
+        # A net that draws from global generators is keyed by its batch, which is then the whole.
+        whole = self.device.type != "cpu" or self.foreign_randomness
+        return even_parts(count, count if whole else AT_ONCE)
+
+    @property
+    def resets(self) -> bool:
+        """Whether the net's state is known how to reset."""
+        return self.adapter is not None or self._reset is not None
+
+    def reset(self) -> None:
+        """Puts the net's state back to its initial value."""
+        if self.adapter is not None:
+            self.adapter.reset(self.net)
+        if self._reset is not None:
+            self._reset()
+
+    def outputs(
+        self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
+    ) -> Tensor:
+        """The net's outputs over time before the read-out, [N, T, K] (T = 1 for a net that reads out by itself).
+
+        Args:
+            x: Inputs [N, *] (with an encoder or layout "N"), or sequences [N, T, *].
+            keys: Sample ids [N] for stochastic parts; 0..N-1 where left out.
+            draw: Which draw of the stochastic parts, one for all or one per sample [N].
+            lengths: Valid steps of each sequence, [N].
+
+        Raises:
+            InputError: If the net's output is not [N, K] or a sequence of it in the stated layout.
+        """
+        x = x.to(device=self.device, dtype=self.dtype)
+        keys = torch.arange(len(x)) if keys is None else keys
+        with self.session(), self._randomness(keys, draw):
+            self.reset()
+            sequence = self._sequence(x, keys, draw)
+            sequence = self._normalized(sequence, channel=1 if self.static and self.layout == "N" else 2)
+            if self.layout in ("TN", "step"):
+                sequence = sequence.transpose(0, 1)  # [T, N, *]
+            if self.layout == "step":
+                out = torch.stack([self._call(step) for step in sequence])
+            else:
+                out = self._call(sequence)
+            if self._dimensions(out, x) == 2:
+                return out.unsqueeze(1)
+            return out.transpose(0, 1) if self.layout in ("TN", "step") else out
+
+    def logits(
+        self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Logits [N, K], oriented so that the largest wins (negated for `decide="argmin"`). See `outputs`."""
+        return self.read(self.outputs(x, keys=keys, draw=draw, lengths=lengths), lengths)
+
+    def read(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits [N, K] from the outputs [N, T, K] that `outputs` gave."""
+        if lengths is not None:
+            # A net that reads out by itself has no time left to cut.
+            lengths = lengths.to(outputs.device) if outputs.shape[1] > 1 else None
+        logits = read_out(self.readout, outputs, lengths)
+        if logits.ndim != 2 or len(logits) != len(outputs):
+            raise InputError(
+                f"expected logits [N, K] with N = {len(outputs)}, got {tuple(logits.shape)}; check the read-out"
+            )
+        return -logits if self.decide == "argmin" else logits
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Classes [N] from logits [N, K]; -1, which is never right, where all outputs are silent (zero)."""
+        return logits.argmax(dim=1).masked_fill((logits == 0).all(dim=1), -1)
+
+    def record(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Recording:
+        """Spikes and membrane potentials of each spiking layer for the inputs x.
+
+        Raises:
+            InputError: If the net has no spiking nodes of a known framework.
+        """
+        nodes = self.adapter.nodes(self.net) if self.adapter is not None else {}
+        if self.adapter is None or not nodes:
+            raise InputError(
+                f"expected spiking nodes of a known framework, got {type(self.net).__name__} without any; "
+                f"recording needs a SpikingJelly net"
+            )
+        with self.session():
+            return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
+
+    def as_module(self) -> nn.Module:
+        """A stateless `nn.Module` from inputs to logits, for third-party tools; shares the net's parameters."""
+        return _Stateless(self)
+
+    @property
+    def static(self) -> bool:
+        """Whether inputs have no time axis of their own."""
+        return self.encoder is not None
+
+    def _anchor(self) -> Tensor:
+        for tensor in chain(self.net.parameters(), self.net.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.zeros(())
+
+    def _randomness(self, keys: Tensor, draw: int | Tensor) -> AbstractContextManager[None]:
+        if not self.foreign_randomness:
+            return nullcontext()
+        # The net draws from torch's global generator, which can't be keyed by sample: keyed by batch and draw.
+        return global_rng(
+            Draws(0, "net").number(draw.tolist() if isinstance(draw, Tensor) else draw, *keys.tolist()), self.device
+        )
+
+    def _sequence(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
+        if self.encoder is None or self.steps is None or self.layout == "N":
+            return x
+        encoded = encode(self.encoder, x, self.steps, self.bounds, keys, draw)
+        self._straight_through |= passed_straight_through(encoded)
+        return encoded
+
+    def _normalized(self, x: Tensor, channel: int) -> Tensor:
+        if self.normalize is None:
+            return x
+        shape = [1] * x.ndim
+        shape[channel] = -1
+        if (count := len(self.normalize[0])) not in (1, x.shape[channel]):
+            raise InputError(
+                f"expected a mean and std for each of {x.shape[channel]} channels, or one for all, got {count}; "
+                f"check normalize= of model '{self.name}'"
+            )
+        mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
+        return (x - mean) / std
+
+    def _call(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        if not isinstance(out, Tensor):
+            raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
+        return out.clone()  # a net may hand out its own buffer, which the next step changes and a session puts back
+
+    def _dimensions(self, out: Tensor, x: Tensor) -> int:
+        batch = out.shape[1] if out.ndim == 3 and self.layout in ("TN", "step") else (out.shape[0] if out.ndim else -1)
+        if out.ndim not in (2, 3) or batch != len(x):
+            raise InputError(
+                f"expected output [N, K] or a sequence of it with N = {len(x)} in layout '{self.layout}', "
+                f"got {tuple(out.shape)}; check layout="
+            )
+        return out.ndim
+
+    def __repr__(self) -> str:
+        return f"SpikingModel({self.name!r}, layout={self.layout!r}, steps={self.steps}, encoder={named(self.encoder)})"
+
+
+class _Stateless(nn.Module):
+    """`SpikingModel.logits` as a module, with the net as a submodule so that its parameters are found."""
+
+    def __init__(self, model: SpikingModel) -> None:
+        super().__init__()
+        self.net = model.net
+        self._model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] for inputs x."""
+        return self._model.logits(x)
+
+
+def named(value: object) -> str | None:
+    """How a setting that may be a name or a callable is recorded."""
+    return value if value is None or isinstance(value, str) else getattr(value, "__qualname__", repr(value))

@@ -1,0 +1,97 @@
+"""The output layer of a spiking net, listened to while it runs: what graded objectives are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.wrapping.model import SpikingModel
+
+
+class _Ear(nn.Module):
+    """Stands in for whatever passes the node's spikes, and keeps what it is asked, with its gradient."""
+
+    def __init__(self, inner: nn.Module, heard: list[Tensor]) -> None:
+        super().__init__()
+        self._inner = [inner]  # in a list: registers no submodule
+        self._heard = heard
+
+    def forward(self, u: Tensor) -> Tensor:
+        self._heard.append(u)
+        spikes: Tensor = self._inner[0](u)
+        return spikes
+
+
+class OutputLayer:
+    """The spiking node whose spikes are the net's outputs, if there is one.
+
+    Args:
+        model: A wrapped model.
+        x: A few inputs [N, *], to find the node by running them.
+    """
+
+    def __init__(self, model: SpikingModel, x: Tensor) -> None:
+        self._model = model
+        self._name, self._node = self._find(x)
+        self._heard: list[Tensor] = []
+
+    @property
+    def spikes(self) -> bool:
+        """Whether the net's outputs are the spikes of a node; otherwise they are graded by themselves."""
+        return self._node is not None
+
+    @contextmanager
+    def listening(self, to: Literal["membrane", "current"]) -> Iterator[None]:
+        """Keeps, during a forward pass, the node's distances to threshold or its input currents for `heard`."""
+        node, adapter = self._node, self._model.adapter
+        if node is None or adapter is None:
+            yield
+            return
+        self._heard.clear()
+        if to == "current":
+            handle = node.register_forward_pre_hook(lambda _, args: self._heard.append(args[0]))
+            try:
+                yield
+            finally:
+                handle.remove()
+            return
+        inner = node.get_submodule("surrogate_function")
+        adapter.swap_surrogate(node, _Ear(inner, self._heard))
+        try:
+            yield
+        finally:
+            adapter.swap_surrogate(node, inner)
+
+    def heard(self, outputs: Tensor) -> Tensor:
+        """What was heard during the forward pass that gave `outputs` [N, T, K], of the same shape."""
+        if not self.spikes:
+            return outputs
+        kept = self._heard
+        steps_first = torch.stack(kept) if kept[0].ndim < outputs.ndim else torch.cat(kept)  # (T, N, K)
+        return steps_first.transpose(0, 1)
+
+    @torch.no_grad()
+    def _find(self, x: Tensor) -> tuple[str, nn.Module | None]:
+        model = self._model
+        nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
+        if not nodes:
+            return "", None
+        spikes: dict[str, list[Tensor]] = {}
+        handles = [
+            node.register_forward_hook(lambda _, args, out, name=name: spikes.setdefault(name, []).append(out))
+            for name, node in nodes.items()
+        ]
+        try:
+            outputs = model.outputs(x)  # (N, T, K)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, calls in reversed(spikes.items()):
+            fired = torch.stack(calls) if calls[0].ndim < outputs.ndim else torch.cat(calls)  # (T, N, *)
+            if torch.equal(fired.transpose(0, 1), outputs):
+                return name, nodes[name]
+        return "", None

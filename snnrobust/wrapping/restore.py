@@ -1,0 +1,103 @@
+"""Leaving a user's net as it came: flags, buffers, gradients, state, surrogates and hooks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.frameworks.adapter import Adapter
+
+
+@contextmanager
+def preserved(net: nn.Module, adapter: Adapter | None) -> Iterator[None]:
+    """Puts `net` in eval mode with fresh state inside; restores it exactly afterwards, also after an exception.
+
+    Restored: all that its modules hold as attributes (training flags, parameters, buffers, children, hooks, and the
+    state that a net without a known framework keeps by hand), the containers among these at any depth, the data,
+    `.grad` and `requires_grad` of every tensor in them, and the framework's own state. Out of reach is what a module
+    keeps inside other objects, and in its class.
+    """
+    snapshot = _Snapshot(net)
+    state = adapter.take_state(net) if adapter is not None else None
+    try:
+        net.eval()
+        yield
+    finally:
+        snapshot.restore()
+        if adapter is not None:
+            adapter.put_state(net, state)
+
+
+class _Snapshot:
+    """What the modules of a net hold: the objects, and the contents of those that can change in place."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.attributes = [(module, dict(module.__dict__)) for module in net.modules()]
+        self.containers: list[tuple[Any, Any]] = []
+        self.tensors: list[_Held] = []
+        seen: set[int] = set()
+        for _, attributes in self.attributes:
+            for value in attributes.values():
+                self._walk(value, seen)
+
+    def _walk(self, value: object, seen: set[int]) -> None:
+        if not isinstance(value, Tensor | list | dict | set | deque | tuple) or id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            self.tensors.append(_Held(value))
+            return
+        if not isinstance(value, tuple):
+            self.containers.append((value, copy(value)))
+        for each in value.values() if isinstance(value, dict) else value:
+            self._walk(each, seen)
+
+    def restore(self) -> None:
+        for module, attributes in self.attributes:
+            for gone in set(module.__dict__) - set(attributes):
+                del module.__dict__[gone]
+            module.__dict__.update(attributes)
+        for container, contents in self.containers:
+            container.clear()
+            container.extend(contents) if isinstance(container, list | deque) else container.update(contents)
+        for held in self.tensors:
+            held.restore()
+
+
+class _Held:
+    """A tensor, its storage and a copy of its values, its gradient and its flag."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.storage = tensor.data
+        self.values = tensor.detach().clone()
+        self.requires_grad = tensor.requires_grad
+        self.gradient = _Held(tensor.grad) if tensor.is_leaf and tensor.grad is not None else None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        tensor = self.tensor
+        if tensor.is_leaf:
+            tensor.grad = None  # the gradient's type must fit the data's at all times
+        if tensor.data_ptr() != self.storage.data_ptr() or tensor.dtype != self.storage.dtype:
+            tensor.data = self.storage
+        # Writing would invalidate an autograd graph of the user's own, so only what changed is written.
+        if not _same_bytes(tensor, self.values):
+            tensor.copy_(self.values)
+        if tensor.is_leaf:
+            tensor.requires_grad_(self.requires_grad)
+        if self.gradient is not None:
+            self.gradient.restore()
+            tensor.grad = self.gradient.tensor
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(
+        a.detach().contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
+    )

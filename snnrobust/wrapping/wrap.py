@@ -1,0 +1,140 @@
+"""`wrap`: checks how a net is to be used and makes a `SpikingModel` of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from torch import nn
+
+from snnrobust.common.validate import check_count, check_flag
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.threat_models.lp import Domain
+from snnrobust.wrapping.encoding import ENCODERS, READOUTS, EncoderFunction, ReadoutFunction
+from snnrobust.wrapping.model import Decide, Layout, SpikingModel, named
+
+
+def wrap(
+    net: nn.Module,
+    *,
+    name: str = "model",
+    layout: Layout = "TN",
+    steps: int | None = None,
+    encoder: str | EncoderFunction | None = "repeat",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    domain: Domain = "real",
+    readout: str | ReadoutFunction = "mean",
+    decide: Decide = "argmax",
+    reset: Callable[[], object] | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    stochastic: bool = False,
+    accelerate: bool = True,
+) -> SpikingModel:
+    """Wraps an SNN for evaluation. The net itself is never changed.
+
+    Args:
+        net: Any `nn.Module`. SpikingJelly nets are recognised and reset by themselves.
+        name: Name in reports.
+        layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step.
+            It returns [N, K] or a sequence of it in the same layout.
+        steps: Time steps T of the encoder.
+        encoder: For static data [N, *]: "repeat", "poisson", "latency" or a callable (x, steps) -> [N, T, *].
+            None: the data is temporal, [N, T, *]. In layout "N" the net does its own encoding: leave "repeat" for
+            static data.
+        bounds: Least and greatest value of an input entry.
+        domain: "real", "integer" (event counts) or "binary".
+        readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
+            (outputs [N, T, K], lengths) -> [N, K].
+        decide: "argmax", or "argmin" for read-outs where less is better (spike times).
+        reset: Callable without arguments that resets state of no known framework; known state is reset besides.
+        normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
+        stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
+        accelerate: Whether attacks may search on a faster stand-in of the net, which shares its parameters. What they
+            find is scored on the net itself either way.
+
+    Raises:
+        InputTypeError: If `net` is no `nn.Module`, or a callable is expected.
+        InputError: For an unknown name or an impossible combination of settings.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikingjelly.activation_based import neuron
+        >>> net = nn.Sequential(nn.Linear(4, 3), neuron.LIFNode(step_mode="m"))
+        >>> model = wrap(net, steps=5)
+        >>> model.logits(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(net, nn.Module):
+        raise InputTypeError(f"expected net to be a torch.nn.Module, got {type(net).__name__}; pass the network itself")
+    if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputTypeError("expected a plain module, got a parallel wrapper; pass net.module")
+    _check_name("layout", layout, get_args(Layout))
+    _check_name("domain", domain, get_args(Domain))
+    _check_name("decide", decide, get_args(Decide))
+    if encoder is not None and not callable(encoder):
+        _check_name("encoder", encoder, ENCODERS)
+    if not callable(readout):
+        _check_name("readout", readout, READOUTS)
+    if steps is not None:
+        check_count("steps", steps, 1, "give the number of time steps")
+    if layout == "N" and encoder not in (None, "repeat"):
+        raise InputError(f"expected no encoder with layout 'N', got {named(encoder)}; use layout 'NT' or drop encoder=")
+    if layout != "N" and encoder is not None and steps is None:
+        raise InputError("expected steps= with an encoder, got none; give the number of time steps, or encoder=None")
+    if not (isinstance(name, str) and name):
+        raise InputTypeError(f"expected name to be text, got {name!r}; give a name for the report")
+    low, high = _pair("bounds", bounds)
+    if not low < high:
+        raise InputError(f"expected bounds with low < high, got {bounds}; give (least, greatest) input value")
+    if domain != "real" and not (low.is_integer() and high.is_integer()):
+        raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
+    if domain == "binary" and (low, high) != (0.0, 1.0):
+        raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
+    for setting, value in (("stochastic", stochastic), ("accelerate", accelerate)):
+        check_flag(setting, value)
+    if reset is not None and not callable(reset):
+        raise InputTypeError(
+            f"expected reset to be callable, got {type(reset).__name__}; pass a function of no arguments"
+        )
+    return SpikingModel(
+        net,
+        name=name,
+        layout=layout,
+        steps=steps,
+        encoder=encoder,
+        bounds=(low, high),
+        domain=domain,
+        readout=readout,
+        decide=decide,
+        reset=reset,
+        normalize=None if normalize is None else _per_channel(normalize),
+        stochastic=stochastic,
+        accelerate=accelerate,
+    )
+
+
+def _check_name(what: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"expected {what} in {list(known)}, got {value!r}; name one of these")
+
+
+def _pair(what: str, value: object) -> tuple[float, float]:
+    try:
+        first, second = map(float, value)  # type: ignore[call-overload]  # whether it is a pair is what is asked
+        return first, second
+    except (TypeError, ValueError):
+        raise InputTypeError(f"expected {what} to be a pair of numbers, got {value!r}; give two numbers") from None
+
+
+def _per_channel(normalize: object) -> tuple[list[float], list[float]]:
+    try:
+        mean, std = ([float(each) for each in part] for part in normalize)  # type: ignore[attr-defined]  # as above
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"expected normalize to be (mean, std), a list per channel each, got {normalize!r}; "
+            f"pass e.g. ([0.5], [0.25])"
+        ) from None
+    if len(mean) != len(std) or not all(each > 0 for each in std):
+        raise InputError(f"expected as many means as positive stds, got {normalize!r}; give one of each per channel")
+    return mean, std

@@ -1,0 +1,272 @@
+"""Curvature measurements on nets and data that don't allow them; what they leave behind; killed and gone on with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import Tensor, nn
+
+from snnrobust.common.random import Draws
+from snnrobust.data.evaluation_data import EvaluationData, prepare
+from snnrobust.errors import InputError, PluginError
+from snnrobust.plugin.task import load
+from snnrobust.results.artifacts import Artifact, Scatter
+from snnrobust.results.checkpoint import Partial
+from snnrobust.results.records import Record
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.wrap import wrap
+from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.measurements.density import Density
+from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
+from snnrobust_landscapes.measurements.trace import Trace
+from snnrobust_landscapes.validity import evidence
+from snnrobust_landscapes.validity.evidence import CurvatureWarning
+
+RNG = Draws(0, "task")
+FEATURES, CLASSES = 5, 3
+FEW: dict[str, Any] = {"directions": 8, "draws": 2}
+KINDS = (Eigenvalues, Trace, Density)
+
+
+@pytest.fixture(autouse=True)
+def short_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CurvatureWarning)
+        yield
+
+
+def net() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(FEATURES, 6),
+            neuron.LIFNode(surrogate_function=surrogate.ATan(2.0), v_threshold=0.3, step_mode="m"),
+            nn.Linear(6, CLASSES),
+        )
+
+
+def model(own: nn.Module | None = None) -> SpikingModel:
+    return wrap(own or net(), name="lif", steps=3)
+
+
+def data(n: int = 20, batch_size: int = 64) -> EvaluationData:
+    generator = torch.Generator().manual_seed(1)
+    train = torch.rand(n, FEATURES, generator=generator), torch.randint(CLASSES, (n,), generator=generator)
+    return prepare({"test": train, "train": train}, batch_size)
+
+
+def measured(
+    plugin: Any, own: SpikingModel, evaluation: EvaluationData | None = None, kept: Partial | None = None
+) -> list[Record | Artifact]:
+    return list(plugin.measure(own, evaluation or data(), RNG, kept or Partial()))
+
+
+def numbers(found: list[Record | Artifact]) -> np.ndarray:
+    return np.array([(each.value, each.low, each.high) for each in found if isinstance(each, Record)])
+
+
+def equal(first: list[Record | Artifact], second: list[Record | Artifact]) -> bool:
+    return np.array_equal(numbers(first), numbers(second), equal_nan=True)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
+class Opaque(nn.Sequential):
+    """The same net behind a backward pass that can't be differentiated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(super().forward(x))
+
+
+def infinite() -> nn.Module:
+    own = net()
+    with torch.no_grad():
+        own[2].bias.fill_(torch.nan)
+    return own
+
+
+def bare() -> nn.Module:
+    return neuron.LIFNode(step_mode="m")
+
+
+def deaf() -> nn.Module:
+    class Deaf(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    return Deaf(*net())
+
+
+def smooth() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("make", "settings", "error", "message"),
+    [
+        (infinite, {}, InputError, "finite training loss"),
+        (bare, {}, InputError, "parameters"),
+        (deaf, {}, InputError, "gradient"),
+        (lambda: Opaque(*net()), {}, PluginError, "differentiated again"),
+        (smooth, {"operator": "relaxed"}, InputError, "spiking nodes"),
+    ],
+)
+def test_nets_that_can_not_be_measured(
+    kind: Any, make: Callable[[], nn.Module], settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    plugin, own = kind(**settings, **FEW), model(make())
+    for call in (lambda: plugin.check(own, data(), load("trace")), lambda: measured(plugin, own)):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_one_sample_is_too_few_and_training_data_are_needed() -> None:
+    for plugin in (Eigenvalues(**FEW), Trace(**FEW), Density(**FEW)):
+        for few, message in (
+            (data(1), "at least 2 training samples"),
+            (prepare((data().test.x, data().test.y)), "got test"),
+        ):
+            with pytest.raises(InputError, match=message):
+                plugin.check(model(), few, load("trace"))
+            with pytest.raises(InputError, match=message):
+                measured(plugin, model(), few)
+
+
+def test_no_more_eigenvalues_than_parameters_or_input_values() -> None:
+    size = sum(p.numel() for p in net().parameters())
+    for k, space, message in (
+        (size + 1, "weights", f"at most k={size} "),
+        (FEATURES + 1, "inputs", f"at most k={FEATURES} "),
+    ):
+        plugin = Eigenvalues(k=k, space=space, products=200, **FEW)
+        with pytest.raises(InputError, match=message):
+            plugin.check(model(), data(), load("trace"))
+        with pytest.raises(InputError, match=message):
+            measured(plugin, model())
+    Eigenvalues(k=size, **FEW).check(model(), data(), load("trace"))  # control
+
+
+def test_a_density_refuses_what_is_not_symmetric() -> None:
+    plugin = Density("field", **FEW)
+    with pytest.raises(InputError, match="symmetric part"):
+        plugin.check(model(), data(), load("trace"))
+    with pytest.raises(InputError, match="symmetric part"):
+        measured(plugin, model())
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "message"),
+    [
+        *((kind, setting, message) for kind in KINDS for setting, message in (
+            ({"operator": "gauss-newto"}, "did you mean 'gauss-newton'"),
+            ({"operator": {"name": "smoothed", "sigma": -1.0}}, "sigma"),
+            ({"space": "layers"}, "space"), ({"samples": 1}, "samples"), ({"chunk": 0}, "chunk"),
+            ({"memory": -0.5}, "memory"), ({"memory": float("inf")}, "memory"), ({"logit_scale": 0.0}, "logit_scale"),
+            ({"directions": 7}, "directions"), ({"draws": 1}, "draws"),
+            ({"per_layer": True, "space": "inputs"}, "per_layer"),
+        )),
+        (Eigenvalues, {"k": 0}, "k"), (Eigenvalues, {"k": True}, "k"), (Eigenvalues, {"tolerance": 1.0}, "tolerance"),
+        (Eigenvalues, {"k": 9, "products": 8}, "products"), (Trace, {"relative": 0.0}, "relative"),
+        (Trace, {"products": 15}, "products"), (Density, {"probes": 1}, "probes"), (Density, {"steps": 1}, "steps"),
+        (Density, {"width": 0}, "width"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(kind: Any, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kind(**setting)
+
+
+def test_the_batch_size_decides_nothing_above_the_chunk_and_the_chunk_below() -> None:
+    plugin = Trace(chunk=8, **FEW)
+    found, wide, narrow = (measured(plugin, model(), data(batch_size=size)) for size in (8, 64, 4))
+    assert equal(found, wide)
+    captions = [[each.caption for each in run if isinstance(each, Scatter)] for run in (found, wide, narrow)]
+    assert "8 at a time" in captions[0][0]
+    assert captions[0] == captions[1]
+    assert "4 at a time" in captions[2][0]
+    assert np.allclose(numbers(found)[0], numbers(narrow)[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_call_is_equal_and_the_net_as_before(kind: Any) -> None:
+    own = net().train()
+    own(torch.rand(3, 4, FEATURES)).sum().backward()
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    parameters, state = dict(own.named_parameters()), own[1].v
+    gradients = {name: p.grad for name, p in parameters.items()}
+    random = torch.get_rng_state()
+    wrapped, plugin = model(own), kind(**FEW)
+    first = measured(plugin, wrapped)
+    with wrapped.session(), torch.no_grad():
+        assert equal(first, measured(plugin, wrapped))
+        assert equal(first, measured(plugin, wrapped))  # from what the session keeps
+    other = list(plugin.measure(wrapped, data(), Draws(1, "task"), Partial()))
+    assert not equal(first, other)  # control
+    assert dict(own.named_parameters()) == parameters
+    assert all(p.grad is gradients[name] for name, p in parameters.items())
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    assert all(module.training for module in own.modules())
+    assert own[1].v is state
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_measured_curvature_is_shared_by_the_measurements_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    own = Weights.loss
+    monkeypatch.setattr(Weights, "loss", lambda self, offset: calls.append(1) or own(self, offset))
+    wrapped = model()
+    with wrapped.session():
+        measured(Trace("gauss-newton", **FEW), wrapped)
+        first = len(calls)
+        measured(Density("gauss-newton", **FEW), wrapped)  # its random and leading directions are those of the trace
+        again = len(calls) - first
+        measured(Trace("gauss-newton", logit_scale=2.0, **FEW), wrapped)  # another loss
+        other = len(calls) - first - again
+    assert first == other > 0
+    assert again == 0
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stopping(Partial):
+    """Raises at one of the times that something is kept."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        super().put(name, array)
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+
+
+@pytest.mark.parametrize("at", [1, 9, 14])
+def test_an_interrupted_measurement_goes_on_to_the_same_numbers(at: int) -> None:
+    plugin, wrapped = Eigenvalues(per_layer=True, **FEW), model()
+    whole = measured(plugin, wrapped)
+    kept = Stopping(at)
+    with pytest.raises(Stopped):
+        measured(plugin, wrapped, kept=kept)
+    assert equal(whole, measured(plugin, wrapped, kept=kept))
