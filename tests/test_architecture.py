@@ -16,6 +16,8 @@ from typing import Any
 import grimp
 import pytest
 
+from snnrobust.kernels.backends import backends
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "snnrobust": ROOT / "snnrobust",
@@ -168,3 +170,25 @@ def test_a_documented_path_that_moved_still_works_and_says_where_to(former: str,
     assert len(warned) == 1
     for name, home in now.items():
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The names in backticks in the first column of the table under a heading of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in lines]
+
+
+def test_the_documented_layers_are_those_that_are_held() -> None:
+    former = {"nets", "partial", "spike_gradient", "__main__"}
+    lines = [[name.strip() for name in line.split("|")] for line in contract("layers of the core")["layers"]]
+    assert rows("Layers") == [line for line in lines if not former & set(line)]
+
+
+@pytest.mark.skipif("native" not in {each.name for each in backends("cpu")[0]}, reason="needs a C++ compiler")
+def test_the_documented_step_of_pgd_is_the_one_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "studies"))
+    files = [file for file, _ in importlib.import_module("pgd_step").trip(accelerate=True)]
+    assert [f"snnrobust/{name}" if "snnrobust" not in name else name for (name,) in rows("One step of PGD")] == list(
+        dict.fromkeys(files)
+    )

@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import snnrobust as sr
+from snnrobust.audit import judgement
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 ROOT = Path(__file__).parent.parent
-TESTS = "ruff check . && ruff format --check . && mypy && pytest"
+TESTS = "ruff check . && ruff format --check . && mypy && lint-imports && pytest -n auto"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -69,17 +71,54 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert (folder / "digits" / "report.html").is_file()
 
 
-def test_the_twenty_line_optimiser_conforms(tmp_path: Path) -> None:
-    (source, check) = blocks("CONTRIBUTING.md", "python")
-    lines = source.split("@dataclass")[1].strip().splitlines()
-    assert len(lines) <= 20
-    (tmp_path / "my_attacks.py").write_text(source)
+def recipe(heading: str) -> str:
+    """The first Python block under a heading of CONTRIBUTING."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_plugins_that_contributing_adds_conform(tmp_path: Path) -> None:
+    """An optimiser in 20 lines, a corruption and a measurement: each a file, an entry point, and its test."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    optimiser = recipe("Add an optimiser in 20 lines")
+    assert len(optimiser.split("@dataclass")[1].strip().splitlines()) <= 20
+    (tmp_path / "my_attacks.py").write_text(optimiser)
+    (tmp_path / "my_noise.py").write_text(recipe("Add a corruption"))
+    (tmp_path / "my_numbers.py").write_text(recipe("Add a measurement"))
     metadata = tmp_path / "mine-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (entry,) = re.findall(r'\[project.entry-points."(snnrobust\.\w+)"\]\n(.+)', (ROOT / "CONTRIBUTING.md").read_text())
-    (metadata / "entry_points.txt").write_text(f"[{entry[0]}]\n{entry[1].replace(chr(34), '')}\n")
-    (tmp_path / "test_mine.py").write_text(check)
+    (entry,) = re.findall(r'\[project.entry-points."(snnrobust\.\w+)"\]\n(.+)', text)
+    more = re.findall(r'`([\w-]+ = "[\w:]+")`\s+under\s+`\[project.entry-points."(snnrobust\.\w+)"\]`', text)
+    points = [entry, *((group, line) for line, group in more)]
+    assert [group for group, _ in points] == ["snnrobust.optimisers", "snnrobust.corruptions", "snnrobust.measurements"]
+    lines = [f"[{group}]\n{line.replace(chr(34), '')}\n" for group, line in points]
+    (metadata / "entry_points.txt").write_text("".join(lines))
+    (_, check, *_) = blocks("CONTRIBUTING.md", "python")
+    (tmp_path / "test_mine.py").write_text(
+        f"{check}\n\ndef test_others():\n    check_plugin('my-speckle')\n    check_plugin('my-weight-norm')\n"
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_finding_that_contributing_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "fragile"}
+    exec(recipe("Add a finding"), names)
+    monkeypatch.setattr(judgement, "ABOUT_CLAIM", (*judgement.ABOUT_CLAIM, names["about_claim"]))
+    report = sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=[0.01, 0.2], steps=2)])
+    found = [each for each in report.findings if each.name == "fragile"]
+    assert [each.strength for each in found] == [0.01, 0.2]
+    assert all(each.passed is (each.value <= 0.1) for each in found)
+
+
+def test_the_operator_that_contributing_adds() -> None:
+    names: dict[str, Any] = {"__name__": "ridge"}
+    exec(recipe("Add a second-order operator"), names)
+    data = {"test": tiny_data(), "train": tiny_data()}
+    with pytest.warns(UserWarning, match="expected curvature"):  # the identity predicts no loss
+        report = sr.evaluate(tiny_model(), data, [sr.load("eigenvalues", operator=names["Ridge"](), k=2, samples=12)])
+    values = [each.value for each in report.records if each.metric.startswith("eigenvalue:")]
+    assert values == pytest.approx([1.0, 1.0])
+    assert "identity" in {each.threat for each in report.records}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.judge import Judged
+from snnrobust.audit.judgement import Judged
 from snnrobust.report.findings import checks, deciding
 from snnrobust.report.tables import Cell, Row, Table, share, strength
 from snnrobust.results.records import Claim

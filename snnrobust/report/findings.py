@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from snnrobust import audit
-from snnrobust.audit.judge import Judged
+from snnrobust.audit.judgement import Judged
 from snnrobust.results.records import Claim, Finding, Verdict
 
 

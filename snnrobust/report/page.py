@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.judge import Judged
+from snnrobust.audit.judgement import Judged
 from snnrobust.common.files import slug, write
 from snnrobust.report import claims, plots, tables
 from snnrobust.report.assumed import remark

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from snnrobust.analysis.curves import worst_case as worst_case_curve
 from snnrobust.analysis.members import members as members_of
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.judge import Judged
+from snnrobust.audit.judgement import Judged
 from snnrobust.report.findings import checks, deciding, summary, verdict_on
 from snnrobust.results.records import Curve, Record
 

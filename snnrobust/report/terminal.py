@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from snnrobust.audit.judge import Judged
+from snnrobust.audit.judgement import Judged
 from snnrobust.report.assumed import counted
 from snnrobust.report.findings import Check, checks, deciding
 from snnrobust.report.tables import percent, select, share, strength

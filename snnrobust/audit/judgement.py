@@ -12,6 +12,11 @@ from snnrobust.audit import compared, curvature, stored, varied
 from snnrobust.audit.exhibits import Audited
 from snnrobust.results.records import Claim, Finding, Verdict
 
+#: What is asked about each model, about each attack on it, and about each of the attack's positive radii.
+ABOUT_MODEL = (stored.about_model, curvature.about_model)
+ABOUT_ATTACK = (stored.about_attack,)
+ABOUT_CLAIM = (compared.about_claim, varied.about_claim)
+
 _ORDER: tuple[Verdict, ...] = ("untrustworthy", "doubtful", "trusted")
 
 
@@ -52,16 +57,17 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 
 def findings(outcomes: Outcomes) -> list[Finding]:
     """Findings about every model, its curvature and every attack on it, from stored outcomes alone."""
-    found = []
+    found: list[Finding] = []
     for model in outcomes.models:
-        found += stored.about_model(outcomes, model)
-        found += curvature.about_model(outcomes, model)
+        for about_model in ABOUT_MODEL:
+            found += about_model(outcomes, model)
         for label in outcomes.labels("attack"):
             audited = Audited(outcomes, model, label)
-            found += stored.about_attack(audited)
+            for about_attack in ABOUT_ATTACK:
+                found += about_attack(audited)
             for strength in audited.radii:
-                found += compared.about_claim(audited, strength)
-                found += varied.about_claim(audited, strength)
+                for about_claim in ABOUT_CLAIM:
+                    found += about_claim(audited, strength)
     return found
 
 
