@@ -44,9 +44,10 @@ def check_share(
         zero: Whether 0 is allowed.
         one: Whether 1 is allowed.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and ((zero and value == 0) or (one and value == 1) or 0 < value < 1)):  # type: ignore[operator]
-        raise InputError(f"expected {name} in {'[' if zero else '('}0, 1{']' if one else ')'}, got {value!r}; {remedy}")
+    inside = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    if not inside or (value == 0 and not zero) or (value == 1 and not one):
+        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+        raise InputError(f"expected {name} in {interval}, got {value!r}; {remedy}")
 
 
 def check_flag(name: str, value: object) -> None:
