@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from snnrobust.data.evaluation_data import prepare
-from snnrobust.errors import InputTypeError
 from snnrobust.evaluation.plan import Evidence, Mode, make_plan
 from snnrobust.evaluation.tuning import Tuned, best_of, validation_data
 from snnrobust.plugin.task import Task
@@ -123,8 +122,6 @@ def tune(model: SpikingModel, data: Any, task: Task, gradient: Mapping[str, Sequ
         >>> tune(tiny_model(), splits, task, {"alpha": [1.0, 4.0]}).task.attack.gradient
         ATan(alpha=4.0)
     """
-    if task.attack is None:
-        raise InputTypeError(f"expected a single attack from sr.load, got '{task.label}'; tune a member by itself")
     validation = validation_data(prepare(data))
 
     def robust_accuracy(candidate: Task) -> float:
