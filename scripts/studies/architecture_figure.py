@@ -19,11 +19,15 @@ LEFT_OUT = {"nets", "partial", "spike_gradient", "__main__"}
 
 
 def layers() -> list[list[str]]:
-    """The layers of the core, from the top, the independent ones of a line together."""
+    """The layers from the top, the independent ones of a line together, with the two plugin packages among them."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     lines = next(each["layers"] for each in linter["contracts"] if each["name"] == "layers of the core")
     found = [[name.strip() for name in line.split("|") if name.strip() not in LEFT_OUT] for line in lines]
-    return [["snnrobust_attacks"], *(line for line in found if line)]
+    found = [line for line in found if line]
+    # The plugin packages stand right above the highest layer that they may import.
+    found.insert(found.index(["objectives", "spike_gradients"]), ["snnrobust_attacks"])
+    found.insert(found.index(["acceleration"]), ["snnrobust_landscapes"])
+    return found
 
 
 def main() -> None:
@@ -32,15 +36,17 @@ def main() -> None:
     files = list(dict.fromkeys(file for file, _ in trip(accelerate=True)))
     parts = [Path(file).parts[1:] for file in files]  # ("snnrobust", "search", "loop.py") without the first
     at = [height[part[0]] for part in parts]
+    stems = [Path(part[-1]).stem for part in parts]
+    names = [stem if stems.count(stem) == 1 else f"{part[0]}: {stem}" for stem, part in zip(stems, parts, strict=True)]
     figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     for y in range(len(lines)):
         axes.axhspan(y - 0.5, y + 0.5, color="#e8edf4" if y % 2 else "#f6f8fb", zorder=0)
     axes.plot(range(len(files)), at, color="#9aa7b8", linewidth=1, zorder=1)
     axes.scatter(range(len(files)), at, color="#1f5fa8", s=28, zorder=2)
-    for x, (part, y) in enumerate(zip(parts, at, strict=True)):
+    for x, (name, y) in enumerate(zip(names, at, strict=True)):
         axes.annotate(
-            f"{x + 1}  {Path(part[-1]).stem}",
+            f"{x + 1}  {name}",
             (x, y),
             xytext=(3, 6),
             textcoords="offset points",

@@ -26,10 +26,10 @@ def check_count(name: str, value: object, least: int = 1, remedy: str = "give a 
         raise InputError(f"expected {name} to be a whole number >= {least}, got {value!r}; {remedy}")
 
 
-def check_positive(name: str, value: object, remedy: str = "give a positive, finite number") -> None:
+def check_positive(name: str, value: object, remedy: str = "give a positive number") -> None:
     """Raises an `InputError` unless `value` is a finite number above 0."""
     if not is_positive(value):
-        raise InputError(f"expected {name} > 0, got {value!r}; {remedy}")
+        raise InputError(f"expected a finite {name} > 0, got {value!r}; {remedy}")
 
 
 def check_share(

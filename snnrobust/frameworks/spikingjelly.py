@@ -12,14 +12,13 @@ from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import Tensor, nn
 
 from snnrobust.errors import InputError
-from snnrobust.frameworks import spikingjelly_layers as layers
+from snnrobust.frameworks.spikingjelly_layers import Layers
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.unit import Pool
 from snnrobust.neurons.node import LoopNode
 
 
-class SpikingJelly:
+class SpikingJelly(Layers):
     """Adapter for SpikingJelly nets, nested nodes and containers included."""
 
     name = "spikingjelly"
@@ -150,22 +149,6 @@ class SpikingJelly:
         home = type(module).__module__
         ready_made = home.startswith("spikingjelly.activation_based.model.")
         return isinstance(module, base.MemoryModule) or (home.startswith("spikingjelly.") and not ready_made)
-
-    def per_step(self, module: nn.Module) -> bool:
-        """See `spikingjelly_layers.per_step`."""
-        return layers.per_step(module)
-
-    def channel_norm(self, module: nn.Module) -> bool:
-        """See `spikingjelly_layers.channel_norm`."""
-        return layers.channel_norm(module)
-
-    def windows(self, module: nn.Module) -> bool:
-        """See `spikingjelly_layers.windows`."""
-        return layers.windows(module)
-
-    def halving(self, module: nn.Module) -> Pool | None:
-        """See `spikingjelly_layers.halving`."""
-        return layers.halving(module)
 
 
 _SIMPLE = (neuron.SimpleIFNode, neuron.SimpleLIFNode)

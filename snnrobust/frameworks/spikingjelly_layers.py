@@ -14,40 +14,40 @@ _FLATTENED = (
 )
 
 
-def per_step(module: nn.Module) -> bool:
-    """Whether each time step is treated by itself: layers that run on the flattened time and batch axes, and torch's
-    that act entry by entry or on the last axis."""
-    if isinstance(module, layer.SeqToANNContainer):
-        return not any(isinstance(each, base.MemoryModule) for each in module.modules())
-    if isinstance(module, nn.Flatten):
-        return module.start_dim >= 1
-    if isinstance(module, layer.Dropout | nn.Dropout | nn.Identity | nn.ReLU):
-        return True  # dropout is the identity in eval mode
-    if isinstance(module, _FLATTENED):
-        return bool(module.step_mode == "m")
-    return isinstance(module, nn.Linear)
+class Layers:
+    """The part of an adapter that is about layers rather than spiking nodes."""
 
+    def per_step(self, module: nn.Module) -> bool:
+        """Whether each time step is treated by itself: layers that run on the flattened time and batch axes, and those
+        of torch that act entry by entry or on the last axis."""
+        if isinstance(module, layer.SeqToANNContainer):
+            return not any(isinstance(each, base.MemoryModule) for each in module.modules())
+        if isinstance(module, nn.Flatten):
+            return module.start_dim >= 1
+        if isinstance(module, layer.Dropout | nn.Dropout | nn.Identity | nn.ReLU):
+            return True  # dropout is the identity in eval mode
+        if isinstance(module, _FLATTENED):
+            return bool(module.step_mode == "m")
+        return isinstance(module, nn.Linear)
 
-def channel_norm(module: nn.Module) -> bool:
-    """Whether the module is a fixed affine map of each channel of [T, N, C, H, W]."""
-    return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
+    def channel_norm(self, module: nn.Module) -> bool:
+        """Whether the module is a fixed affine map of each channel of [T, N, C, H, W]."""
+        return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
 
+    def windows(self, module: nn.Module) -> bool:
+        """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, a margin of zeros and no bias."""
+        if type(module) is not layer.Conv2d or module.step_mode != "m" or module.bias is not None:
+            return False
+        sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
+        return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
-def windows(module: nn.Module) -> bool:
-    """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, a margin of zeros and no bias."""
-    if type(module) is not layer.Conv2d or module.step_mode != "m" or module.bias is not None:
-        return False
-    sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
-    return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-
-
-def halving(module: nn.Module) -> Pool | None:
-    """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
-    if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
-        return None
-    sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
-    if not all(size in (want, (want, want)) for size, want in zip(sizes, (2, 2, 0, 1), strict=True)):
-        return None
-    if type(module) is layer.MaxPool2d:
-        return None if module.return_indices else "max"
-    return "mean" if module.divisor_override is None else None
+    def halving(self, module: nn.Module) -> Pool | None:
+        """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
+        if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
+            return None
+        sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
+        if not all(size in (want, (want, want)) for size, want in zip(sizes, (2, 2, 0, 1), strict=True)):
+            return None
+        if type(module) is layer.MaxPool2d:
+            return None if module.return_indices else "max"
+        return "mean" if module.divisor_override is None else None

@@ -103,7 +103,11 @@ class Perturbation(Protocol):
 
 @runtime_checkable
 class Corruption(Protocol):
-    """Noise of a given severity on the input."""
+    """Noise of a given severity on the input; severity 0 leaves it as it is, to the bit.
+
+    One that draws no random numbers (contrast, blur) says so by a class attribute
+    `deterministic: ClassVar[bool] = True`.
+    """
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Corrupted inputs [N, *] for inputs x [N, *]."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.kernels.straight_through import passed_straight_through as passed_straight_through  # part of this face
 from snnrobust.kernels.straight_through import straight_through
 
 #: (x [N, *], steps) -> [N, T, *]

@@ -36,7 +36,7 @@ def test_positive_numbers(value: float) -> None:
 @pytest.mark.parametrize("value", [0, -0.0, -1, math.inf, *NOT_NUMBERS])
 def test_what_is_not_positive(value: Any) -> None:
     assert not validate.is_positive(value)
-    with pytest.raises(InputError, match=r"expected alpha > 0, got .*; give more"):
+    with pytest.raises(InputError, match=r"expected a finite alpha > 0, got .*; give more"):
         validate.check_positive("alpha", value, "give more")
 
 

@@ -13,7 +13,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.corruptions.share import check_share
+from snnrobust_attacks.corruptions.probability import check_probability
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class SaltAndPepper:
                 f"got {(self.low, self.high)}; pass low={model.bounds[0]:g}, high={model.bounds[1]:g}"
             )
         for severity in task.strengths:
-            check_share(severity, "salt and pepper")
+            check_probability(severity, "salt and pepper")
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Noisy inputs [N, *] for inputs x [N, *] of the samples `index` [N]."""
-        check_share(severity, "salt and pepper")
+        check_probability(severity, "salt and pepper")
         rng = rng.on(x)
         replaced = rng.sub("replaced").uniform(index, x.shape[1:]) < severity
         salt = rng.sub("salt").uniform(index, x.shape[1:]) < 0.5

@@ -12,7 +12,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.corruptions.share import check_share
+from snnrobust_attacks.corruptions.probability import check_probability
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class SpikeDeletion:
                 f"model '{model.name}'; wrap with encoder=None and domain='binary' or 'integer'"
             )
         for severity in task.strengths:
-            check_share(severity, "spike deletion")
+            check_probability(severity, "spike deletion")
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Thinned sequences [N, T, *] for sequences x [N, T, *] of the samples `index` [N]."""
-        check_share(severity, "spike deletion")
+        check_probability(severity, "spike deletion")
         if severity == 0:
             return x
         rng = rng.on(x)
