@@ -91,7 +91,7 @@ class Handmade:
             "fingerprint": "",
             "models": wrapped,
             "data": {"name": "numbers", "samples": samples},
-            "tasks": [{**self.attack("clean", ()), "kind": "clean", "name": "clean", "attack": None}, *tasks],
+            "tasks": [self.task("clean", "clean", plugin="None"), *tasks],
             "seed": 0,
             "mode": "nested",
             "evidence": "none",

@@ -1,13 +1,9 @@
-"""The whole road: restoring the model, resuming, stochastic nets, refusing bad input early."""
+"""The whole road: restoring the model, batches and seeds, stochastic nets, measurements, worst case."""
 
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +18,13 @@ import snnrobust as sr
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.plan import Plan
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.lp import ThreatModel
 
 EPSILONS = [0.0, 0.05, 0.1, 0.2]
-
-
-def result_bytes(folder: Path) -> dict[str, bytes]:
-    """The result files of a run by relative path; timings apart."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "timings.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def snapshot(net: nn.Module) -> dict[str, Any]:
@@ -72,16 +61,15 @@ def lived_in(model: sr.SpikingModel) -> None:
 
 @dataclass(frozen=True)
 class Explode:
-    """Fails in the middle of its work."""
-
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         oracle.gradient(x, y, index)
         raise RuntimeError("boom")
 
 
-def task_of(plugin: object) -> Task:
-    factors = Attack("linf", sr.create("cross_entropy"), sr.create("atan"), 1, 1)
-    return Task("explode", "explode", "attack", "test", plugin, (0.1,), factors)
+@pytest.fixture
+def explode(attack_task: Callable[..., Task]) -> Task:
+    """An attack that fails in the middle of its work."""
+    return attack_task("explode", Explode(), 0.1, gradient="atan")
 
 
 def test_the_model_is_left_as_it_came() -> None:
@@ -99,12 +87,12 @@ def test_the_model_is_left_as_it_came() -> None:
     assert torch.equal(generator, torch.random.get_rng_state())
 
 
-def test_the_model_is_left_as_it_came_when_an_attack_raises() -> None:
+def test_the_model_is_left_as_it_came_when_an_attack_raises(explode: Task) -> None:
     model = tiny_model()
     lived_in(model)
     before = snapshot(model.net)
     with pytest.raises(RuntimeError, match="boom"):
-        sr.evaluate(model, tiny_data(), [task_of(Explode())])
+        sr.evaluate(model, tiny_data(), [explode])
     assert same(before, snapshot(model.net))
     assert not same(before, snapshot(copy.deepcopy(tiny_model().net)))  # the comparison can tell nets apart
 
@@ -132,101 +120,8 @@ def test_seeds_matter_and_repeat() -> None:
     assert first != other
 
 
-def test_a_finished_run_is_read_not_computed_again(tmp_path: Path) -> None:
-    tasks = [sr.load("pgd", epsilon=EPSILONS, steps=3), "activity"]
-    first = sr.evaluate(tiny_model(), tiny_data(), tasks, out=tmp_path)
-    bytes_before = result_bytes(tmp_path)
-    again = sr.evaluate(tiny_model(), tiny_data(), tasks, out=tmp_path)
-    assert result_bytes(tmp_path) == bytes_before
-    loaded = sr.Report.load(tmp_path)
-    for report in (again, loaded):
-        assert report.findings == first.findings
-        assert report.to_frame().equals(first.to_frame())
-
-
-def test_save_and_load_round_trip(tmp_path: Path) -> None:
-    report = sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=EPSILONS, steps=3), "activity"])
-    report.save(tmp_path / "saved")
-    loaded = sr.Report.load(tmp_path / "saved")
-    assert loaded.to_frame().equals(report.to_frame())
-    assert loaded.verdict == report.verdict
-    assert np.array_equal(loaded.margins("pgd"), report.margins("pgd"), equal_nan=True)
-
-
-def test_another_run_in_the_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    sr.evaluate(tiny_model(), tiny_data(), ["clean"], out=tmp_path)
-    before = result_bytes(tmp_path)
-    with pytest.raises(sr.StoreError, match="another run"):
-        sr.evaluate(tiny_model(), tiny_data(), ["clean"], seed=1, out=tmp_path)
-    assert result_bytes(tmp_path) == before
-
-
-def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = tiny_data(count=40)
-    tasks = [sr.load("pgd", epsilon=EPSILONS, steps=6, restarts=2)]
-    sr.evaluate(tiny_model(), data, tasks, out=tmp_path / "whole", batch_size=4)
-
-    model = tiny_model()
-    calls, gradient = 0, Oracle.gradient
-
-    def interrupted(self: Oracle, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 25:
-            raise KeyboardInterrupt
-        return gradient(self, *arguments)
-
-    monkeypatch.setattr(Oracle, "gradient", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sr.evaluate(model, data, tasks, out=tmp_path / "resumed", batch_size=4)
-    assert list((tmp_path / "resumed").rglob("*.partial.npz"))
-    calls = -10_000
-    sr.evaluate(model, data, tasks, out=tmp_path / "resumed", batch_size=4)
-    assert result_bytes(tmp_path / "resumed") == result_bytes(tmp_path / "whole")
-
-
-SLOW_RUN = """
-import sys, time
-import snnrobust as sr
-from snnrobust.search.oracle import Oracle
-from snnrobust.testing import tiny_data, tiny_model
-
-if "--slow" in sys.argv:
-    gradient = Oracle.gradient
-    def slow(self, *arguments):
-        time.sleep(0.02)
-        return gradient(self, *arguments)
-    Oracle.gradient = slow
-sr.evaluate(tiny_model(), tiny_data(count=40), [sr.load("pgd", epsilon=[0.0, 0.05, 0.1, 0.2], steps=6)],
-            out=sys.argv[1], batch_size=4)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder), *options], cwd=tmp_path, env=os.environ)
-
-    assert start(tmp_path / "whole").wait(timeout=120) == 0
-    process = start(tmp_path / "killed", "--slow")
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "killed").rglob("pgd/1.npz")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
-    assert len(result_bytes(tmp_path / "killed")) < len(result_bytes(tmp_path / "whole"))
-    assert start(tmp_path / "killed").wait(timeout=120) == 0
-    assert result_bytes(tmp_path / "killed") == result_bytes(tmp_path / "whole")
-
-
-def poisson(data_count: int = 24) -> tuple[sr.SpikingModel, Any]:
-    net = tiny_model().net
-    model = sr.wrap(net, steps=6, encoder="poisson", name="poisson")
-    return model, tiny_data(count=data_count)
-
-
-def test_poisson_epsilon_zero_equals_clean_through_the_full_path() -> None:
-    model, data = poisson()
+def test_poisson_epsilon_zero_equals_clean_through_the_full_path(poisson_model: Callable[..., sr.SpikingModel]) -> None:
+    model, data = poisson_model(steps=6), tiny_data(count=24)
     report = sr.evaluate(model, data, [sr.load("pgd", epsilon=[0.0, 0.2], steps=3, eot=3)])
     assert np.array_equal(report.robust("pgd")[0], report.clean()["correct"])
     assert 0 < report.robust("pgd")[1].sum() < report.robust("pgd")[0].sum()
@@ -240,69 +135,11 @@ def test_poisson_epsilon_zero_equals_clean_through_the_full_path() -> None:
     assert {finding.name: finding.passed for finding in without.findings}["eot"] is False
 
 
-def test_poisson_outcomes_repeat_and_do_not_depend_on_the_batch() -> None:
-    model, data = poisson(10)
+def test_poisson_outcomes_repeat_and_do_not_depend_on_the_batch(poisson_model: Callable[..., sr.SpikingModel]) -> None:
+    model, data = poisson_model(steps=6), tiny_data(count=10)
     task = sr.load("pgd", epsilon=[0.1, 0.3], steps=3, eot=2)
     whole, small = (sr.evaluate(model, data, [task], batch_size=size) for size in (64, 3))
     assert np.array_equal(whole.robust("pgd"), small.robust("pgd"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mode": "bisection"}, "expected mode in"),
-        ({"evidence": "plenty"}, "expected evidence in"),
-        ({"seed": -1}, "expected seed"),
-        ({"batch_size": 0}, "expected batch_size"),
-        ({"batch_size": True}, "expected batch_size"),
-        ({"tasks": None}, "list of tasks"),
-        ({"tasks": 5}, "list of tasks"),
-        (
-            {
-                "model": sr.wrap(nn.Linear(4, 3), layout="N"),
-                "data": (torch.rand(3, 4), torch.arange(3)),
-                "tasks": [sr.load("pgd", epsilon=0.1, gradient="atan")],
-            },
-            "spiking nodes",
-        ),
-        ({"model": sr.wrap(tiny_model().net, steps=4, normalize=([0.1, 0.2], [1.0, 1.0]))}, "channels"),
-        (
-            {"data": {"test": tiny_data(), "train": (torch.rand(3, 1, 5, 5), torch.zeros(3, dtype=torch.long))}},
-            "inputs of shape",
-        ),
-        ({"tasks": ["pgdd"]}, "did you mean 'pgd'"),
-        ({"tasks": [3]}, "expected tasks"),
-        ({"tasks": [sr.load("gaussian", severity=0.1), sr.load("gaussian", severity=0.2)]}, "label once"),
-        ({"model": tiny_model().net}, "wrap the net"),
-        ({"model": {}}, "at least one model"),
-        ({"data": {"train": None}}, "'test' split"),
-        ({"data": {"test": None}}, "None"),
-        ({"data": {"tset": None}}, "splits among"),
-        ({"data": 3}, "Dataset"),
-        ({"data": (torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.long))}, "at least one sample"),
-        ({"data": (torch.rand(3, 1, 4, 4) * torch.nan, torch.zeros(3, dtype=torch.long))}, "finite"),
-        ({"data": (torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 3]))}, "below 3"),
-        ({"data": (torch.rand(3, 1, 4, 4), torch.tensor([0, 1, -1]))}, "labels from 0"),
-        ({"data": (torch.rand(3, 1, 4, 4), torch.zeros(3))}, "int64"),
-        ({"data": (torch.rand(3, 1, 4, 4), torch.zeros(2, dtype=torch.long))}, "expected"),
-        ({"data": (torch.rand(3, 1, 5, 5), torch.zeros(3, dtype=torch.long))}, "to take inputs of shape"),
-        ({"data": (torch.rand(3, 1, 4, 4) + 1, torch.zeros(3, dtype=torch.long))}, "within the bounds"),
-        ({"tasks": ["plane"]}, "training data"),
-        ({"tasks": [sr.load("spike-deletion", severity=0.1)]}, "expected"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_runs(
-    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("an evaluation started")
-
-    monkeypatch.setattr(Plan, "execute", never)
-    given = {"model": tiny_model(), "data": tiny_data(), "tasks": ["clean"], "out": tmp_path / "out", **arguments}
-    with pytest.raises(sr.SnnRobustError, match=message) as caught:
-        sr.evaluate(given.pop("model"), given.pop("data"), given.pop("tasks"), **given)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
 def test_measurements_get_training_data_and_their_records_are_labelled() -> None:
@@ -316,8 +153,8 @@ def test_measurements_get_training_data_and_their_records_are_labelled() -> None
     assert (record.value, record.model, record.label, record.origin, record.seed) == (20.0, "a", "count", "test", 4)
 
 
-def test_what_was_computed_before_a_failure_is_kept(tmp_path: Path) -> None:
-    tasks = [sr.load("pgd", epsilon=0.1, steps=2), task_of(Explode())]
+def test_what_was_computed_before_a_failure_is_kept(explode: Task, tmp_path: Path) -> None:
+    tasks = [sr.load("pgd", epsilon=0.1, steps=2), explode]
     with pytest.raises(RuntimeError, match="boom"):
         sr.evaluate(tiny_model(), tiny_data(), tasks, out=tmp_path)
     store = Store.open(tmp_path)
@@ -356,15 +193,6 @@ def test_attacks_that_differ_in_one_factor_start_alike() -> None:
     assert np.array_equal(report.robust("own"), report.robust("atan"))
     gaps = [finding for finding in report.findings if finding.name == "surrogate-gap"]
     assert {(finding.label, finding.passed) for finding in gaps} == {("own", None), ("atan", None)}  # no rivals
-
-
-def test_models_that_only_their_outputs_tell_apart_are_other_runs(tmp_path: Path) -> None:
-    net, data = tiny_model().net, tiny_data()
-    readouts = [lambda out, _: out.mean(dim=1), lambda out, _: out[:, 0]]
-    sr.evaluate(sr.wrap(net, steps=4, readout=readouts[0]), data, ["clean"], out=tmp_path)
-    sr.evaluate(sr.wrap(net, steps=4, readout=readouts[0]), data, ["clean"], out=tmp_path)
-    with pytest.raises(sr.StoreError, match="other outputs"):
-        sr.evaluate(sr.wrap(net, steps=4, readout=readouts[1]), data, ["clean"], out=tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -67,6 +67,7 @@ def coverage(intervals: dict[tuple[int, ...], tuple[float, float]], truth: tuple
     return float(chances[held].sum())
 
 
+@pytest.fixture
 def models(made: Any) -> Report:
     """Three of one family and one of another; b stands less often than a, and c does as a."""
     settings = [made.model(name) for name in "abc"] + [made.model("other", parameters=7, steps=3)]
@@ -76,15 +77,15 @@ def models(made: Any) -> Report:
     return built
 
 
-def test_two_models_of_one_family(made: Any) -> None:
-    found = models(made).compare("a", "b", "pgd", 0.1)
+def test_two_models_of_one_family(models: Report) -> None:
+    found = models.compare("a", "b", "pgd", 0.1)
     assert (found.values, found.first_only, found.second_only, found.count) == ((0.8, 0.3), 5, 0, 10)
     assert found.difference == pytest.approx(0.5)
     assert found.low < 0.5 < found.high
     assert found.p_value == found.adjusted == 2 / 2**5
-    back = models(made).compare("b", "a", "pgd", 0.1)
+    back = models.compare("b", "a", "pgd", 0.1)
     assert (back.p_value, back.difference, back.first_only) == (found.p_value, -found.difference, 0)
-    assert models(made).compare("a", "c", "pgd", 0.1).p_value == 1
+    assert models.compare("a", "c", "pgd", 0.1).p_value == 1
 
 
 def test_samples_carry_what_broke_at_smaller_radii(made: Any) -> None:
@@ -94,9 +95,9 @@ def test_samples_carry_what_broke_at_smaller_radii(made: Any) -> None:
     assert found.compare("a", "b", "pgd", 0.2).second_only == 1
 
 
-def test_models_of_two_families_are_refused(made: Any) -> None:
+def test_models_of_two_families_are_refused(models: Report) -> None:
     with pytest.raises(InputError, match=r"one family.*differ in .*parameters.*several seeds of each"):
-        models(made).compare("a", "other", "pgd", 0.1)
+        models.compare("a", "other", "pgd", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,13 @@ def test_models_of_two_families_are_refused(made: Any) -> None:
         (("a", "b", "none", 0.1), "task label"),
     ],
 )
-def test_what_can_not_be_compared(made: Any, arguments: tuple[Any, ...], message: str) -> None:
+def test_what_can_not_be_compared(models: Report, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        models(made).compare(*arguments)
+        models.compare(*arguments)
 
 
-def test_all_pairs_of_a_family_with_adjusted_p_values(made: Any) -> None:
-    found = models(made).compare_all("pgd", 0.1)
+def test_all_pairs_of_a_family_with_adjusted_p_values(models: Report) -> None:
+    found = models.compare_all("pgd", 0.1)
     assert [(each.first, each.second) for each in found] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert [each.p_value for each in found] == [0.0625, 1, 0.0625]
     assert [each.adjusted for each in found] == [3 * 0.0625, 1, 3 * 0.0625]

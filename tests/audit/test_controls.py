@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,29 +14,22 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust import audit
-from snnrobust.common.random import Draws
-from snnrobust.plugin import State
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import Task
 from snnrobust.results.records import Claim
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
-from snnrobust_attacks.ensembles import Standard
+
+Failed = Callable[..., set[str]]
 
 
 @pytest.fixture(autouse=True)
-def few_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_rivals(standard_members: Callable[[list[dict[str, Any]]], None]) -> None:
     """A small ensemble in place of the audit's: what is tested is the judgement, not the strength of its rivals."""
     members = [
         {"name": "pgd", "label": "own", "steps": 20},
         {"name": "pgd", "label": "atan", "gradient": "atan", "objective": "margin", "steps": 20},
         {"name": "random-search", "label": "blind", "objective": "margin", "steps": 60},
     ]
-    monkeypatch.setattr(Standard, "members", lambda self, norm: members)
-
-
-def failed(report: sr.Report, label: str = "") -> set[str]:
-    """Names of the failed findings, those about one attack if it is named."""
-    return {each.name for each in report.findings if each.passed is False and label in ("", each.label)}
+    standard_members(members)
 
 
 def claim(report: sr.Report, label: str, model: str = "", strength: float = 0.0) -> Claim:
@@ -106,20 +99,20 @@ def test_a_healthy_net_with_all_evidence_fails_nothing_that_costs_trust() -> Non
     ],
     ids=["sharp-surrogate", "scaled-logits"],
 )
-def test_a_masked_gradient_is_caught(masked: Callable[[], sr.SpikingModel]) -> None:
+def test_a_masked_gradient_is_caught(failed: Failed, masked: Callable[[], sr.SpikingModel]) -> None:
     report = sr.evaluate(masked(), tiny_data(count=60), [pgd()], evidence="full")
     assert {"surrogate-gap", "full-range-attack"} <= failed(report, "pgd")
     assert claim(report, "pgd").verdict == report.verdict == "untrustworthy"
 
 
-def test_a_net_whose_gradients_all_mislead_is_caught_by_attacks_that_ask_for_none() -> None:
+def test_a_net_whose_gradients_all_mislead_is_caught_by_attacks_that_ask_for_none(failed: Failed) -> None:
     report = sr.evaluate(misleading(), tiny_data(count=60), [pgd()], evidence="full")
     assert {"black-box-not-stronger", "full-range-attack"} <= failed(report, "pgd")
     assert "input-gradient" not in failed(report)  # there is one, and it looks like any other
     assert claim(report, "pgd").verdict == "untrustworthy"
 
 
-def test_transfer_from_an_open_net_to_a_masked_one_is_caught() -> None:
+def test_transfer_from_an_open_net_to_a_masked_one_is_caught(failed: Failed) -> None:
     """Both are attacked; the examples of the other one come from the audit itself, or from source=."""
     models = {"masked": misleading(), "open": tiny_model()}
     report = sr.evaluate(models, tiny_data(count=60), [pgd()], evidence="full")
@@ -131,56 +124,42 @@ def test_transfer_from_an_open_net_to_a_masked_one_is_caught() -> None:
     assert "transfer-not-stronger" in failed(report, "pgd")
 
 
-def test_steps_that_are_too_small_are_caught() -> None:
+def test_steps_that_are_too_small_are_caught(failed: Failed) -> None:
     short = pgd(0.2, step_size=0.002, random_start=False)
     report = sr.evaluate(tiny_model(), tiny_data(count=60), [short], evidence="full")
     assert "steps-converged" in failed(report)
     assert claim(report, "pgd").verdict != "trusted"
 
 
-@dataclass(frozen=True)
-class Odd:
-    """A gradient attack with something odd about it."""
-
-    how: Literal["picky", "restless", "coupled", "plain"]
-    steps: int = 10
-    needs: ClassVar[Literal["gradient"]] = "gradient"
-
-    def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        return {"x": x0.clone()}
-
-    def step(
-        self,
-        state: State,
-        gradient: Tensor,
-        loss: Tensor,
-        x0: Tensor,
-        k: Tensor,
-        threat: ThreatModel,
-        rng: Draws,
-        index: Tensor,
-    ) -> State:
-        if self.how == "picky" and threat.epsilon != 0.1:
-            return {"x": threat.project(x0 + 1e-3, x0)}  # works at one radius alone
-        if self.how == "coupled":
-            gradient = gradient - gradient.mean(dim=0)  # of whoever is in the batch
-        stepped = threat.project(state["x"] + 2.5 * threat.epsilon / self.steps * gradient.sign(), x0)
-        if self.how == "restless":
-            turn = (k % 2 == 1).reshape(-1, *[1] * (x0.ndim - 1))
-            stepped = torch.where(turn, x0, threat.project(x0 + threat.epsilon * gradient.sign(), x0))
-        return {"x": stepped}
+def move(how: Literal["picky", "restless", "coupled", "plain"], at: Any) -> Tensor:
+    """Where a gradient attack with something odd about it goes."""
+    if how == "picky" and at.threat.epsilon != 0.1:
+        return at.threat.project(at.x0 + 1e-3, at.x0)  # works at one radius alone
+    gradient = at.gradient
+    if how == "coupled":
+        gradient = gradient - gradient.mean(dim=0)  # of whoever is in the batch
+    stepped = at.threat.project(at.x + 2.5 * at.threat.epsilon / at.steps * gradient.sign(), at.x0)
+    if how == "restless":
+        turn = (at.k % 2 == 1).reshape(-1, *[1] * (at.x0.ndim - 1))
+        stepped = torch.where(turn, at.x0, at.threat.project(at.x0 + at.threat.epsilon * gradient.sign(), at.x0))
+    return stepped
 
 
-def odd(how: Literal["picky", "restless", "coupled", "plain"], *radii: float) -> Task:
-    factors = Attack("linf", sr.create("cross_entropy"), sr.create("own"), 1, 1)
-    return Task("odd", "odd", "attack", "test", Odd(how), radii, factors)
+@pytest.fixture
+def odd(optimiser: Callable[..., Any], attack_task: Callable[..., Task]) -> Callable[..., Task]:
+    """Makes the task of an odd attack."""
+
+    def make(how: str, *radii: float) -> Task:
+        return attack_task("odd", optimiser(how, partial(move, how), steps=10), *radii)
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("how", "name", "required"),
     [("picky", "monotone", True), ("restless", "last-iterate", False), ("coupled", "attack-order", True)],
 )
-def test_odd_attacks_are_caught(how: Any, name: str, required: bool) -> None:
+def test_odd_attacks_are_caught(odd: Callable[..., Task], how: Any, name: str, required: bool) -> None:
     """An attack that works at one radius alone, one that swings to and fro, and one that mixes up its samples."""
     radii = (0.1, 0.2) if how == "picky" else (0.1,)
     data = tiny_data(count=60)
@@ -190,12 +169,12 @@ def test_odd_attacks_are_caught(how: Any, name: str, required: bool) -> None:
     assert claim(report, "odd", strength=radii[-1]).verdict != "trusted"
 
 
-def test_the_same_attack_without_its_oddity_is_let_through() -> None:
+def test_the_same_attack_without_its_oddity_is_let_through(odd: Callable[..., Task], failed: Failed) -> None:
     report = sr.evaluate(tiny_model(), tiny_data(count=60), [odd("plain", 0.1)], evidence="full")
     assert not failed(report) & {"monotone", "last-iterate", "attack-order", "steps-converged"}
 
 
-def test_a_constant_net_is_caught() -> None:
+def test_a_constant_net_is_caught(failed: Failed) -> None:
     """It is robust at every radius, and to every swap of its input."""
     model = tiny_model()
     with torch.no_grad():
@@ -208,7 +187,7 @@ def test_a_constant_net_is_caught() -> None:
     assert report.verdict == "untrustworthy"
 
 
-def test_a_net_that_changes_while_it_is_attacked_is_caught() -> None:
+def test_a_net_that_changes_while_it_is_attacked_is_caught(failed: Failed) -> None:
     """Right as long as it is only looked at: after enough passes its classes change places."""
 
     class Tired(Wrapped):
@@ -226,15 +205,16 @@ def test_a_net_that_changes_while_it_is_attacked_is_caught() -> None:
 
 
 @pytest.mark.parametrize(("eot", "name"), [(1, "eot"), (2, "eot-plateau")])
-def test_a_stochastic_net_needs_enough_draws(eot: int, name: str) -> None:
+def test_a_stochastic_net_needs_enough_draws(
+    failed: Failed, poisson_model: Callable[..., sr.SpikingModel], eot: int, name: str
+) -> None:
     """Random spikes over two steps: one draw is no expectation, and four break more than two do."""
-    model = sr.wrap(tiny_model().net, steps=2, encoder="poisson", name="poisson")
-    report = sr.evaluate(model, tiny_data(count=60), [pgd(0.2, eot=eot)], evidence="full")
+    report = sr.evaluate(poisson_model(steps=2), tiny_data(count=60), [pgd(0.2, eot=eot)], evidence="full")
     assert name in failed(report, "pgd")
     assert claim(report, "pgd").verdict != "trusted"
 
 
-def test_results_that_were_tampered_with_are_caught() -> None:
+def test_results_that_were_tampered_with_are_caught(failed: Failed) -> None:
     report = sr.evaluate(tiny_model(), tiny_data(count=30), [pgd()])
     assert "budget" not in failed(report)
     broken = report.cell("tiny", "pgd", 0)["correct"] == 0
@@ -244,7 +224,7 @@ def test_results_that_were_tampered_with_are_caught() -> None:
     assert {each.verdict for each in report.claims} == {"untrustworthy"}
 
 
-def test_a_net_that_answers_an_attack_otherwise_than_its_judge_is_caught() -> None:
+def test_a_net_that_answers_an_attack_otherwise_than_its_judge_is_caught(failed: Failed) -> None:
     class TwoFaced(Wrapped):
         def forward(self, x: Tensor) -> Tensor:
             out = super().forward(x)
@@ -256,7 +236,7 @@ def test_a_net_that_answers_an_attack_otherwise_than_its_judge_is_caught() -> No
     assert report.verdict == "untrustworthy"
 
 
-def test_ties_that_argmax_wins_are_told() -> None:
+def test_ties_that_argmax_wins_are_told(failed: Failed) -> None:
     class Tied(Wrapped):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x)[..., [0, 0, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from snnrobust.audit.curvature import CONVERGED, SYMMETRIC
 from snnrobust.report import Report
 from snnrobust.results.curvature import HOPELESS, NOISE, SIZE, VALID
 from snnrobust.results.records import Finding, Record
-from snnrobust.results.store import FORMAT, Store
+
+Find = Callable[..., dict[str, Finding]]
 
 GGN, RADII = "Gauss-Newton matrix", (0.01, 0.03, 0.1)
 
@@ -37,42 +39,31 @@ def validity(where: str, *correlations: float, operator: str = GGN) -> list[Reco
     ]
 
 
-def report_of(*records: Record, **more: Any) -> Report:
-    """A report of one measurement, "eig", on one model that is right about everything."""
-    plain: dict[str, Any] = {"strengths": [], "attack": None, "draws": 1, "plugin": "Test()", "origin": "t"}
-    plain |= {"members": []}
-    kinds = {"clean": "clean", "eig": "measurement"}
-    run = {
-        "format": FORMAT,
-        "fingerprint": "f",
-        "models": {"lif": {"name": "lif", "bounds": [0.0, 1.0], "domain": "real", "stochastic": False}},
-        "data": {"name": "digits", "samples": 20},
-        "tasks": [{"name": each, "label": each, "kind": kind, **plain} for each, kind in kinds.items()],
-        "seed": 0,
-        "mode": "nested",
-        "evidence": "basic",
-        "environment": {},
-        "exhibits": {"lif": []},
-        "rows": [],
-        "skipped": {"lif": {}},
-        "quoted": [],
-        "chunk": None,
-        **more,
-    }
-    store, right = Store(None, run), np.ones(20, dtype=bool)
-    cell = {"correct": right, "voted": right, "margin": np.ones(20), "tied": ~right, "silent": ~right}
-    store.save_cell("lif", "clean", 0, cell, 0.1)
-    store.save_measurement("lif", "eig", list(records), [], 1.0)
-    store.save_findings("lif", [])
-    return Report(store)
+@pytest.fixture(scope="session")
+def report_of(made: Any) -> Callable[..., Report]:
+    """Makes a report of one measurement, "eig", on one model that is right about everything."""
+
+    def make(*records: Record, evidence: str = "basic") -> Report:
+        report: Report = made.report(
+            [], {}, np.ones(20), [made.model("lif")], {"eig": (list(records), [])}, evidence=evidence
+        )
+        return report
+
+    return make
 
 
-def findings(*records: Record) -> dict[str, Finding]:
-    found = [each for each in report_of(*records).findings if each.name.startswith("curvature-")]
-    assert all(not each.required and not each.fatal for each in found)
-    assert {(each.model, each.label) for each in found} <= {("lif", "eig")}
-    assert len({each.name for each in found}) == len(found)
-    return {each.name.removeprefix("curvature-"): each for each in found}
+@pytest.fixture(scope="session")
+def findings(report_of: Callable[..., Report]) -> Find:
+    """Finds what the audit says of records of curvature; none of it may cost trust."""
+
+    def find(*records: Record) -> dict[str, Finding]:
+        found = [each for each in report_of(*records).findings if each.name.startswith("curvature-")]
+        assert all(not each.required and not each.fatal for each in found)
+        assert {(each.model, each.label) for each in found} <= {("lif", "eig")}
+        assert len({each.name for each in found}) == len(found)
+        return {each.name.removeprefix("curvature-"): each for each in found}
+
+    return find
 
 
 HEALTHY = (
@@ -84,7 +75,7 @@ HEALTHY = (
 )
 
 
-def test_healthy_curvature_passes_every_check() -> None:
+def test_healthy_curvature_passes_every_check(findings: Find) -> None:
     found = findings(*HEALTHY)
     assert {name: each.passed for name, each in found.items()} == {
         "validity": True,
@@ -103,7 +94,9 @@ def test_healthy_curvature_passes_every_check() -> None:
         ((0.49, math.nan, 0.49), (math.nan, math.nan, math.nan), 0.49),
     ],
 )
-def test_an_operator_that_does_not_predict_the_loss_fails(random: Any, leading: Any, value: float) -> None:
+def test_an_operator_that_does_not_predict_the_loss_fails(
+    findings: Find, random: Any, leading: Any, value: float
+) -> None:
     found = findings(*eigenvalues(1.0), *validity("random", *random), *validity("leading", *leading))["validity"]
     assert (found.passed, found.value, found.threshold) == (False, value, VALID)
     assert GGN in found.why
@@ -129,7 +122,9 @@ def slopes(where: str, *values: float) -> list[Record]:
         (math.nan, 1.0, True, ""),
     ],
 )
-def test_the_right_order_of_the_wrong_size(random: float, leading: float, passed: bool, words: str) -> None:
+def test_the_right_order_of_the_wrong_size(
+    findings: Find, random: float, leading: float, passed: bool, words: str
+) -> None:
     held = (*validity("random", 0.9, 0.9, 0.9), *validity("leading", 0.8, 0.8, 0.8))
     fit = (*slopes("random", *[random] * 3), *slopes("leading", *[leading] * 3))
     found = findings(*eigenvalues(1.0), *held, *fit)["validity"]
@@ -138,14 +133,14 @@ def test_the_right_order_of_the_wrong_size(random: float, leading: float, passed
     assert ("size" in found.why) == bool(words)
 
 
-def test_the_slope_of_noise_does_not_decide() -> None:
+def test_the_slope_of_noise_does_not_decide(findings: Find) -> None:
     noise = [replace(each, metric="validity_ceiling:leading", value=0.1) for each in validity("leading", 0, 0, 0)]
     held = (*validity("random", 0.9, 0.9, 0.9), *validity("leading", 0.8, 0.8, 0.8), *slopes("leading", -1, -1, -1))
     assert findings(*held, *noise)["validity"].passed
     assert not findings(*held)["validity"].passed
 
 
-def test_the_remedy_fits_the_operator_and_the_noise() -> None:
+def test_the_remedy_fits_the_operator_and_the_noise(findings: Find) -> None:
     noise = [Record("validity_ceiling:random", 0.2, strength=radius, threat="other") for radius in RADII]
     low = (*eigenvalues(1.0, operator="other"), *validity("random", 0.1, 0.1, 0.1, operator="other"))
     own = (*eigenvalues(1.0), *validity("random", 0.1, 0.1, 0.1))
@@ -154,25 +149,27 @@ def test_the_remedy_fits_the_operator_and_the_noise() -> None:
     assert "what was measured is noise" in remedies[2]
 
 
-def test_the_ranks_of_a_few_directions_say_nothing() -> None:
+def test_the_ranks_of_a_few_directions_say_nothing(findings: Find) -> None:
     few = [replace(each, count=4) for each in validity("leading", -1.0, -1.0, -1.0)]
     assert findings(*validity("random", 0.9, 0.9, 0.9), *few)["validity"].passed
     assert findings(*eigenvalues(1.0), *few)["validity"].passed is None
 
 
-def test_one_bad_radius_of_three_does_not_fail() -> None:
+def test_one_bad_radius_of_three_does_not_fail(findings: Find) -> None:
     assert findings(*validity("random", 0.1, 0.8, 0.9), *validity("leading", 0.9, 0.9, 0.9))["validity"].passed
 
 
 @pytest.mark.parametrize("records", [eigenvalues(1.0), [*eigenvalues(1.0), *validity("random", *[math.nan] * 3)]])
-def test_curvature_that_was_not_held_against_the_loss_lacks_evidence(records: list[Record]) -> None:
+def test_curvature_that_was_not_held_against_the_loss_lacks_evidence(findings: Find, records: list[Record]) -> None:
     found = findings(*records)["validity"]
     assert found.passed is None
     assert math.isnan(found.value)
 
 
 @given(st.lists(st.floats(-1, 1) | st.just(math.nan), min_size=3, max_size=3), st.floats(-1, 1))
-def test_the_smaller_median_over_radii_decides(random: list[float], leading: float) -> None:
+def test_the_smaller_median_over_radii_decides(
+    report_of: Callable[..., Report], random: list[float], leading: float
+) -> None:
     (found,) = curvatures(report_of(*validity("random", *random), *validity("leading", *[leading] * 3)).outcomes, "lif")
     known = [each for each in random if not math.isnan(each)]
     expected = min([float(np.median(known)), leading] if known else [leading])
@@ -180,13 +177,13 @@ def test_the_smaller_median_over_radii_decides(random: list[float], leading: flo
     assert found.predicts == (expected >= VALID)
 
 
-def test_an_operator_that_claims_to_be_symmetric_and_is_not_fails() -> None:
+def test_an_operator_that_claims_to_be_symmetric_and_is_not_fails(findings: Find) -> None:
     found = findings(*eigenvalues(1.0), Record("asymmetry", 2 * SYMMETRIC, threat=GGN))["symmetric"]
     assert (found.passed, found.threshold) == (False, SYMMETRIC)
     assert "drops terms" in found.why
 
 
-def test_an_operator_that_makes_no_such_claim_is_not_asked() -> None:
+def test_an_operator_that_makes_no_such_claim_is_not_asked(findings: Find) -> None:
     field = "Jacobian of the surrogate-gradient field, not symmetric"
     asked = (*eigenvalues(1.0, operator=field), Record("asymmetry", 0.9, threat=field))
     assert "symmetric" not in findings(*asked)
@@ -196,13 +193,13 @@ def test_an_operator_that_makes_no_such_claim_is_not_asked() -> None:
 @pytest.mark.parametrize(
     ("residual", "passed"), [(0.0, True), (40 * CONVERGED * 0.99, True), (40 * CONVERGED * 1.01, False)]
 )
-def test_an_eigenvalue_that_has_not_converged_fails(residual: float, passed: bool) -> None:
+def test_an_eigenvalue_that_has_not_converged_fails(findings: Find, residual: float, passed: bool) -> None:
     found = findings(*eigenvalues(-40.0, 2.0, residual=residual))["converged"]
     assert found.passed == passed
     np.testing.assert_allclose(found.value, residual / 40)
 
 
-def test_in_inputs_the_largest_over_samples_tells_whether_it_converged() -> None:
+def test_in_inputs_the_largest_over_samples_tells_whether_it_converged(findings: Find) -> None:
     inputs = f"{GGN}, inputs"
     means = eigenvalues(2.0, residual=1.0, operator=inputs)  # an interval over samples
     assert "converged" not in findings(*means)
@@ -213,7 +210,7 @@ def test_in_inputs_the_largest_over_samples_tells_whether_it_converged() -> None
 
 
 @pytest.mark.parametrize("low", [math.nan, 2.9])
-def test_noise_of_draws_has_not_converged(low: float) -> None:
+def test_noise_of_draws_has_not_converged(findings: Find, low: float) -> None:
     operator = f"smoothed, {NOISE} 200 draws in 2,410 weights"
     (number,) = eigenvalues(3.0, residual=3.0 - low, operator=operator)
     found = findings(number)["converged"]
@@ -222,19 +219,21 @@ def test_noise_of_draws_has_not_converged(low: float) -> None:
     assert "draws" in found.remedy
 
 
-def test_a_matrix_of_zeros_has_converged() -> None:
+def test_a_matrix_of_zeros_has_converged(findings: Find) -> None:
     assert findings(*eigenvalues(0.0, 0.0))["converged"].passed
 
 
-def test_an_eigenvalue_without_an_interval_is_not_called_converged() -> None:
+def test_an_eigenvalue_without_an_interval_is_not_called_converged(findings: Find) -> None:
     assert "converged" not in findings(Record("eigenvalue:1", 3.0, threat=GGN))
 
 
-def test_a_measurement_of_something_else_is_not_asked() -> None:
+def test_a_measurement_of_something_else_is_not_asked(findings: Find) -> None:
     assert findings(Record("loss_rise", 1.0, threat="plane"), Record("plateau_width", 1e-3, threat="true loss")) == {}
 
 
-def test_each_operator_of_a_measurement_has_findings_and_what_belongs_to_none_stands_beside_all() -> None:
+def test_each_operator_of_a_measurement_has_findings_and_what_belongs_to_none_stands_beside_all(
+    report_of: Callable[..., Report],
+) -> None:
     layer = f"{GGN}, layer fc1"
     report = report_of(*HEALTHY, *eigenvalues(3.0, residual=1.0, operator=layer))
     whole, block = curvatures(report.outcomes, "lif")
@@ -245,7 +244,9 @@ def test_each_operator_of_a_measurement_has_findings_and_what_belongs_to_none_st
     assert [layer in each.why for each in failed] == [True]
 
 
-def test_the_verdict_does_not_hang_on_curvature_but_the_page_shows_it(tmp_path: Path) -> None:
+def test_the_verdict_does_not_hang_on_curvature_but_the_page_shows_it(
+    report_of: Callable[..., Report], tmp_path: Path
+) -> None:
     bad = (*eigenvalues(1.0, residual=1.0), *validity("random", 0.1, 0.1, 0.1), Record("asymmetry", 1.0, threat=GGN))
     healthy, broken = report_of(*HEALTHY), report_of(*bad)
     assert sum(each.passed is False for each in broken.findings) == 3
@@ -259,5 +260,5 @@ def test_the_verdict_does_not_hang_on_curvature_but_the_page_shows_it(tmp_path: 
     assert "not quoted" not in page[page.index('id="findings"') : page.index('id="reading"')]
 
 
-def test_without_evidence_nothing_is_judged() -> None:
+def test_without_evidence_nothing_is_judged(report_of: Callable[..., Report]) -> None:
     assert report_of(*HEALTHY, evidence="none").findings == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,32 +124,19 @@ def test_restarts_are_turns() -> None:
 @pytest.mark.parametrize("stop_at", [9, 17, 29])
 @pytest.mark.parametrize("mode", ["nested", "exhaustive"])
 def test_an_interrupted_member_goes_on_where_it_stopped(
-    stop_at: int, mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: int, mode: Any, counted: Callable[..., Any], result_bytes: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    def result_bytes(folder: Path) -> dict[str, bytes]:
-        files = (each for each in sorted(folder.rglob("*")) if each.is_file() and each.name != "timings.json")
-        return {str(each.relative_to(folder)): each.read_bytes() for each in files}
-
     data, tasks = tiny_data(count=20), [several(epsilon=[0.05, 0.1])]
 
     def run(name: str) -> None:
         sr.evaluate(tiny_model(), data, tasks, out=tmp_path / name, batch_size=4, mode=mode, evidence="none")
 
     run("whole")
-    calls, evaluate = 0, Oracle._evaluate
-
-    def interrupted(self: Oracle, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == stop_at:
-            raise KeyboardInterrupt
-        return evaluate(self, *arguments)
-
-    monkeypatch.setattr(Oracle, "_evaluate", interrupted)
+    calls = counted(Oracle, "_evaluate", stop_at)
     with pytest.raises(KeyboardInterrupt):
         run("resumed")
     assert list((tmp_path / "resumed").rglob("*.partial.npz"))
-    calls = -10_000
+    calls.stop_at = -1
     run("resumed")
     assert result_bytes(tmp_path / "resumed") == result_bytes(tmp_path / "whole")
 
@@ -243,16 +231,17 @@ def test_at_smaller_radius() -> None:
     assert cell["correct"].tolist() == [0, 0, 1, -1]  # the original is left alone
 
 
-def test_an_ensemble_on_a_stochastic_net_is_not_weaker_than_its_best_member() -> None:
+def test_an_ensemble_on_a_stochastic_net_is_not_weaker_than_its_best_member(
+    poisson_model: Callable[..., sr.SpikingModel],
+) -> None:
     """Members are compared on fresh draws of the search's own: lucky draws of a weak one don't outrank a better."""
-    model = sr.wrap(tiny_model().net, steps=4, encoder="poisson", name="poisson")
     members = [
         {"name": "apgd", "label": "apgd", "steps": 20, "objective": "margin"},
         {"name": "square", "label": "square", "steps": 300, "objective": "margin"},
     ]
     alone = [sr.load(**member, epsilon=0.2, eot=4) for member in members]
     union = sr.load("union", epsilon=0.2, eot=4, adaptive=members)
-    report = sr.evaluate(model, tiny_data(count=60), [*alone, union], evidence="none")
+    report = sr.evaluate(poisson_model(), tiny_data(count=60), [*alone, union], evidence="none")
     left = {label: report.curve(label).value[0] for label in report.labels("attack")}
     assert left["apgd"] < left["square"]
     assert left["union"] <= left["apgd"] + 0.05, left

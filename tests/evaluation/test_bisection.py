@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import snnrobust as sr
 from snnrobust.common.random import Draws
@@ -22,6 +24,9 @@ from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.lp import ThreatModel
 
+Line = tuple[sr.SpikingModel, Dataset]
+Cells = Callable[[sr.Report, str], dict[str, np.ndarray]]
+
 RADII = [0.0, 0.02, 0.05, 0.1, 0.15, 0.2]
 ENSEMBLE: list[dict[str, Any]] = [
     {"name": "fgsm", "label": "first"},
@@ -29,24 +34,14 @@ ENSEMBLE: list[dict[str, Any]] = [
 ]
 
 
-def line(distances: Any) -> tuple[sr.SpikingModel, Dataset]:
-    """A linear net of two classes, and a sample at each distance from its boundary, in L-inf: |w x| / |w|_1."""
-    layer = nn.Linear(5, 2, bias=False).double()
-    gap = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.5]).double()
-    layer.weight.data = torch.stack([gap, -gap])
-    x = torch.as_tensor(np.asarray(distances))[:, None] * gap.sign()
-    data = Dataset.of(x.float(), torch.zeros(len(x), dtype=torch.long))
-    return sr.wrap(layer, layout="N", bounds=(-10.0, 10.0), name="line"), data
+@pytest.fixture(scope="session")
+def five(line: Callable[..., Line]) -> Callable[[Any], Line]:
+    """Makes a linear net of five inputs, and a sample at each distance from its boundary."""
+    return partial(line, gap=(1.0, -2.0, 0.5, 3.0, -1.5), dtype=torch.float64)
 
 
 def pgd(radii: Any, **more: Any) -> Task:
     return sr.load("pgd", epsilon=radii, **{"steps": 4, **more})
-
-
-def cells(report: sr.Report, label: str = "pgd") -> dict[str, np.ndarray]:
-    """Every array of an attack, [strength, ...]."""
-    found = [report.cell(report.models[0], label, k) for k in range(len(report.task(label)["strengths"]))]
-    return {name: np.stack([each[name] for each in found]) for name in found[0]}
 
 
 def bisected(model: Any, data: Any, tasks: Any, **more: Any) -> sr.Report:
@@ -54,14 +49,14 @@ def bisected(model: Any, data: Any, tasks: Any, **more: Any) -> sr.Report:
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 8, 15, 16])
-def test_every_outcome_is_found_in_the_fewest_searches(count: int) -> None:
+def test_every_outcome_is_found_in_the_fewest_searches(five: Callable[[Any], Line], cells: Cells, count: int) -> None:
     """A sample for each of the m + 1 outcomes of m radii."""
     radii = [0.1 * (k + 1) for k in range(count)]
-    model, data = line([0.1 * k + 0.05 for k in range(count + 1)])
+    model, data = five([0.1 * k + 0.05 for k in range(count + 1)])
     report = bisected(model, data, [pgd(radii)])
     kept = np.arange(count)[:, None] < np.arange(count + 1)  # (strength, sample)
     assert np.array_equal(report.robust("pgd"), kept)
-    found = cells(report)
+    found = cells(report, "pgd")
     tried = found["correct"] >= 0
     assert tried.sum(axis=0).max() == math.ceil(math.log2(count + 1))
     assert np.array_equal(found["forwards"] > 0, tried)
@@ -76,22 +71,24 @@ def test_every_outcome_is_found_in_the_fewest_searches(count: int) -> None:
     radii=st.lists(st.floats(0.01, 2.0), min_size=3, max_size=9, unique=True),
     distances=st.lists(st.floats(0.02, 2.5), min_size=1, max_size=12),
 )
-def test_the_curve_is_that_of_the_closed_form_and_of_the_nested_run(radii: list[float], distances: list[float]) -> None:
-    model, data = line(distances)
+def test_the_curve_is_that_of_the_closed_form_and_of_the_nested_run(
+    five: Callable[[Any], Line], cells: Cells, radii: list[float], distances: list[float]
+) -> None:
+    model, data = five(distances)
     task = pgd(radii)
     one, other = bisected(model, data, [task]), sr.evaluate(model, data, [task], evidence="none")
     assert np.array_equal(one.robust("pgd"), other.robust("pgd"))
     apart = np.subtract.outer(np.sort(radii), np.array(distances))  # (strength, sample)
     clear = np.abs(apart) > 1e-4
     assert np.array_equal(one.robust("pgd")[clear], (apart < 0)[clear])
-    tried, nested = cells(one)["correct"] >= 0, cells(other)["correct"]
+    tried, nested = cells(one, "pgd")["correct"] >= 0, cells(other, "pgd")["correct"]
     assert tried.sum(axis=0).max() <= math.ceil(math.log2(len(radii) + 1))
     both = tried & (nested >= 0)
-    assert np.array_equal(cells(one)["correct"][both], nested[both])  # the same search, wherever both made it
+    assert np.array_equal(cells(one, "pgd")["correct"][both], nested[both])  # the same search, wherever both made it
 
 
 @pytest.mark.parametrize("task", [pgd(RADII, steps=8), sr.load("union", label="pgd", epsilon=RADII, adaptive=ENSEMBLE)])
-def test_a_spiking_net_is_never_below_the_nested_run_and_as_it_where_all_is_audited(task: Task) -> None:
+def test_a_spiking_net_is_never_below_the_nested_run_and_as_it_where_all_is_audited(cells: Cells, task: Task) -> None:
     data = tiny_data(count=40)
     nested = sr.evaluate(tiny_model(), data, [task], evidence="none")
     blind, audited = (bisected(tiny_model(), data, [task], evidence=evidence) for evidence in ("none", "basic"))
@@ -101,7 +98,7 @@ def test_a_spiking_net_is_never_below_the_nested_run_and_as_it_where_all_is_audi
     assert apart < 0.02, apart  # such a net has gaps that a search falls into
     assert np.array_equal(audited.robust("pgd"), nested.robust("pgd"))
     assert audited.curve("pgd").attribution == nested.curve("pgd").attribution
-    found, before = cells(blind), cells(nested)
+    found, before = cells(blind, "pgd"), cells(nested, "pgd")
     both = (found["correct"] >= 0) & (before["correct"] >= 0)
     assert np.array_equal(found["correct"][both], before["correct"][both])
     assert found["backwards"].sum() < 0.8 * before["backwards"].sum()
@@ -109,7 +106,7 @@ def test_a_spiking_net_is_never_below_the_nested_run_and_as_it_where_all_is_audi
         assert np.array_equal(found[f"member_{name}"].sum(axis=1), found[name])
 
 
-def test_an_ensemble_cascades_at_each_radius() -> None:
+def test_an_ensemble_cascades_at_each_radius(cells: Cells) -> None:
     task = sr.load("union", epsilon=RADII, adaptive=ENSEMBLE)
     found = cells(bisected(tiny_model(), tiny_data(count=40), [task]), "union")
     first, second = (found["member_correct"][:, m] for m in range(2))
@@ -120,22 +117,23 @@ def test_an_ensemble_cascades_at_each_radius() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("evidence", ["none", "basic"])
-def test_outcomes_do_not_depend_on_the_pool(batch_size: int, evidence: Any) -> None:
+def test_outcomes_do_not_depend_on_the_pool(cells: Cells, batch_size: int, evidence: Any) -> None:
     data, task = tiny_data(count=30), pgd(RADII, restarts=2)
     whole = bisected(tiny_model(), data, [task], evidence=evidence)
     small = bisected(tiny_model(), data, [task], evidence=evidence, batch_size=batch_size)
-    one, other = cells(whole), cells(small)
+    one, other = cells(whole, "pgd"), cells(small, "pgd")
     for name in ("correct", "assumed", "audited", "forwards", "backwards", "member"):
         assert np.array_equal(one[name], other[name])
 
 
-def test_samples_that_are_wrong_when_clean_are_left_alone() -> None:
-    model, data = line([0.15, 0.25, 0.35])
+def test_samples_that_are_wrong_when_clean_are_left_alone(five: Callable[[Any], Line], cells: Cells) -> None:
+    model, data = five([0.15, 0.25, 0.35])
     wrong = Dataset.of(data.x, torch.tensor([0, 1, 0]))
-    found = cells(bisected(model, wrong, [pgd([0.1, 0.2, 0.3])], evidence="basic"))
+    found = cells(bisected(model, wrong, [pgd([0.1, 0.2, 0.3])], evidence="basic"), "pgd")
     assert (found["correct"][:, 1] == -1).all()
     assert not found["assumed"][:, 1].any() | found["audited"][:, 1].any()
-    nothing = cells(bisected(model, Dataset.of(data.x, torch.ones(3, dtype=torch.long)), [pgd([0.1, 0.2, 0.3])]))
+    ones = Dataset.of(data.x, torch.ones(3, dtype=torch.long))
+    nothing = cells(bisected(model, ones, [pgd([0.1, 0.2, 0.3])]), "pgd")
     assert (nothing["correct"] == -1).all()
 
 
@@ -167,7 +165,7 @@ def own_loop() -> Task:
     ],
     ids=lambda each: each.label if isinstance(each, Task) else None,
 )
-def test_what_can_not_be_bisected_runs_as_nested_and_the_run_says_so(task: Task, why: str) -> None:
+def test_what_can_not_be_bisected_runs_as_nested_and_the_run_says_so(cells: Cells, task: Task, why: str) -> None:
     data, sources = tiny_data(count=12), {"other": tiny_model().renamed("other")}
     runs = [
         sr.evaluate(tiny_model(), data, [task], mode=mode, evidence="none", sources=sources)
@@ -184,9 +182,8 @@ def test_what_can_not_be_bisected_runs_as_nested_and_the_run_says_so(task: Task,
         assert runs[0].curve(task.label) == runs[1].curve(task.label)
 
 
-def test_a_stochastic_model_runs_as_nested() -> None:
-    model = sr.wrap(tiny_model().net, steps=4, encoder="poisson", name="poisson")
-    report = bisected({"poisson": model, "plain": tiny_model()}, tiny_data(count=8), [pgd(RADII, steps=2)])
+def test_a_stochastic_model_runs_as_nested(poisson_model: Callable[..., sr.SpikingModel]) -> None:
+    report = bisected({"poisson": poisson_model(), "plain": tiny_model()}, tiny_data(count=8), [pgd(RADII, steps=2)])
     assert "stochastic" in report.run["kept_nested"]["poisson"]["pgd"]
     assert report.run["kept_nested"]["plain"] == {}
     assert not report.bisected("pgd", "poisson")

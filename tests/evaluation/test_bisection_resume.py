@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import snnrobust as sr
 from snnrobust.results.store import Store
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
+
+ResultBytes = Callable[[Path], dict[str, bytes]]
 
 RADII = [0.02, 0.05, 0.1, 0.15, 0.2]
 MEMBERS: list[dict[str, Any]] = [
@@ -29,43 +28,21 @@ def evaluate(folder: Path) -> sr.Report:
     return sr.evaluate(tiny_model(), tiny_data(count=20), [task], out=folder, batch_size=8, mode="bisect")
 
 
-def result_bytes(folder: Path) -> dict[str, bytes]:
-    """The result files of a run by relative path; timings apart."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "timings.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-class Counter:
-    """Counts the passes of attacks, and stops a run at one of them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls, self.stop_at = 0, -1
-        evaluate = Oracle._evaluate
-
-        def counted(oracle: Oracle, *arguments: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.stop_at:
-                raise KeyboardInterrupt
-            return evaluate(oracle, *arguments)
-
-        monkeypatch.setattr(Oracle, "_evaluate", counted)
-
-
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.6, 0.8, 0.98])
 def test_an_interrupted_bisection_goes_on_where_it_stopped(
-    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: float, counted: Callable[..., Any], result_bytes: ResultBytes, tmp_path: Path
 ) -> None:
-    counter = Counter(monkeypatch)
+    calls = counted(Oracle, "_evaluate")
     report = evaluate(tmp_path / "whole")
     assert any(report.cell("tiny", "union", k)["audited"].any() for k in range(len(RADII)))
-    whole = counter.calls
-    counter.calls, counter.stop_at = 0, round(share * whole)
+    whole = calls.count
+    calls.count, calls.stop_at = 0, round(share * whole)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "resumed")
     assert list((tmp_path / "resumed").rglob("*.partial.npz"))
-    counter.calls, counter.stop_at = 0, -1
+    calls.count, calls.stop_at = 0, -1
     evaluate(tmp_path / "resumed")
-    assert counter.calls < whole - 0.5 * share * whole  # most of what was done is not done again
+    assert calls.count < whole - 0.5 * share * whole  # most of what was done is not done again
     assert result_bytes(tmp_path / "resumed") == result_bytes(tmp_path / "whole")
     assert (
         sr.Report.load(tmp_path / "resumed")
@@ -77,9 +54,13 @@ def test_an_interrupted_bisection_goes_on_where_it_stopped(
 
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_run_that_stopped_between_its_cells_goes_on(
-    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: int,
+    counted: Callable[..., Any],
+    result_bytes: ResultBytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    counter = Counter(monkeypatch)
+    calls = counted(Oracle, "_evaluate")
     evaluate(tmp_path / "whole")
     save, saved = Store.save_cell, 0
 
@@ -95,10 +76,10 @@ def test_a_run_that_stopped_between_its_cells_goes_on(
         patch.setattr(Store, "save_cell", failing)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path / "resumed")
-    counter.calls = 0
+    calls.count = 0
     evaluate(tmp_path / "resumed")
     beforehand = len(MEMBERS)  # each member is tried out before anything starts
-    assert counter.calls == beforehand
+    assert calls.count == beforehand
     assert result_bytes(tmp_path / "resumed") == result_bytes(tmp_path / "whole")
 
 
@@ -123,17 +104,17 @@ sr.evaluate(tiny_model(), tiny_data(count=40), [sr.load("pgd", epsilon=[0.02, 0.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("partial", [1, 4])
-def test_a_killed_bisection_resumes_to_the_same_bytes(partial: int, tmp_path: Path) -> None:
-    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder), *options], cwd=tmp_path, env=os.environ)
-
+def test_a_killed_bisection_resumes_to_the_same_bytes(
+    partial: int,
+    start_script: Callable[..., Any],
+    kill_when: Callable[..., None],
+    result_bytes: ResultBytes,
+    tmp_path: Path,
+) -> None:
+    start = functools.partial(start_script, SLOW_RUN)
     assert start(tmp_path / "whole").wait(timeout=120) == 0
     process = start(tmp_path / "killed", "--slow")
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "killed").rglob("pgd/*.partial.npz"))) < partial and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    kill_when(process, lambda: len(list((tmp_path / "killed").rglob("pgd/*.partial.npz"))) >= partial)
     assert not list((tmp_path / "killed").rglob("pgd/?.npz"))
     assert list((tmp_path / "killed").rglob("pgd/?.partial.npz"))
     assert start(tmp_path / "killed").wait(timeout=120) == 0

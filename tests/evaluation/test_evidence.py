@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,6 @@ from snnrobust.spike_gradients.swap import passes
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.lp import ThreatModel
 from snnrobust.threat_models.verify import verify
-from snnrobust_attacks.ensembles import Standard
 
 
 def pgd(**settings: Any) -> sr.Task:
@@ -66,14 +66,13 @@ def test_what_an_attack_needs() -> None:
     assert found["pgd/order"].samples == found["pgd/full-range"].samples == FEW
 
 
-def test_what_is_needed_only_sometimes() -> None:
+def test_what_is_needed_only_sometimes(poisson_model: Callable[..., sr.SpikingModel]) -> None:
     other = sr.wrap(tiny_model().net, name="other", steps=4)
     assert "linf/transfer other" in gathered(pgd(), other=other)
     same = tiny_model()
     again = same.renamed("again")
     assert not [label for label in gathered(pgd(), model=same, again=again) if "transfer" in label]
-    stochastic = sr.wrap(tiny_model().net, steps=4, encoder="poisson", name="poisson")
-    found = gathered(pgd(eot=3), model=stochastic)
+    found = gathered(pgd(eot=3), model=poisson_model())
     assert found["pgd/eot"].task.attack.eot == 6
     assert found["linf/estimators"].task.attacks[0][1].eot == 3
     assert gathered(pgd(epsilon=0.0)) == {}
@@ -113,9 +112,9 @@ def test_binary_inputs_get_evidence_that_fits_them() -> None:
                     member.plugin.check(model, split, member)
 
 
-def test_a_net_without_known_nodes_gets_the_evidence_that_it_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_without_known_nodes_gets_the_evidence_that_it_can_have(standard_members: Callable[..., None]) -> None:
     members = [{"name": "pgd", "label": g, "gradient": g, "steps": 3} for g in ("own", "atan")]
-    monkeypatch.setattr(Standard, "members", lambda self, norm: members)
+    standard_members(members)
     torch.manual_seed(0)
     model = sr.wrap(nn.Sequential(nn.Flatten(1), nn.Linear(16, 3)), layout="N", name="linear")
     report = sr.evaluate(model, tiny_data(), [pgd(epsilon=0.1)], evidence="full")
@@ -192,10 +191,10 @@ def test_another_class() -> None:
     assert another_class(data, one, judge, pool)["correct"].tolist() == [0] * 20  # shown although not held to be right
 
 
-def test_members_and_radii_of_the_evidence_are_tried_on_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_and_radii_of_the_evidence_are_tried_on_every_sample(standard_members: Callable[..., None]) -> None:
     """No cascade and nothing carried: each can be compared with each other, sample by sample."""
     members = [{"name": "pgd", "label": g, "gradient": g, "steps": 3} for g in ("own", "atan")]
-    monkeypatch.setattr(Standard, "members", lambda self, norm: members)
+    standard_members(members)
     report = sr.evaluate(tiny_model(), tiny_data(count=10), [pgd()], evidence="full")
     for k in (0, 1):
         cell = report.cell("tiny", EVIDENCE + "linf/estimators", k)
@@ -204,15 +203,14 @@ def test_members_and_radii_of_the_evidence_are_tried_on_every_sample(monkeypatch
         assert (cell["member_forwards"] > 0).all()
 
 
-def test_evidence_is_kept_and_not_gathered_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_evidence_is_kept_and_not_gathered_again(
+    standard_members: Callable[..., None], forbid: Callable[..., None], tmp_path: Any
+) -> None:
     members = [{"name": "pgd", "label": "own", "steps": 3}]
-    monkeypatch.setattr(Standard, "members", lambda self, norm: members)
+    standard_members(members)
     first = sr.evaluate(tiny_model(), tiny_data(), [pgd(epsilon=0.1)], evidence="full", out=tmp_path)
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a cell was computed again")
-
-    monkeypatch.setattr(Store, "save_cell", never)
+    forbid(Store, "save_cell", "a cell was computed again")
     again = sr.evaluate(tiny_model(), tiny_data(), [pgd(epsilon=0.1)], evidence="full", out=tmp_path)
     assert again.claims == first.claims
     assert sr.Report.load(tmp_path).verdict == first.verdict

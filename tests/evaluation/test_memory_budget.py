@@ -36,6 +36,10 @@ class Exponential(nn.Module):
         return sum((out[:] * out[:] for _ in range(self.views - 1)), out)
 
 
+def wrapped(net: nn.Module) -> sr.SpikingModel:
+    return sr.wrap(net, layout="N", bounds=(0.0, 1.0))
+
+
 def inputs(count: int = 5) -> Dataset:
     return Dataset.of(torch.rand(count, FEATURES), torch.zeros(count, dtype=torch.long))
 
@@ -57,7 +61,7 @@ def test_what_does_not_fit_at_all_goes_one_at_a_time() -> None:
 @pytest.mark.parametrize("views", [1, 3])
 def test_saved_tensors_are_counted_once(views: int) -> None:
     """One tensor [N, 50] is saved, however often; the logits are another, and a search keeps copies of the input."""
-    model = sr.wrap(Exponential(views), layout="N", bounds=(0.0, 1.0))
+    model = wrapped(Exponential(views))
     found = measured(model, inputs())
     assert found.sample == pytest.approx(4 * FEATURES * (1 + PASSING + 1 + COPIES), rel=0.01)
     assert found.constant == 0
@@ -70,10 +74,10 @@ def test_the_constant_part_is_told_apart() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(x, self.weight.exp())
 
-    found = measured(sr.wrap(Positive(FEATURES, 200), layout="N", bounds=(0.0, 1.0)), inputs())
+    found = measured(wrapped(Positive(FEATURES, 200)), inputs())
     assert found.constant == pytest.approx(4 * FEATURES * 200 * (1 + PASSING), rel=0.01)  # it is also the largest
     assert found.sample == pytest.approx(4 * (FEATURES + 200 + COPIES * FEATURES), rel=0.01)
-    plain = measured(sr.wrap(nn.Linear(FEATURES, 200), layout="N", bounds=(0.0, 1.0)), inputs())
+    plain = measured(wrapped(nn.Linear(FEATURES, 200)), inputs())
     assert plain.constant < 100  # the net's own weight is there anyway
 
 
@@ -98,8 +102,8 @@ def test_a_measurement_leaves_the_net_alone() -> None:
 
 
 def test_the_greediest_model_decides_and_processes_share() -> None:
-    small = sr.wrap(Exponential(), layout="N", bounds=(0.0, 1.0))
-    large = sr.wrap(nn.Linear(FEATURES, 20_000), layout="N", bounds=(0.0, 1.0))
+    small = wrapped(Exponential())
+    large = wrapped(nn.Linear(FEATURES, 20_000))
     budget = 100 * measured(large, inputs()).sample / GIB + measured(large, inputs()).constant / GIB
     assert fitting_batch([small], inputs(), budget)[0] == 256
     size, about = fitting_batch([small, large], inputs(), budget)
@@ -215,4 +219,4 @@ def test_a_trial_pass_that_does_not_fit_is_no_error() -> None:
                 raise MemoryError
             return x.exp()
 
-    assert measured(sr.wrap(Full(), layout="N", bounds=(0.0, 1.0)), inputs()).fitting(1e15) == 1
+    assert measured(wrapped(Full()), inputs()).fitting(1e15) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -103,14 +103,8 @@ def test_spikes_as_input_accumulate() -> None:
     assert values(wrap(net, steps=T, encoder="poisson"), data())["macs"] == 0
 
 
-def test_layout_and_batch_size_do_not_matter() -> None:
-    class Steps(nn.Sequential):
-        """The same net, called step by step."""
-
-    single = Steps(*mlp())
-    for module in single:
-        if isinstance(module, neuron.BaseNode):
-            module.step_mode = "s"
+def test_layout_and_batch_size_do_not_matter(step_by_step: Callable[[nn.Sequential], nn.Sequential]) -> None:
+    single = step_by_step(mlp())
     whole = values(wrap(mlp(), steps=T), data(batch_size=100))
     assert values(wrap(single, steps=T, layout="step"), data()) == pytest.approx(whole)
     assert values(wrap(mlp(), steps=T), data(batch_size=1)) == pytest.approx(whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -132,14 +132,8 @@ def test_batch_size_samples_and_the_model_left_alone() -> None:
     assert {r.metric.partition(":")[2] for r in whole} == {"2", "4"}
 
 
-def test_layout_does_not_matter() -> None:
-    class Steps(nn.Sequential):
-        """The same net, called step by step."""
-
-    single = Steps(*pair())
-    for module in single:
-        if isinstance(module, neuron.BaseNode):
-            module.step_mode = "s"
+def test_layout_does_not_matter(step_by_step: Callable[[nn.Sequential], nn.Sequential]) -> None:
+    single = step_by_step(pair())
     data = prepare((X, torch.tensor([0, 1])), 2)
     whole = records(temporal(), data, ThresholdMargins())
     stepped = records(sr.wrap(single, encoder=None, layout="step", name="pair"), data, ThresholdMargins())

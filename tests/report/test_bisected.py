@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from snnrobust.analysis.records import _with_next
 from snnrobust.errors import InputError
@@ -95,7 +94,7 @@ def test_the_worst_case_rests_on_what_it_leaves_standing(made: Any) -> None:
     assert not report.assumed("fgsm").any()
 
 
-def test_a_nested_run_assumes_nothing(made: Any) -> None:
+def test_a_nested_run_assumes_nothing(made: Any, shown: Callable[[Report], str]) -> None:
     outcomes = [[1, 1, 0, 1, -1], [1, 0, -1, 1, -1], [1, -1, -1, 0, -1]]
     found = [made.cell(row) for row in outcomes]
     report = made.report([made.attack("pgd", RADII)], {"pgd": found}, CLEAN)
@@ -162,26 +161,30 @@ def test_the_threshold_is_half_a_percent_of_pairs(made: Any, lapses: int, passed
     assert (found.passed, found.value) == (passed, lapses / count)
 
 
-def shown(report: Report) -> str:
+@pytest.fixture
+def shown(printed: Callable[..., str]) -> Callable[[Report], str]:
     """All that the page's sections and the terminal say, in one text."""
-    console = Console(width=300)
-    with console.capture() as capture:
-        console.print(terminal_table(report.judged, report.records), printed_claims(report.judged))
-    made_sections = sections(report.outcomes, report.records)
-    return " ".join([capture.get(), repr(made_sections), repr(claims_table(report.judged, quoted=True))])
+
+    def say(report: Report) -> str:
+        tables = terminal_table(report.judged, report.records), printed_claims(report.judged)
+        made_sections = sections(report.outcomes, report.records)
+        texts = [printed(*tables, width=300), repr(made_sections), repr(claims_table(report.judged, quoted=True))]
+        return " ".join(texts)
+
+    return say
 
 
-def test_the_page_and_the_terminal_tell(made: Any, tmp_path: Path) -> None:
+def test_the_page_and_the_terminal_tell(made: Any, shown: Callable[[Report], str], html: Callable[..., str]) -> None:
     report = bisected(made, evidence="basic")
     sentence = "By bisection (pgd): 2 of 15 outcomes of a sample at an epsilon were not attacked but assumed right"
     text = shown(report)
     assert text.count(sentence) == 2  # section, picture
     assert "bisect: 2 of 15 outcomes" in " ".join(text.split())
     assert "; 2 assumed" in text
-    page = report.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    page = html(report)
     assert page.count(sentence) >= 3
     assert "2 assumed" in page
     assert "<strong>Bisect</strong>" in page
     assert "bisect-monotone" in page
     nested = made.report([made.attack("pgd", RADII)], {"pgd": [made.cell([1] * 5)] * 3}, CLEAN)
-    assert "isect" not in nested.to_html(tmp_path / "nested.html").read_text(encoding="utf-8")
+    assert "isect" not in html(nested)

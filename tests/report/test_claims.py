@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from snnrobust.report import Report
 from snnrobust.report.claims import claims_table, evidence, meaning
@@ -34,7 +34,8 @@ def study(made: Any, name: str = "both", model: str = "m") -> Report:
     return built
 
 
-def judged(made: Any) -> Report:
+@pytest.fixture
+def judged_report(made: Any) -> Report:
     """The quoted claim fails at the small radius and lacks evidence at the large one; fgsm fails fatally."""
     about: dict[str, Any] = {"model": "m", "label": "both"}
     findings = [
@@ -85,15 +86,14 @@ def test_what_counts_most_stands_first() -> None:
     assert summary([]) == "none"
 
 
-def test_quoted_claims_have_a_table_of_their_own(made: Any) -> None:
-    found = judged(made)
-    (group,) = claims_table(found.judged, quoted=True).groups
+def test_quoted_claims_have_a_table_of_their_own(judged_report: Report) -> None:
+    (group,) = claims_table(judged_report.judged, quoted=True).groups
     assert group[0] == "m, linf in [0, 1], real"
     first, second = group[1]
     assert [cell.text for cell in first.cells] == ["1/255", "50.0 %", "doubtful", "4", "gap, ties (advice)", "none"]
     assert first.cells[1].interval == "6.8 to 93.2"
     assert second.cells[-1].text == "gap"
-    (others,) = claims_table(found.judged, quoted=False).groups
+    (others,) = claims_table(judged_report.judged, quoted=False).groups
     assert [(row.name, row.cells[2].badge) for row in others[1]] == [("fgsm", "untrustworthy"), ("fgsm", "trusted")]
 
 
@@ -108,10 +108,10 @@ def test_long_lists_of_checks_are_not_repeated(made: Any) -> None:
     assert [row.cells[-1].text for row in group[1]] == [names, f"{names}, another"]
 
 
-def test_the_verdict_is_about_the_quoted_claims(made: Any) -> None:
-    found = judged(made)
-    assert found.verdict == verdict_on(found.judged, "m") == "doubtful"  # although fgsm's number is untrustworthy
-    text = meaning(found.judged)
+def test_the_verdict_is_about_the_quoted_claims(judged_report: Report) -> None:
+    # Although fgsm's number is untrustworthy.
+    assert judged_report.verdict == verdict_on(judged_report.judged, "m") == "doubtful"
+    text = meaning(judged_report.judged)
     assert "robust accuracy under both (2 numbers, 0 of them trusted)" in text
     assert "Failed: gap. " in text
     assert "noise" not in text
@@ -138,15 +138,10 @@ def test_the_size_of_the_evidence(made: Any) -> None:
     assert evidence(found.outcomes) == "further attacks on 200 random samples"
 
 
-def page(report: Report, folder: Path) -> str:
-    return report.to_html(folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_page_shows_claims_first_and_folds_the_rest(made: Any, tmp_path: Path) -> None:
-    found = judged(made)
-    found.run.update({"evidence": "full", "rows": list(range(4))})
-    found.run["exhibits"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
-    text = page(found, tmp_path)
+def test_the_page_shows_claims_first_and_folds_the_rest(judged_report: Report, html: Callable[..., str]) -> None:
+    judged_report.run.update({"evidence": "full", "rows": list(range(4))})
+    judged_report.run["exhibits"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
+    text = html(judged_report)
     assert text.index("Verdict: doubtful") < text.index('id="claims"') < text.index('id="summary"')
     quoted, folded = text.index("Quoted claims"), text.index("<summary>2 more, not quoted</summary>")
     assert quoted < folded < text.index("Claims that are not quoted") < text.index("</details>", folded)
@@ -159,8 +154,8 @@ def test_the_page_shows_claims_first_and_folds_the_rest(made: Any, tmp_path: Pat
     assert "1 of 3" in text
 
 
-def test_the_page_has_one_line_for_a_check_with_its_radii(made: Any, tmp_path: Path) -> None:
-    text = page(judged(made), tmp_path)
+def test_the_page_has_one_line_for_a_check_with_its_radii(judged_report: Report, html: Callable[..., str]) -> None:
+    text = html(judged_report)
     assert text.count("<strong>gap · both</strong>") == 1
     assert "Failed at epsilon 1/255." in text
     assert "Evidence missing at epsilon 8/255." in text
@@ -168,40 +163,37 @@ def test_the_page_has_one_line_for_a_check_with_its_radii(made: Any, tmp_path: P
     assert text.index("noise · fgsm") > aside > text.index("gap · both")
 
 
-def test_without_claims_there_is_no_table_of_them(made: Any, tmp_path: Path) -> None:
-    assert 'id="claims"' not in page(made.report([], {}, [1, 1]), tmp_path)
+def test_without_claims_there_is_no_table_of_them(made: Any, html: Callable[..., str]) -> None:
+    assert 'id="claims"' not in html(made.report([], {}, [1, 1]))
 
 
-def test_names_stay_names(made: Any, tmp_path: Path) -> None:
+def test_names_stay_names(made: Any, html: Callable[..., str], printed: Callable[..., str]) -> None:
     found = study(made, HOSTILE, HOSTILE)
     checked = [finding(HOSTILE, False, model=HOSTILE, label=HOSTILE, strength=1 / 255)]
-    text = page(made.judged(found, checked), tmp_path)
+    text = html(made.judged(found, checked))
     assert "<b onload" not in text
     assert text.count("&lt;b onload=x&gt;[red]&amp;amp; A") >= 2  # the member, in its table and in the settings
-    console = Console(width=200, markup=False)
-    with console.capture() as captured:
-        console.print(printed_claims(found.judged), terminal_table(found.judged, found.records))
-    assert captured.get().count(HOSTILE) >= 3
+    tables = printed_claims(found.judged), terminal_table(found.judged, found.records)
+    assert printed(*tables, width=200, markup=False).count(HOSTILE) >= 3
     assert failures(found.judged) == [f"{HOSTILE}: {HOSTILE} ({HOSTILE}) at epsilon 1/255"]
 
 
-def test_the_terminal_counts_and_names_what_the_verdict_rests_on(made: Any) -> None:
-    found = judged(made)
-    assert failures(found.judged) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
-    console = Console(width=120)
-    with console.capture() as captured:
-        console.print(printed_claims(found))
-    shown = [line.split() for line in captured.get().splitlines() if "both" in line]
+def test_the_terminal_counts_and_names_what_the_verdict_rests_on(
+    judged_report: Report, printed: Callable[..., str]
+) -> None:
+    assert failures(judged_report.judged) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
+    text = printed(printed_claims(judged_report), width=120)
+    shown = [line.split() for line in text.splitlines() if "both" in line]
     assert shown[0] == ["m", "both", "1/255", "50.0", "%", "6.8", "to", "93.2", "doubtful"]
     assert len(shown) == 2
-    assert "fgsm" not in captured.get()
+    assert "fgsm" not in text
 
 
-def test_transfer_has_a_map_on_the_page(made: Any, tmp_path: Path) -> None:
+def test_transfer_has_a_map_on_the_page(made: Any, html: Callable[..., str], tmp_path: Path) -> None:
     tasks = [made.attack("pgd", [0.1, 0.2]), made.attack("from b", [0.1, 0.2], source="b")]
     cells = {(model, task["label"]): [made.cell([0, 1])] * 2 for model in "ab" for task in tasks}
     found = made.report(tasks, cells, [1, 1], [made.model("a"), made.model("b")])
-    text = page(found, tmp_path)
+    text = html(found)
     assert text.count('alt="Transfer, pgd, epsilon') == 2
     assert "made on b, tried on a: 50.0 %" in text
     assert "made on a, tried on b: –" in text
@@ -209,4 +201,4 @@ def test_transfer_has_a_map_on_the_page(made: Any, tmp_path: Path) -> None:
     without = made.report(
         tasks[:1], {(m, "pgd"): [made.cell([0, 1])] * 2 for m in "ab"}, [1, 1], [*map(made.model, "ab")]
     )
-    assert "Transfer" not in page(without, tmp_path / "without")
+    assert "Transfer" not in html(without, tmp_path / "without")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,28 +26,36 @@ def held(operator: str, slope: float = 1.0, correlation: float = 0.9) -> list[Re
     ]
 
 
-def report_of(made: Any, *records: Record) -> Report:
-    report: Report = made.report([], {}, np.ones(50), [made.model("m")], {"task": (list(records), [])})
-    return report
+@pytest.fixture(scope="session")
+def report_of(measured_report: Callable[..., Report]) -> Callable[..., Report]:
+    """Makes a report of these records."""
+    return lambda *records: measured_report({"task": (list(records), [])})
 
 
-def cells(made: Any, *records: Record) -> dict[str, list[Cell]]:
-    """Rows of the one group: name -> value, badge, correlations, asymmetry, gap, plateau."""
-    ((_, rows),) = landscape_tables.curvature(report_of(made, *records)).groups
-    return {row.name.replace("\u00a0", " "): row.cells for row in rows}
+@pytest.fixture(scope="session")
+def cells(report_of: Callable[..., Report]) -> Callable[..., dict[str, list[Cell]]]:
+    """Rows of the table of these records: name -> value, badge, correlations, asymmetry, gap, plateau."""
+
+    def rows_of(*records: Record) -> dict[str, list[Cell]]:
+        ((_, rows),) = landscape_tables.curvature(report_of(*records)).groups
+        return {row.name.replace("\u00a0", " "): row.cells for row in rows}
+
+    return rows_of
 
 
-def test_an_eigenvalue_that_is_noise_has_no_error_and_no_good_badge(made: Any) -> None:
+def test_an_eigenvalue_that_is_noise_has_no_error_and_no_good_badge(
+    cells: Callable[..., dict[str, list[Cell]]],
+) -> None:
     trace = Record("trace", 5.0, 4.0, 6.0, threat=SMOOTHED)
-    rows = cells(made, Record("eigenvalue:1", 3.0, NAN, NAN, threat=SMOOTHED), trace, *held(SMOOTHED))
+    rows = cells(Record("eigenvalue:1", 3.0, NAN, NAN, threat=SMOOTHED), trace, *held(SMOOTHED))
     assert rows["Eigenvalue 1"][:2] == [Cell("3"), Cell("noise of its draws", badge="untrustworthy")]
     assert rows["Trace"][:2] == [Cell("5", "± 1"), Cell("predicts the measured loss", badge="trusted")]
 
 
-def test_its_bars_are_hollow_and_the_caption_says_so(made: Any) -> None:
+def test_its_bars_are_hollow_and_the_caption_says_so(report_of: Callable[..., Report]) -> None:
     bare = [Record("eigenvalue:1", 3.0, threat=SMOOTHED), Record("eigenvalue:1", 9.0, 8.0, 10.0, threat="other")]
     for records, hollow in ((bare, True), (bare[1:], False)):
-        report = report_of(made, *records)
+        report = report_of(*records)
         (section,) = [each for each in sections(report.outcomes, report.records) if each.title == "Curvature"]
         (picture,) = section.pictures
         assert ("hollow" in picture.caption.lower()) == hollow
@@ -73,9 +81,11 @@ def test_values_without_an_error_are_drawn_hollow_and_without_a_whisker(known: b
         (-1.0, "does not predict the measured loss", "untrustworthy"),
     ],
 )
-def test_the_right_order_of_the_wrong_size_is_marked(made: Any, slope: float, text: str, badge: str) -> None:
+def test_the_right_order_of_the_wrong_size_is_marked(
+    cells: Callable[..., dict[str, list[Cell]]], slope: float, text: str, badge: str
+) -> None:
     for records in ([Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")], []):
-        (row,) = cells(made, *records, *held("matrix", slope)).values()
+        (row,) = cells(*records, *held("matrix", slope)).values()
         assert row[1] == Cell(text, badge=badge)
 
 
@@ -89,9 +99,9 @@ def test_the_right_order_of_the_wrong_size_is_marked(made: Any, slope: float, te
     ],
 )
 def test_a_plateau_shows_its_interval_or_bound(
-    made: Any, value: float, low: float, high: float, expected: Cell
+    cells: Callable[..., dict[str, list[Cell]]], value: float, low: float, high: float, expected: Cell
 ) -> None:
     number = Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")
     width = Record("plateau_width", value, low, high, threat="loss in the hidden weights")
-    rows = cells(made, number, width, Record("distinct_losses", 3.0, threat="loss in the hidden weights"))
+    rows = cells(number, width, Record("distinct_losses", 3.0, threat="loss in the hidden weights"))
     assert rows["Eigenvalue 1"][-1] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,6 @@ def drawn() -> Measured:
     }  # fmt: skip
 
 
-def report_of(made: Any, measured: Measured, *models: str) -> Report:
-    report: Report = made.report([], {}, np.ones(50), [made.model(each) for each in models or ("m",)], measured)
-    return report
-
-
 def found(table: Table, group: str) -> dict[str, list[tuple[str, str, str]]]:
     """Rows of a group: name -> (text, interval, badge) of each cell."""
     ((_, rows),) = [each for each in table.groups if each[0] == group]
@@ -104,8 +100,8 @@ def found(table: Table, group: str) -> dict[str, list[tuple[str, str, str]]]:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_number_stands_beside_its_operator_error_and_validity(made: Any) -> None:
-    table = landscape_tables.curvature(report_of(made, curvature()))
+def test_every_number_stands_beside_its_operator_error_and_validity(measured_report: Callable[..., Report]) -> None:
+    table = landscape_tables.curvature(measured_report(curvature()))
     groups = [name for name, _ in table.groups]
     assert groups == [
         f"m, ggn: {GGN}", f"m, ggn: {GGN}, layer fc1", f"m, ggn: {GGN}, layer fc2", f"m, formal: {FORMAL}",
@@ -121,8 +117,8 @@ def test_every_number_stands_beside_its_operator_error_and_validity(made: Any) -
     assert found(table, f"m, density: {GGN}")["no number"][2][0] == "0.90 of 0.97"
 
 
-def test_numbers_that_do_not_predict_the_loss_are_marked(made: Any) -> None:
-    table = landscape_tables.curvature(report_of(made, curvature()))
+def test_numbers_that_do_not_predict_the_loss_are_marked(measured_report: Callable[..., Report]) -> None:
+    table = landscape_tables.curvature(measured_report(curvature()))
     for cells in found(table, f"m, formal: {FORMAL}").values():
         assert cells[1] == ("does not predict the measured loss", "", "untrustworthy")  # in random directions alone
     for cells in found(table, f"m, ggn: {GGN}, layer fc1").values():
@@ -132,22 +128,22 @@ def test_numbers_that_do_not_predict_the_loss_are_marked(made: Any) -> None:
     assert found(table, f"m, field: {FIELD}")["Eigenvalue 2"][0][0] == "7"
 
 
-def test_a_loss_that_is_noise_condemns_no_operator(made: Any) -> None:
+def test_a_loss_that_is_noise_condemns_no_operator(measured_report: Callable[..., Report]) -> None:
     records = [replace(each, value=0.2) if "ceiling" in each.metric else each for each in held(GGN, 0.1, 0.9)]
-    table = landscape_tables.curvature(report_of(made, {"ggn": ([*numbers(GGN, 1.0), *records], [])}))
+    table = landscape_tables.curvature(measured_report({"ggn": ([*numbers(GGN, 1.0), *records], [])}))
     assert found(table, f"m, ggn: {GGN}")["Eigenvalue 1"][1] == ("the measured curvature is noise", "", "doubtful")
 
 
-def test_validity_is_listed_by_radius(made: Any) -> None:
-    table = landscape_tables.validity(report_of(made, curvature()))
+def test_validity_is_listed_by_radius(measured_report: Callable[..., Report]) -> None:
+    table = landscape_tables.validity(measured_report(curvature()))
     assert UNIT in table.caption
     rows = found(table, f"m, formal: {FORMAL}")
     assert list(rows) == ["0.01", "0.03", "0.1"]
     assert [text for text, _, _ in rows["0.1"]] == ["0.33", "0.97", "-4", "0.82", "0.97", "-4"]
 
 
-def test_sharpness_has_a_table_for_each_unit(made: Any) -> None:
-    report = report_of(made, drawn())
+def test_sharpness_has_a_table_for_each_unit(measured_report: Callable[..., Report]) -> None:
+    report = measured_report(drawn())
     relative, euclidean = landscape_tables.sharpness(report, report.records)
     assert relative.columns == ["Search", "Radius 0.01", "Radius 0.03", "Radius 0.1"]
     assert [text for text, _, _ in found(relative, "m, sharpness")["ascent"]] == ["0.2", "0.6", "2"]
@@ -155,10 +151,10 @@ def test_sharpness_has_a_table_for_each_unit(made: Any) -> None:
     assert [text for text, _, _ in found(euclidean, "m, sharpness")["sam"]] == ["0.4"]
 
 
-def test_each_number_is_in_one_table_and_what_has_none_is_listed(made: Any) -> None:
+def test_each_number_is_in_one_table_and_what_has_none_is_listed(measured_report: Callable[..., Report]) -> None:
     everything = {**curvature(), **{f"{name} drawn": each for name, each in drawn().items()}}
     everything["else"] = ([Record("flatness", 0.123)], [])
-    report = report_of(made, everything)
+    report = measured_report(everything)
     titled = {each.title: each for each in sections(report.outcomes, report.records)}
     assert {"Surfaces", "Curvature", "Sharpness", "Other measurements"} < set(titled)
     ((_, rows),) = titled["Other measurements"].tables[0].groups
@@ -167,8 +163,8 @@ def test_each_number_is_in_one_table_and_what_has_none_is_listed(made: Any) -> N
     assert [row.cells[1].text for row in rows] == ["loss", "loss_rise", "barrier"]
 
 
-def test_without_landscapes_there_is_no_section_of_them(made: Any) -> None:
-    report = report_of(made, {"else": ([Record("flatness", 0.123)], [])})
+def test_without_landscapes_there_is_no_section_of_them(measured_report: Callable[..., Report]) -> None:
+    report = measured_report({"else": ([Record("flatness", 0.123)], [])})
     assert not {"Surfaces", "Curvature", "Sharpness"} & {
         each.title for each in sections(report.outcomes, report.records)
     }
@@ -183,8 +179,8 @@ def pictures(report: Report, title: str) -> dict[str, tuple[str, str]]:
     return {each.name: (each.caption, each.alt) for each in section.pictures}
 
 
-def test_a_plane_is_drawn_from_above_and_in_space_and_a_line_beside_it(made: Any) -> None:
-    shown = pictures(report_of(made, drawn()), "Surfaces")
+def test_a_plane_is_drawn_from_above_and_in_space_and_a_line_beside_it(measured_report: Callable[..., Report]) -> None:
+    shown = pictures(measured_report(drawn()), "Surfaces")
     assert list(shown) == ["surface plane m", "relief plane m", "profile line m Share of the way"]
     assert shown["relief plane m"] == (
         "m, plane: A plane. The loss as a height.",
@@ -193,32 +189,34 @@ def test_a_plane_is_drawn_from_above_and_in_space_and_a_line_beside_it(made: Any
     assert "accuracy 0 to 1" in shown["profile line m Share of the way"][1]
 
 
-def test_a_scatter_tells_correlation_and_slope_of_each_group(made: Any) -> None:
-    caption, alt = pictures(report_of(made, drawn()), "Curvature")["predicted pairs m"]
+def test_a_scatter_tells_correlation_and_slope_of_each_group(measured_report: Callable[..., Report]) -> None:
+    caption, alt = pictures(measured_report(drawn()), "Curvature")["predicted pairs m"]
     assert caption.endswith("Correlation and slope: random: 1.00 and 2; leading: -1.00 and -1.")
     assert "Measured over Predicted, m" in alt
 
 
 @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.zeros((0, 2)), np.full((5, 2), np.nan), np.ones((2, 2))])
-def test_pairs_that_do_not_vary_are_not_correlated(made: Any, points: np.ndarray) -> None:
+def test_pairs_that_do_not_vary_are_not_correlated(measured_report: Callable[..., Report], points: np.ndarray) -> None:
     measured: Measured = {"pairs": ([], [Scatter({"random": points}, ("a", "b"), "Pairs.")])}
-    assert "random: none." in pictures(report_of(made, measured), "Curvature")["predicted pairs m"][0]
+    assert "random: none." in pictures(measured_report(measured), "Curvature")["predicted pairs m"][0]
 
 
-def test_eigenvalues_are_drawn_by_operator_and_the_leading_ones_by_layer(made: Any) -> None:
-    shown = pictures(report_of(made, curvature()), "Curvature")
+def test_eigenvalues_are_drawn_by_operator_and_the_leading_ones_by_layer(
+    measured_report: Callable[..., Report],
+) -> None:
+    shown = pictures(measured_report(curvature()), "Curvature")
     assert list(shown) == ["eigenvalues m eigenvalues, weights", "eigenvalues m by layer"]
     assert f"{FORMAL} -250" in shown["eigenvalues m eigenvalues, weights"][1]
     assert shown["eigenvalues m by layer"][1].endswith(f"{GGN} 30")
 
 
-def test_two_tasks_on_one_operator_are_told_apart(made: Any) -> None:
+def test_two_tasks_on_one_operator_are_told_apart(measured_report: Callable[..., Report]) -> None:
     twice: Measured = {"few": (numbers(GGN, 40.0), []), "many": (numbers(GGN, 41.0), [])}
-    (alt,) = (alt for _, alt in pictures(report_of(made, twice), "Curvature").values())
+    (alt,) = (alt for _, alt in pictures(measured_report(twice), "Curvature").values())
     assert f"{GGN} (few) 40; {GGN} (many) 41" in alt
 
 
-def test_operators_that_shorten_to_one_name_are_told_apart(made: Any) -> None:
+def test_operators_that_shorten_to_one_name_are_told_apart(measured_report: Callable[..., Report]) -> None:
     """Each keeps a bar of its own: by what is said of it, and by its task where that is the same too."""
     own, blurred = (f"Gauss-Newton matrix, {what}" for what in ("own surrogates", "spikes blurred by moves of 0.1"))
     for space in ("", ", inputs"):
@@ -228,21 +226,23 @@ def test_operators_that_shorten_to_one_name_are_told_apart(made: Any) -> None:
             "again": (numbers(blurred + space, 42.0), []),
             "formal": (numbers(f"{FORMAL}, told at length{space}", 43.0), []),
         }
-        first, layers = (alt for _, alt in pictures(report_of(made, several), "Curvature").values())
+        first, layers = (alt for _, alt in pictures(measured_report(several), "Curvature").values())
         assert f"{own} 40; {blurred} (wide) 41; {blurred} (again) 42; {FORMAL} 43" in first
         assert f"{own} 1; {blurred} 2" in layers
 
 
-def test_radius_curves_stand_with_sharpness_and_not_with_slices(made: Any) -> None:
-    assert list(pictures(report_of(made, drawn()), "Sharpness")) == [f"profile sharpness m {UNIT}"]
+def test_radius_curves_stand_with_sharpness_and_not_with_slices(measured_report: Callable[..., Report]) -> None:
+    assert list(pictures(measured_report(drawn()), "Sharpness")) == [f"profile sharpness m {UNIT}"]
 
 
 # ---- page ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_shows_it_all_from_disk_too_and_in_equal_bytes(made: Any, tmp_path: Path) -> None:
+def test_the_page_shows_it_all_from_disk_too_and_in_equal_bytes(
+    measured_report: Callable[..., Report], tmp_path: Path
+) -> None:
     everything = {**curvature(), **{f"{name} drawn": each for name, each in drawn().items()}}
-    report = report_of(made, everything)
+    report = measured_report(everything)
     report.save(tmp_path / "run")
     pages = [each.to_html(tmp_path / "p.html").read_text("utf-8") for each in (report, Report.load(tmp_path / "run"))]
     assert pages[0] == pages[1]

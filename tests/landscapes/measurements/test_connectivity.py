@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 import snnrobust as sr
@@ -24,6 +25,9 @@ from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.measurements.connectivity import LINE, UNIT, Connectivity
+
+Net = Callable[..., nn.Sequential]
+Pair = Callable[[], tuple[nn.Sequential, nn.Sequential]]
 
 RNG = Draws(0, "connectivity")
 
@@ -55,33 +59,28 @@ def saved(net: nn.Module, path: Path) -> str:
     return str(path)
 
 
-def conv() -> nn.Sequential:
-    return nn.Sequential(
-        layer.Conv2d(1, 3, 3, step_mode="m"),
-        layer.BatchNorm2d(3, step_mode="m"),
-        neuron.LIFNode(step_mode="m", v_threshold=0.2),
-        nn.Flatten(2),
-        nn.Linear(3 * 4 * 4, 4),
-    )
+@pytest.fixture
+def pair(conv_net: Net) -> Pair:
+    """Makes two nets with running statistics of their own."""
+
+    def make() -> tuple[nn.Sequential, nn.Sequential]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            nets = conv_net(), conv_net()
+            for number, net in enumerate(nets):
+                for module in net.modules():
+                    if isinstance(module, layer.BatchNorm2d):
+                        module.running_mean = torch.rand(3) * 0.2 + number * 0.1
+                        module.running_var = torch.rand(3) + 0.5
+        return nets
+
+    return make
 
 
-def pair() -> tuple[nn.Sequential, nn.Sequential]:
-    """Two nets with running statistics of their own."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        nets = conv(), conv()
-        for number, net in enumerate(nets):
-            for module in net.modules():
-                if isinstance(module, layer.BatchNorm2d):
-                    module.running_mean = torch.rand(3) * 0.2 + number * 0.1
-                    module.running_var = torch.rand(3) + 0.5
-    return nets
-
-
-def images(n: int = 12, batch_size: int = 8) -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(n, 1, 6, 6, generator=generator), torch.randint(4, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size)
+@pytest.fixture
+def images(random_data: Callable[..., EvaluationData]) -> EvaluationData:
+    """Samples for these nets."""
+    return random_data(12, (1, 6, 6), 4, batch_size=8)
 
 
 def measured(plugin: Connectivity, net: nn.Module, data: EvaluationData, **wrapping: Any) -> tuple[Profile, list[Any]]:
@@ -125,9 +124,9 @@ def test_frozen_parameters_and_buffers_go_along_and_whole_numbers_stay(tmp_path:
     assert int(net.get_buffer("count")) == 3
 
 
-def test_the_ends_are_the_two_nets(tmp_path: Path) -> None:
+def test_the_ends_are_the_two_nets(pair: Pair, images: EvaluationData, tmp_path: Path) -> None:
     first, second = pair()
-    data = images()
+    data = images
     path = saved(second, tmp_path / "second.pt")
     profile, _ = measured(Connectivity(path, points=5), first, data, steps=4)
     train = data.training("test")
@@ -141,30 +140,30 @@ def test_the_ends_are_the_two_nets(tmp_path: Path) -> None:
         assert profile.values["accuracy"][at] == (model.predict(logits) == train.y).double().mean()
 
 
-def test_swapping_the_ends_mirrors_the_line(tmp_path: Path) -> None:
+def test_swapping_the_ends_mirrors_the_line(pair: Pair, images: EvaluationData, tmp_path: Path) -> None:
     first, second = pair()
     paths = saved(first, tmp_path / "first.pt"), saved(second, tmp_path / "second.pt")
-    there, records = measured(Connectivity(paths[1], points=5, beyond=0.25), first, images(), steps=4)
-    back, records_back = measured(Connectivity(paths[0], points=5, beyond=0.25), second, images(), steps=4)
+    there, records = measured(Connectivity(paths[1], points=5, beyond=0.25), first, images, steps=4)
+    back, records_back = measured(Connectivity(paths[0], points=5, beyond=0.25), second, images, steps=4)
     assert np.allclose(there.values["loss"], back.values["loss"][::-1], atol=1e-6)
     assert np.array_equal(there.values["accuracy"], back.values["accuracy"][::-1])
     assert value(records, "barrier") == pytest.approx(value(records_back, "barrier"), abs=1e-6)
     assert np.ptp(there.values["loss"]) > 1e-3  # control
 
 
-def test_the_way_to_itself_is_flat(tmp_path: Path) -> None:
+def test_the_way_to_itself_is_flat(pair: Pair, images: EvaluationData, tmp_path: Path) -> None:
     first, _ = pair()
-    profile, records = measured(Connectivity(saved(first, tmp_path / "same.pt"), points=5), first, images(), steps=4)
+    profile, records = measured(Connectivity(saved(first, tmp_path / "same.pt"), points=5), first, images, steps=4)
     assert np.ptp(profile.values["loss"]) == 0
     assert value(records, "barrier") == 0
 
 
-def test_the_net_is_as_before(tmp_path: Path) -> None:
+def test_the_net_is_as_before(pair: Pair, images: EvaluationData, tmp_path: Path) -> None:
     first, second = pair()
     path = saved(second, tmp_path / "second.pt")
     before = copy.deepcopy(first.state_dict())
     tensors = {**dict(first.named_parameters()), **dict(first.named_buffers())}
-    found = [measured(Connectivity(path, points=3), first, images(), steps=4) for _ in range(2)]
+    found = [measured(Connectivity(path, points=3), first, images, steps=4) for _ in range(2)]
     assert all(torch.equal(each, before[name]) for name, each in first.state_dict().items())
     after = {**dict(first.named_parameters()), **dict(first.named_buffers())}
     assert all(after[name] is each for name, each in tensors.items())
@@ -186,9 +185,9 @@ def test_the_net_is_as_before(tmp_path: Path) -> None:
     assert [float(each) for each in net.state_dict().values()] == [1.0, 1.0, 0.5, 3.0]
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_bad_files(pair: Pair, images: EvaluationData, tmp_path: Path) -> None:
     first, _ = pair()
-    model, data, task = wrap(first, steps=4), images(), load("clean")
+    model, data, task = wrap(first, steps=4), images, load("clean")
 
     def check(path: str) -> None:
         Connectivity(path).check(model, data, task)
@@ -217,9 +216,9 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"points": 1}, {"beyond": -0.1}, {"samples": 0}, {"logit_scale": 0.0}])
-def test_settings_out_of_range(setting: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_out_of_range(conv_net: Net, setting: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
-        Connectivity(saved(conv(), tmp_path / "net.pt"), **setting)
+        Connectivity(saved(conv_net(), tmp_path / "net.pt"), **setting)
 
 
 def test_another_content_is_another_run(tmp_path: Path) -> None:
@@ -243,9 +242,9 @@ def test_another_content_is_another_run(tmp_path: Path) -> None:
         list(made.measure(tiny_model(), EvaluationData(data, data, data, 4), RNG))
 
 
-def test_a_run_is_the_same_wherever_the_file_is(tmp_path: Path) -> None:
+def test_a_run_is_the_same_wherever_the_file_is(pair: Pair, conv_net: Net, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    here, there = (saved(conv(), path) for path in (tmp_path / "end.pt", tmp_path / "folder" / "moved.pt"))
+    here, there = (saved(conv_net(), path) for path in (tmp_path / "end.pt", tmp_path / "folder" / "moved.pt"))
     Path(there).write_bytes(Path(here).read_bytes())
     first, second = Connectivity(here), Connectivity(there)
     assert first == second

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import neuron, surrogate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from snnrobust.common.random import Draws
-from snnrobust.data.evaluation_data import EvaluationData, prepare
+from snnrobust.data import Dataset
+from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Artifact, Scatter, Spectrum
-from snnrobust.results.checkpoint import Partial
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.measurements.curvature import Curvature
@@ -30,83 +27,38 @@ from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
 from snnrobust_landscapes.measurements.trace import Trace
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.validity import evidence
 from snnrobust_landscapes.validity.evidence import LEADING, CurvatureWarning
 
-RNG = Draws(0, "task")
-N, FEATURES, CLASSES = 24, 5, 3
+Model = Callable[[], SpikingModel]
+Data = Callable[..., EvaluationData]
+Measure = Callable[..., list[Record | Artifact]]
+ByMetric = Callable[..., dict[str, Record]]
+
+N, FEATURES = 24, 5
 OWN = {"name": "gauss-newton", "surrogate": "own"}
 FEW: dict[str, Any] = {"directions": 8, "draws": 2, "chunk": 10}
 
-
-@pytest.fixture(autouse=True)
-def short_plateaus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plateaus have tests of their own."""
-    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
+pytestmark = pytest.mark.usefixtures("short_and_quiet")
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Most of these nets are too small for a loss that anything predicts."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CurvatureWarning)
-        yield
-
-
-def spiking() -> SpikingModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Linear(FEATURES, 6),
-            neuron.LIFNode(surrogate_function=surrogate.ATan(2.0), v_threshold=0.3, step_mode="m"),
-            nn.Linear(6, CLASSES),
-        )
-    return wrap(net.double(), name="lif", steps=3)
-
-
-def smooth() -> SpikingModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES))
-    return wrap(net.double(), name="smooth", layout="N")
-
-
-def data(batch_size: int = 64, n: int = N) -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(n, FEATURES, generator=generator), torch.randint(CLASSES, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size)
-
-
-def measured(
-    plugin: Any, model: SpikingModel, evaluation: EvaluationData | None = None, kept: Partial | None = None
-) -> list[Record | Artifact]:
-    return list(plugin.measure(model, evaluation or data(), RNG, kept or Partial()))
-
-
-def by_metric(found: list[Record | Artifact], where: str = "") -> dict[str, Record]:
-    """Records by metric, those of a layer or of the whole net; of validity those of the last radius."""
-    records = [each for each in found if isinstance(each, Record)]
-    return {each.metric: each for each in records if each.threat.partition(", layer ")[2] == where}
-
-
-def losses(model: SpikingModel) -> Tensor:
+def losses(model: SpikingModel, train: Dataset) -> Tensor:
     """Mean cross entropy over the training samples, with a graph to the parameters."""
-    train = data().training("test")
     return functional.cross_entropy(model.logits(train.x, keys=train.index), train.y)
 
 
-def twice(model: SpikingModel) -> np.ndarray:
+def twice(model: SpikingModel, train: Dataset) -> np.ndarray:
     """The matrix of double backward, row by row."""
     parameters = list(model.net.parameters())
-    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(losses(model), parameters, create_graph=True)])
+    loss = losses(model, train)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
     rows = [torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True) for entry in gradient]
     filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(row, parameters, strict=True)] for row in rows]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in filled]).numpy()
 
 
-def gauss_newton(model: SpikingModel) -> np.ndarray:
+def gauss_newton(model: SpikingModel, train: Dataset) -> np.ndarray:
     """1/N sum J^T (diag p - p p^T) J, sample by sample and class by class."""
-    train, parameters = data().training("test"), list(model.net.parameters())
+    parameters = list(model.net.parameters())
     total = np.zeros((size := sum(p.numel() for p in parameters), size))
     for n in range(N):
         logits = model.logits(train.x[n : n + 1], keys=train.index[n : n + 1])[0]
@@ -127,12 +79,19 @@ def leading(matrix: np.ndarray, k: int) -> np.ndarray:
     [("formal", twice, False), (OWN, gauss_newton, False), (OWN, gauss_newton, True)],
 )
 def test_numbers_of_a_dense_matrix(
-    operator: Any, dense: Callable[[SpikingModel], np.ndarray], exact: bool, monkeypatch: pytest.MonkeyPatch
+    spiking: Model,
+    data: Data,
+    measured: Measure,
+    by_metric: ByMetric,
+    operator: Any,
+    dense: Callable[[SpikingModel, Dataset], np.ndarray],
+    exact: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not exact:
         monkeypatch.setattr("snnrobust_landscapes.measurements.eigenvalues.FEW_ROWS", 10)
     model = spiking()
-    matrix = dense(model)
+    matrix = dense(model, data().training("test"))
     assert np.allclose(matrix, matrix.T)
     found = by_metric(measured(Eigenvalues(operator, k=4, tolerance=1e-6, **FEW), model))
     for rank, value in enumerate(leading(matrix, 4), start=1):
@@ -148,7 +107,9 @@ def test_numbers_of_a_dense_matrix(
     assert trace.value == pytest.approx(matrix.trace(), rel=1e-6)
 
 
-def test_the_exact_spectrum_is_that_of_the_operator_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exact_spectrum_is_that_of_the_operator_beside_it(
+    spiking: Model, measured: Measure, by_metric: ByMetric, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for space in ("weights", "inputs"):
         plugin, model = Eigenvalues(k=3, space=space, tolerance=1e-8, **FEW), spiking()
         exact = by_metric(measured(plugin, model))
@@ -161,16 +122,20 @@ def test_the_exact_spectrum_is_that_of_the_operator_beside_it(monkeypatch: pytes
             assert exact[metric].value == pytest.approx(found[metric].value, rel=1e-6)
 
 
-def test_a_trace_that_stops_early_has_an_interval() -> None:
+def test_a_trace_that_stops_early_has_an_interval(
+    spiking: Model, data: Data, measured: Measure, by_metric: ByMetric
+) -> None:
     model = spiking()
     found = by_metric(measured(Trace("formal", relative=0.5, **FEW), model))["trace"]
     assert found.low < found.value < found.high
-    assert found.low - 1 < np.trace(twice(model)) < found.high + 1
+    assert found.low - 1 < np.trace(twice(model, data().training("test"))) < found.high + 1
 
 
-def test_the_density_has_the_mass_and_the_mean_of_the_dense_spectrum() -> None:
+def test_the_density_has_the_mass_and_the_mean_of_the_dense_spectrum(
+    spiking: Model, data: Data, measured: Measure, by_metric: ByMetric
+) -> None:
     model = spiking()
-    exact = np.linalg.eigvalsh(matrix := twice(model))
+    exact = np.linalg.eigvalsh(matrix := twice(model, data().training("test")))
     found = measured(Density("formal", probes=20, steps=15, **FEW), model)
     (drawn,) = (each for each in found if isinstance(each, Spectrum))
     step = drawn.x[1] - drawn.x[0]
@@ -184,9 +149,9 @@ def test_the_density_has_the_mass_and_the_mean_of_the_dense_spectrum() -> None:
     assert "formal surrogate Hessian" in drawn.axis
 
 
-def test_layers_are_the_diagonal_blocks() -> None:
+def test_layers_are_the_diagonal_blocks(spiking: Model, data: Data, measured: Measure, by_metric: ByMetric) -> None:
     model = spiking()
-    matrix, first = gauss_newton(model), 6 * FEATURES + 6
+    matrix, first = gauss_newton(model, data().training("test")), 6 * FEATURES + 6
     found = measured(Eigenvalues(OWN, per_layer=True, k=30, **FEW), model)
     for layer, block in (("0", matrix[:first, :first]), ("2", matrix[first:, first:])):
         own = by_metric(found, where=layer)
@@ -199,7 +164,7 @@ def test_layers_are_the_diagonal_blocks() -> None:
     assert sum(isinstance(each, Scatter) for each in found) == 3
 
 
-def test_inputs_have_a_matrix_each() -> None:
+def test_inputs_have_a_matrix_each(spiking: Model, data: Data, measured: Measure, by_metric: ByMetric) -> None:
     model = spiking()
     train = data().training("test")
     values = []
@@ -227,7 +192,9 @@ def test_inputs_have_a_matrix_each() -> None:
     assert trace.low < trace.value < trace.high
 
 
-def test_what_is_not_symmetric_has_complex_eigenvalues_and_says_so() -> None:
+def test_what_is_not_symmetric_has_complex_eigenvalues_and_says_so(
+    spiking: Model, measured: Measure, by_metric: ByMetric
+) -> None:
     found = by_metric(measured(Eigenvalues("field", k=3, **FEW), spiking()))
     assert found["eigenvalue:1"].threat.endswith("field, not symmetric")
     assert {"imaginary:1", "imaginary:2", "imaginary:3"} <= found.keys()
@@ -238,7 +205,9 @@ def test_what_is_not_symmetric_has_complex_eigenvalues_and_says_so() -> None:
     assert "not symmetric" not in half["eigenvalue:1"].threat
 
 
-def test_the_smoothed_trace_is_its_closed_form_with_the_error_of_its_draws() -> None:
+def test_the_smoothed_trace_is_its_closed_form_with_the_error_of_its_draws(
+    spiking: Model, data: Data, measured: Measure, by_metric: ByMetric
+) -> None:
     kind = {"name": "smoothed", "sigma": 0.3, "draws": 40}
     plugin, model = Trace(kind, **FEW), spiking()
     found = by_metric(measured(plugin, model))["trace"]
@@ -250,7 +219,9 @@ def test_the_smoothed_trace_is_its_closed_form_with_the_error_of_its_draws() -> 
     assert (found.high - found.low) / 2 == pytest.approx(2.0226909 * error)  # Student's t of 39 degrees
 
 
-def test_the_relaxation_gap_is_that_of_the_relaxation_alone() -> None:
+def test_the_relaxation_gap_is_that_of_the_relaxation_alone(
+    spiking: Model, measured: Measure, by_metric: ByMetric
+) -> None:
     model = spiking()
     assert {"relaxation_gap:loss", "relaxation_gap:accuracy"} <= by_metric(
         measured(Trace("relaxed", **FEW), model)
@@ -281,7 +252,9 @@ class Negative:
     apply_transposed = apply
 
 
-def test_a_true_hessian_predicts_a_smooth_loss_and_another_matrix_is_warned_of() -> None:
+def test_a_true_hessian_predicts_a_smooth_loss_and_another_matrix_is_warned_of(
+    smooth: Model, measured: Measure, by_metric: ByMetric
+) -> None:
     model, settings = smooth(), {"directions": 16, "draws": 4}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -299,12 +272,14 @@ def test_a_true_hessian_predicts_a_smooth_loss_and_another_matrix_is_warned_of()
     assert wrong["validity:random"].value < -0.9
 
 
-def test_what_has_not_converged_is_warned_of_and_wide() -> None:
+def test_what_has_not_converged_is_warned_of_and_wide(
+    spiking: Model, data: Data, measured: Measure, by_metric: ByMetric
+) -> None:
     with pytest.warns(CurvatureWarning, match="converged"):
         found = by_metric(measured(Eigenvalues("formal", k=2, products=3, tolerance=1e-8, **FEW), spiking()))
     record = found["eigenvalue:2"]
     assert record.high - record.low > 1e-3 * abs(record.value)
-    exact = np.linalg.eigvalsh(twice(spiking()))
+    exact = np.linalg.eigvalsh(twice(spiking(), data().training("test")))
     assert ((exact >= record.low) & (exact <= record.high)).any()
 
 

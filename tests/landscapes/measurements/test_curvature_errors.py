@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import neuron, surrogate
-from torch import Tensor, nn
+from torch import nn
 
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData, prepare
@@ -26,47 +23,29 @@ from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.measurements.density import Density
 from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
 from snnrobust_landscapes.measurements.trace import Trace
-from snnrobust_landscapes.validity import evidence
-from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
-RNG = Draws(0, "task")
+Net = Callable[..., nn.Sequential]
+Model = Callable[..., SpikingModel]
+Data = Callable[..., EvaluationData]
+Measure = Callable[..., list[Record | Artifact]]
+
 FEATURES, CLASSES = 5, 3
 FEW: dict[str, Any] = {"directions": 8, "draws": 2}
 KINDS = (Eigenvalues, Trace, Density)
 
-
-@pytest.fixture(autouse=True)
-def short_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CurvatureWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("short_and_quiet")
 
 
-def net() -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Linear(FEATURES, 6),
-            neuron.LIFNode(surrogate_function=surrogate.ATan(2.0), v_threshold=0.3, step_mode="m"),
-            nn.Linear(6, CLASSES),
-        )
+@pytest.fixture
+def model(lif_net: Net) -> Model:
+    """Wraps a net, by default a spiking one."""
+    return lambda own=None: wrap(own or lif_net(), name="lif", steps=3)
 
 
-def model(own: nn.Module | None = None) -> SpikingModel:
-    return wrap(own or net(), name="lif", steps=3)
-
-
-def data(n: int = 20, batch_size: int = 64) -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(n, FEATURES, generator=generator), torch.randint(CLASSES, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size)
-
-
-def measured(
-    plugin: Any, own: SpikingModel, evaluation: EvaluationData | None = None, kept: Partial | None = None
-) -> list[Record | Artifact]:
-    return list(plugin.measure(own, evaluation or data(), RNG, kept or Partial()))
+@pytest.fixture
+def data(random_data: Data) -> Data:
+    """Makes samples for these nets."""
+    return lambda n=20, batch_size=64: random_data(n, (FEATURES,), CLASSES, batch_size)
 
 
 def numbers(found: list[Record | Artifact]) -> np.ndarray:
@@ -77,68 +56,43 @@ def equal(first: list[Record | Artifact], second: list[Record | Artifact]) -> bo
     return np.array_equal(numbers(first), numbers(second), equal_nan=True)
 
 
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * 2
-
-
-class Opaque(nn.Sequential):
-    """The same net behind a backward pass that can't be differentiated."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Once.apply(super().forward(x))
-
-
-def infinite() -> nn.Module:
-    own = net()
-    with torch.no_grad():
-        own[2].bias.fill_(torch.nan)
-    return own
-
-
-def bare() -> nn.Module:
-    return neuron.LIFNode(step_mode="m")
-
-
-def deaf() -> nn.Module:
-    class Deaf(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).detach()
-
-    return Deaf(*net())
-
-
-def smooth() -> nn.Module:
-    return nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("make", "settings", "error", "message"),
+    ("reason", "error", "message"),
     [
-        (infinite, {}, InputError, "finite training loss"),
-        (bare, {}, InputError, "parameters"),
-        (deaf, {}, InputError, "gradient"),
-        (lambda: Opaque(*net()), {}, PluginError, "differentiated again"),
-        (smooth, {"operator": "relaxed"}, InputError, "spiking nodes"),
+        ("infinite", InputError, "finite training loss"),
+        ("bare", InputError, "parameters"),
+        ("deaf", InputError, "gradient"),
+        ("opaque", PluginError, "differentiated again"),
     ],
 )
 def test_nets_that_can_not_be_measured(
-    kind: Any, make: Callable[[], nn.Module], settings: dict[str, Any], error: type[Exception], message: str
+    lif_net: Net,
+    data: Data,
+    measured: Measure,
+    model: Model,
+    unmeasurable: Callable[..., nn.Module],
+    kind: Any,
+    reason: str,
+    error: type[Exception],
+    message: str,
 ) -> None:
-    plugin, own = kind(**settings, **FEW), model(make())
+    plugin, own = kind(**FEW), model(unmeasurable(reason, lif_net()))
     for call in (lambda: plugin.check(own, data(), load("trace")), lambda: measured(plugin, own)):
         with pytest.raises(error, match=message):
             call()
 
 
-def test_one_sample_is_too_few_and_training_data_are_needed() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_relaxation_needs_spiking_nodes(data: Data, measured: Measure, model: Model, kind: Any) -> None:
+    plugin = kind(operator="relaxed", **FEW)
+    own = model(nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES)))
+    for call in (lambda: plugin.check(own, data(), load("trace")), lambda: measured(plugin, own)):
+        with pytest.raises(InputError, match="spiking nodes"):
+            call()
+
+
+def test_one_sample_is_too_few_and_training_data_are_needed(data: Data, measured: Measure, model: Model) -> None:
     for plugin in (Eigenvalues(**FEW), Trace(**FEW), Density(**FEW)):
         for few, message in (
             (data(1), "at least 2 training samples"),
@@ -150,8 +104,10 @@ def test_one_sample_is_too_few_and_training_data_are_needed() -> None:
                 measured(plugin, model(), few)
 
 
-def test_no_more_eigenvalues_than_parameters_or_input_values() -> None:
-    size = sum(p.numel() for p in net().parameters())
+def test_no_more_eigenvalues_than_parameters_or_input_values(
+    lif_net: Net, data: Data, measured: Measure, model: Model
+) -> None:
+    size = sum(p.numel() for p in lif_net().parameters())
     for k, space, message in (
         (size + 1, "weights", f"at most k={size} "),
         (FEATURES + 1, "inputs", f"at most k={FEATURES} "),
@@ -164,7 +120,7 @@ def test_no_more_eigenvalues_than_parameters_or_input_values() -> None:
     Eigenvalues(k=size, **FEW).check(model(), data(), load("trace"))  # control
 
 
-def test_a_density_refuses_what_is_not_symmetric() -> None:
+def test_a_density_refuses_what_is_not_symmetric(data: Data, measured: Measure, model: Model) -> None:
     plugin = Density("field", **FEW)
     with pytest.raises(InputError, match="symmetric part"):
         plugin.check(model(), data(), load("trace"))
@@ -194,7 +150,9 @@ def test_settings_out_of_range(kind: Any, setting: dict[str, Any], message: str)
         kind(**setting)
 
 
-def test_the_batch_size_decides_nothing_above_the_chunk_and_the_chunk_below() -> None:
+def test_the_batch_size_decides_nothing_above_the_chunk_and_the_chunk_below(
+    data: Data, measured: Measure, model: Model
+) -> None:
     plugin = Trace(chunk=8, **FEW)
     found, wide, narrow = (measured(plugin, model(), data(batch_size=size)) for size in (8, 64, 4))
     assert equal(found, wide)
@@ -206,8 +164,10 @@ def test_the_batch_size_decides_nothing_above_the_chunk_and_the_chunk_below() ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_call_is_equal_and_the_net_as_before(kind: Any) -> None:
-    own = net().train()
+def test_a_second_call_is_equal_and_the_net_as_before(
+    lif_net: Net, data: Data, measured: Measure, model: Model, kind: Any
+) -> None:
+    own = lif_net().train()
     own(torch.rand(3, 4, FEATURES)).sum().backward()
     before = {name: value.clone() for name, value in own.state_dict().items()}
     parameters, state = dict(own.named_parameters()), own[1].v
@@ -228,7 +188,9 @@ def test_a_second_call_is_equal_and_the_net_as_before(kind: Any) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_measured_curvature_is_shared_by_the_measurements_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_curvature_is_shared_by_the_measurements_of_a_session(
+    measured: Measure, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     own = Weights.loss
     monkeypatch.setattr(Weights, "loss", lambda self, offset: calls.append(1) or own(self, offset))
@@ -263,7 +225,7 @@ class Stopping(Partial):
 
 
 @pytest.mark.parametrize("at", [1, 9, 14])
-def test_an_interrupted_measurement_goes_on_to_the_same_numbers(at: int) -> None:
+def test_an_interrupted_measurement_goes_on_to_the_same_numbers(measured: Measure, model: Model, at: int) -> None:
     plugin, wrapped = Eigenvalues(per_layer=True, **FEW), model()
     whole = measured(plugin, wrapped)
     kept = Stopping(at)

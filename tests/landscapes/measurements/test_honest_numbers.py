@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
-from spikingjelly.activation_based import neuron, surrogate
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.results.artifacts import Artifact, Scatter, Spectrum
-from snnrobust.results.checkpoint import Partial
 from snnrobust.results.curvature import NOISE
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.landscape import RADIUS, Landscape
 from snnrobust_landscapes.measurements.curvature import mean_interval
 from snnrobust_landscapes.measurements.density import Density
@@ -31,59 +25,35 @@ from snnrobust_landscapes.measurements.slices import UNITS
 from snnrobust_landscapes.measurements.trace import Trace
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.validity import evidence
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
-FEATURES, CLASSES, WEIGHTS = 5, 3, 57
+Model = Callable[[], SpikingModel]
+Measure = Callable[..., list[Record | Artifact]]
+Told = Callable[[Any, SpikingModel], list[str]]
+
+FEATURES, WEIGHTS = 5, 57
 FEWER = "expected at least as many draws as rows"
 FEW: dict[str, Any] = {"directions": 8, "draws": 2, "chunk": 24}
 MANY: dict[str, Any] = {"directions": 16, "draws": 4}
 
-
-@pytest.fixture(autouse=True)
-def short_plateaus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plateaus have tests of their own."""
-    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CurvatureWarning)
-        yield
-
-
-def spiking() -> SpikingModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        node = neuron.LIFNode(surrogate_function=surrogate.ATan(2.0), v_threshold=0.3, step_mode="m")
-        net = nn.Sequential(nn.Linear(FEATURES, 6), node, nn.Linear(6, CLASSES))
-    return wrap(net.double(), name="lif", steps=3)
-
-
-def smooth() -> SpikingModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES))
-    return wrap(net.double(), name="smooth", layout="N")
-
-
-def data() -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(24, FEATURES, generator=generator), torch.randint(CLASSES, (24,), generator=generator)
-    return prepare({"test": train, "train": train}, 64)
-
-
-def measured(plugin: Any, model: SpikingModel, seed: int = 0) -> list[Record | Artifact]:
-    return list(plugin.measure(model, data(), Draws(seed, "task"), Partial()))
+pytestmark = pytest.mark.usefixtures("short_and_quiet")
 
 
 def records(found: list[Record | Artifact], metric: str) -> list[Record]:
     return [each for each in found if isinstance(each, Record) and each.metric.partition(":")[0] == metric]
 
 
-def told(plugin: Any, model: SpikingModel) -> list[str]:
-    """What is warned of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        measured(plugin, model)
-    return [str(each.message) for each in caught if issubclass(each.category, CurvatureWarning)]
+@pytest.fixture
+def told(measured: Measure) -> Told:
+    """What is warned of where a model is measured."""
+
+    def listen(plugin: Any, model: SpikingModel) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            measured(plugin, model)
+        return [str(each.message) for each in caught if issubclass(each.category, CurvatureWarning)]
+
+    return listen
 
 
 # ---- noise of draws --------------------------------------------------------------------------------------------------
@@ -93,20 +63,20 @@ def smoothed(draws: int) -> dict[str, Any]:
     return {"name": "smoothed", "sigma": 0.1, "draws": draws}
 
 
-def test_eigenvalues_of_too_few_draws_have_no_interval_and_are_called_noise() -> None:
+def test_eigenvalues_of_too_few_draws_have_no_interval_and_are_called_noise(spiking: Model, measured: Measure) -> None:
     found = records(measured(Eigenvalues(smoothed(WEIGHTS - 1), k=3, **FEW), spiking()), "eigenvalue")
     assert len(found) == 3
     assert all(np.isfinite(each.value) and np.isnan([each.low, each.high]).all() for each in found)
     assert {each.threat.partition(", ")[2] for each in found} == {f"{NOISE} 56 draws in 57 weights"}
 
 
-def test_it_is_warned_of_once() -> None:
+def test_it_is_warned_of_once(spiking: Model, told: Told) -> None:
     plugin = Eigenvalues(smoothed(12), k=2, per_layer=True, **FEW)
     assert sum(FEWER in each and f"{NOISE} 12 draws" in each for each in told(plugin, spiking())) == 1
     assert not any(FEWER in each for each in told(Eigenvalues(smoothed(WEIGHTS), k=2, **FEW), spiking()))
 
 
-def test_in_inputs_the_rows_are_the_values_of_one() -> None:
+def test_in_inputs_the_rows_are_the_values_of_one(spiking: Model, measured: Measure) -> None:
     plugin = Eigenvalues(smoothed(FEATURES - 1), k=2, space="inputs", **FEW)
     found = measured(plugin, spiking())
     both = records(found, "eigenvalue") + records(found, "eigenvalue_max")
@@ -115,7 +85,7 @@ def test_in_inputs_the_rows_are_the_values_of_one() -> None:
     assert both[0].threat.endswith(f"{NOISE} 4 draws in 5 values of an input, inputs")
 
 
-def test_with_draws_enough_the_interval_is_that_of_the_draws() -> None:
+def test_with_draws_enough_the_interval_is_that_of_the_draws(spiking: Model, measured: Measure) -> None:
     """At twice as many draws as weights the largest eigenvalue has 2.5 times the size that many draws find."""
     few, many = (
         records(measured(Eigenvalues(smoothed(draws), k=1, **FEW), spiking()), "eigenvalue")[0]
@@ -127,7 +97,9 @@ def test_with_draws_enough_the_interval_is_that_of_the_draws() -> None:
     assert 0.03 < (many.high - many.low) / 2 / abs(many.value) < 0.3
 
 
-def test_the_density_of_too_few_draws_says_so_and_its_trace_is_that_of_the_draws() -> None:
+def test_the_density_of_too_few_draws_says_so_and_its_trace_is_that_of_the_draws(
+    spiking: Model, measured: Measure, told: Told
+) -> None:
     plugin, model = Density(smoothed(40), probes=4, steps=10, **FEW), spiking()
     found = measured(plugin, model)
     (drawn,) = (each for each in found if isinstance(each, Spectrum))
@@ -180,7 +152,9 @@ class _Times:
         (-1.0, "predicts the measured loss.* a rank correlation of -"),
     ],
 )
-def test_an_operator_of_the_wrong_size_is_warned_of(factor: float, expected: str | None) -> None:
+def test_an_operator_of_the_wrong_size_is_warned_of(
+    smooth: Model, measured: Measure, told: Told, factor: float, expected: str | None
+) -> None:
     found = told(Eigenvalues(Scaled(factor), k=4, **MANY), smooth())
     if expected is None:
         assert found == []
@@ -190,7 +164,7 @@ def test_an_operator_of_the_wrong_size_is_warned_of(factor: float, expected: str
         assert len(found) == 2  # along random and leading directions
 
 
-def test_the_cure_of_a_gauss_newton_matrix_is_another() -> None:
+def test_the_cure_of_a_gauss_newton_matrix_is_another(smooth: Model, told: Told) -> None:
     found = told(Eigenvalues(Scaled(-1.0, "Gauss-Newton matrix, upside down"), k=4, **MANY), smooth())
     assert found
     for each in found:
@@ -225,7 +199,7 @@ def test_values_that_are_all_equal_have_no_spread(value: float) -> None:
     assert mean_interval(np.full(8, value), Draws(0, "a")) == (value, value, value)
 
 
-def test_a_positive_semidefinite_matrix_has_no_negative_interval() -> None:
+def test_a_positive_semidefinite_matrix_has_no_negative_interval(spiking: Model, measured: Measure) -> None:
     for plugin in (Eigenvalues(k=5, space="inputs", **FEW), Trace("fisher", space="inputs", **FEW)):
         found = measured(plugin, spiking())
         for each in records(found, "eigenvalue") + records(found, "trace"):
@@ -235,7 +209,7 @@ def test_a_positive_semidefinite_matrix_has_no_negative_interval() -> None:
 @pytest.mark.parametrize(
     ("space", "unit"), [("weights", "filter-relative radius"), ("inputs", "input-relative radius")]
 )
-def test_radii_are_named_after_what_moves(space: Any, unit: str) -> None:
+def test_radii_are_named_after_what_moves(spiking: Model, measured: Measure, space: Any, unit: str) -> None:
     found = measured(Trace(space=space, **FEW), spiking())
     for metric in ("validity", "validity_slope", "validity_ceiling", "plateau_width"):
         assert {each.unit for each in records(found, metric)} <= {unit}

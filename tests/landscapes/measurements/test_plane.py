@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,26 +30,30 @@ from snnrobust_landscapes.measurements import slices
 from snnrobust_landscapes.measurements.plane import PLANE, Plane
 from snnrobust_landscapes.measurements.slices import UNITS
 
+Net = Callable[..., nn.Sequential]
+Model = Callable[[], SpikingModel]
+Data = Callable[..., EvaluationData]
+
 RNG = Draws(0, "plane")
 UNIT = UNITS["weights"]
 
 
-def net() -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(
-            layer.Conv2d(1, 3, 3, step_mode="m"),
-            layer.BatchNorm2d(3, step_mode="m"),
-            neuron.LIFNode(step_mode="m", v_threshold=0.2),
-            nn.Flatten(2),
-            nn.Linear(3 * 4 * 4, 4),
-        )
+@pytest.fixture
+def net(conv_net: Net) -> Net:
+    """Makes a convolutional spiking net."""
+    return lambda: conv_net(seed=0)
 
 
-def data(n: int = 20, batch_size: int = 8) -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(n, 1, 6, 6, generator=generator), torch.randint(4, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size)
+@pytest.fixture
+def spiking(net: Net) -> Model:
+    """Makes a model of that net."""
+    return lambda: wrap(net(), steps=4)
+
+
+@pytest.fixture
+def data(random_data: Data) -> Data:
+    """Makes samples for these nets."""
+    return lambda n=20, batch_size=8: random_data(n, (1, 6, 6), 4, batch_size)
 
 
 def measured(plugin: Plane, model: SpikingModel, evaluation: EvaluationData, rng: Draws = RNG) -> tuple[Surface, Any]:
@@ -96,8 +101,8 @@ def test_the_surface_of_a_known_loss() -> None:
     assert {(record.count, record.threat) for record in records.values()} == {(7, PLANE)}
 
 
-def test_the_centre_is_the_nets_own_loss_and_accuracy() -> None:
-    model, evaluation = wrap(net(), steps=4), data()
+def test_the_centre_is_the_nets_own_loss_and_accuracy(spiking: Model, data: Data) -> None:
+    model, evaluation = spiking(), data()
     surface, records = measured(Plane(points=3), model, evaluation)
     train = evaluation.training("test")
     with torch.no_grad():
@@ -114,8 +119,8 @@ def test_the_centre_is_the_nets_own_loss_and_accuracy() -> None:
     assert UNIT in surface.axes[0]
 
 
-def test_samples_are_the_first_and_batches_do_not_matter() -> None:
-    model = wrap(net(), steps=4)
+def test_samples_are_the_first_and_batches_do_not_matter(spiking: Model, data: Data) -> None:
+    model = spiking()
     surface, records = measured(Plane(points=3, samples=10), model, data())
     whole, _ = measured(Plane(points=3, samples=10), model, data(batch_size=100))
     train = data().training("test").take(10)
@@ -126,7 +131,7 @@ def test_samples_are_the_first_and_batches_do_not_matter() -> None:
         assert np.allclose(values, fewer.values[quantity], atol=1e-6)
 
 
-def test_a_second_call_is_equal_and_the_net_as_before() -> None:
+def test_a_second_call_is_equal_and_the_net_as_before(net: Net, data: Data) -> None:
     own = net().train()
     own(torch.rand(4, 2, 1, 6, 6))
     before = {name: value.clone() for name, value in own.state_dict().items()}
@@ -146,7 +151,7 @@ def test_a_second_call_is_equal_and_the_net_as_before() -> None:
     assert own[2].v is state
 
 
-def test_the_net_is_as_before_after_an_exception() -> None:
+def test_the_net_is_as_before_after_an_exception(data: Data) -> None:
     class Fragile(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -168,13 +173,13 @@ def test_the_net_is_as_before_after_an_exception() -> None:
     assert torch.equal(weight, values)
 
 
-def test_no_training_data_and_no_weights() -> None:
+def test_no_training_data_and_no_weights(spiking: Model, data: Data) -> None:
     x = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.long)
     with pytest.raises(InputError, match="training data"):
-        Plane().check(wrap(net(), steps=4), prepare(x, 4), load("plane"))
+        Plane().check(spiking(), prepare(x, 4), load("plane"))
     with pytest.raises(InputError, match="nothing to move"):
         Plane().check(wrap(neuron.IFNode(step_mode="m"), steps=4), data(), load("plane"))
-    Plane().check(wrap(net(), steps=4), data(), load("plane"))
+    Plane().check(spiking(), data(), load("plane"))
     assert isinstance(Plane(), Measurement)
 
 
@@ -199,8 +204,8 @@ def test_the_scale_of_the_logits_is_that_of_training() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [("adversarial", "random"), ("random", "adversarial"), ("eigenvector", "eigenvector")]
 )
-def test_other_directions_and_spaces(first: str, second: str, space: Any) -> None:
-    model, evaluation = wrap(net(), steps=4), data(12)
+def test_other_directions_and_spaces(spiking: Model, data: Data, first: str, second: str, space: Any) -> None:
+    model, evaluation = spiking(), data(12)
     plugin = Plane(points=3, first=first, second=second, space=space)
     surface, records = measured(plugin, model, evaluation)
     plain, plain_records = measured(Plane(points=3), model, evaluation)
@@ -222,15 +227,15 @@ def test_other_directions_and_spaces(first: str, second: str, space: Any) -> Non
         assert torch.allclose(landscape.relative_norm(one)[there], torch.ones(1, dtype=torch.float64))
 
 
-def test_uphill_is_higher_than_at_random() -> None:
-    model, evaluation = wrap(net(), steps=4), data()
+def test_uphill_is_higher_than_at_random(spiking: Model, data: Data) -> None:
+    model, evaluation = spiking(), data()
     up, _ = measured(Plane(points=3, first="adversarial", radius=0.5), model, evaluation)
     loss = up.values["loss"]
     assert loss[1, 2] > loss[1, 1]  # along the surrogate gradient
 
 
-def test_kept_points_are_not_computed_again_unless_in_other_chunks() -> None:
-    model, evaluation, kept = wrap(net(), steps=4), data(), Partial()
+def test_kept_points_are_not_computed_again_unless_in_other_chunks(spiking: Model, data: Data) -> None:
+    model, evaluation, kept = spiking(), data(), Partial()
     whole = list(Plane(points=3).measure(model, evaluation, RNG, kept))
     name = "chunks of 8"
     values = kept.get(name)
@@ -253,8 +258,8 @@ def test_kept_points_are_not_computed_again_unless_in_other_chunks() -> None:
     assert "chunks of 8" in surface.caption  # the evaluation's batch size is smaller than 64
 
 
-def test_directions_are_kept_with_the_points() -> None:
-    model, evaluation, kept = wrap(net(), steps=4), data(), Partial()
+def test_directions_are_kept_with_the_points(spiking: Model, data: Data) -> None:
+    model, evaluation, kept = spiking(), data(), Partial()
     list(Plane(points=3).measure(model, evaluation, RNG, kept))
     held = kept.get("directions")
     assert held is not None

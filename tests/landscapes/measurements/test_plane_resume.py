@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,12 @@ import pytest
 import torch
 
 import snnrobust as sr
-from snnrobust.results import checkpoint as partial
+from snnrobust.results import checkpoint
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust_landscapes.loss.landscape import Loss
 from snnrobust_landscapes.loss.weights import Weights
+
+ResultBytes = Callable[[Path], dict[str, bytes]]
 
 POINTS = 7
 
@@ -49,14 +48,8 @@ def run(folder: Path, batch_size: int | None = None) -> sr.Report:
     return sr.evaluate(tiny_model(), splits, [task], out=folder, evidence="none", batch_size=batch_size)
 
 
-def result_bytes(folder: Path) -> dict[str, bytes]:
-    """All results; timings are none."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "timings.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int, error: BaseException) -> list[int]:
-    """Counts the points that are computed; raises `error` at one of them."""
+def chunk_sizes(monkeypatch: pytest.MonkeyPatch, stop_at: int, error: BaseException) -> list[int]:
+    """The samples at once of each point that is computed; raises `error` at one of them."""
     calls: list[int] = []
     loss = Weights.loss
 
@@ -70,9 +63,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int, error: BaseException)
     return calls
 
 
-def test_an_interrupted_plane_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_plane_goes_on_where_it_stopped(
+    result_bytes: ResultBytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path / "whole")
-    calls = counted(monkeypatch, 30, KeyboardInterrupt())
+    calls = chunk_sizes(monkeypatch, 30, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "resumed")
     (path,) = (tmp_path / "resumed").rglob("*.partial.npz")
@@ -88,7 +83,7 @@ def test_an_interrupted_plane_goes_on_where_it_stopped(tmp_path: Path, monkeypat
 
 def test_memory_that_runs_out_makes_smaller_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", batch_size=8)
-    calls = counted(monkeypatch, 30, MemoryError("none left"))
+    calls = chunk_sizes(monkeypatch, 30, MemoryError("none left"))
     halved = run(tmp_path / "halved", batch_size=8)
     assert calls == [8] * 30 + [4] * (POINTS**2 + 16)  # points of other chunks are computed again
     (surface,) = halved.artifacts
@@ -98,7 +93,7 @@ def test_memory_that_runs_out_makes_smaller_chunks(tmp_path: Path, monkeypatch: 
 
 
 def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted(monkeypatch, 30, KeyboardInterrupt())
+    chunk_sizes(monkeypatch, 30, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     (path,) = tmp_path.rglob("*.partial.npz")
@@ -108,19 +103,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_killed_plane_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", RUN, str(folder), *options], cwd=tmp_path, env=os.environ)
+def test_a_killed_plane_resumes_to_the_same_bytes(
+    result_bytes: ResultBytes, start_script: Callable[..., Any], kill_when: Callable[..., None], tmp_path: Path
+) -> None:
+    start = partial(start_script, RUN)
 
     def measured(folder: Path, pattern: str) -> list[Path]:
         return list((tmp_path / folder).rglob(pattern))
 
     process = start(tmp_path / "killed", "--slow")
-    deadline = time.monotonic() + 60
-    while not measured(Path("killed"), "measure.partial.npz") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    kill_when(process, lambda: bool(measured(Path("killed"), "measure.partial.npz")))
     assert measured(Path("killed"), "measure.partial.npz")
     assert not measured(Path("killed"), "measure.json")  # it was in the middle
     run(tmp_path / "killed")
@@ -131,6 +123,6 @@ def test_a_killed_plane_resumes_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_writes_are_seconds_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Any] = []
-    monkeypatch.setattr(partial, "write", lambda path, content: written.append(path))
+    monkeypatch.setattr(checkpoint, "write", lambda path, content: written.append(path))
     run(tmp_path)
     assert len(written) <= 3  # 65 points in less than a few seconds

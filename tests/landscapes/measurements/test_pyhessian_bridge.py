@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snnrobust.common.random import Draws, global_rng
+from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin import Measurement
@@ -26,45 +25,37 @@ from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.measurements.pyhessian import OPERATOR, PyHessian
-from snnrobust_landscapes.validity import evidence
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
 pyhessian = pytest.importorskip("pyhessian", reason="the extra 'pyhessian' is not installed")
 
+Net = Callable[..., nn.Sequential]
+Data = Callable[..., EvaluationData]
+ByMetric = Callable[..., dict[str, Record]]
+
 RNG = Draws(0, "curvature")
 
-
-@pytest.fixture(autouse=True)
-def short_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CurvatureWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("short_and_quiet")
 
 
-def net(alpha: float = 2.0, seed: int = 0) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(6, 10),
-            neuron.LIFNode(surrogate_function=surrogate.ATan(alpha), v_threshold=0.3, step_mode="m"),
-            nn.Linear(10, 3),
-        ).double()
+@pytest.fixture
+def net(lif_net: Net) -> Net:
+    """Makes spiking nets in float64."""
+    return lambda alpha=2.0, seed=0: lif_net((6, 10, 3), alpha, seed).double()
 
 
-def data(n: int = 40) -> EvaluationData:
-    generator = torch.Generator().manual_seed(1)
-    train = torch.rand(n, 6, generator=generator), torch.randint(3, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size=8)
+@pytest.fixture
+def data(random_data: Data) -> Data:
+    """Makes samples for these nets."""
+    return lambda: random_data(40, (6,), 3, batch_size=8)
 
 
 def model(module: nn.Module) -> SpikingModel:
     return wrap(module, steps=4)
 
 
-def dense(wrapped: SpikingModel, n: int) -> Tensor:
+def dense(wrapped: SpikingModel, train: Dataset) -> Tensor:
     """The matrix itself, a row for each parameter, by differentiating the gradient of the loss."""
-    train = data().training("test").take(n)
     parameters = list(wrapped.net.parameters())
     loss = functional.cross_entropy(wrapped.logits(train.x), train.y)
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
@@ -78,10 +69,6 @@ def measured(plugin: PyHessian, wrapped: SpikingModel, evaluation: EvaluationDat
     return list(small.measure(wrapped, evaluation, rng, Partial()))
 
 
-def by_metric(found: list[Record | Artifact]) -> dict[str, Record]:
-    return {each.metric: each for each in found if isinstance(each, Record)}
-
-
 def numbers(found: list[Record | Artifact]) -> list[tuple[str, float, float, float]]:
     """Eigenvalues and trace."""
     own = [each for each in found if isinstance(each, Record) and each.metric.startswith(("eigenvalue", "trace"))]
@@ -89,9 +76,9 @@ def numbers(found: list[Record | Artifact]) -> list[tuple[str, float, float, flo
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_eigenvalues_match_a_dense_matrix(alpha: float) -> None:
+def test_eigenvalues_match_a_dense_matrix(net: Net, data: Data, by_metric: ByMetric, alpha: float) -> None:
     wrapped = model(net(alpha))
-    matrix = dense(wrapped, 40)
+    matrix = dense(wrapped, data().training("test").take(40))
     assert matrix.shape[0] < 200
     assert torch.allclose(matrix, matrix.T, atol=1e-12)
     exact = torch.linalg.eigvalsh(matrix)
@@ -106,18 +93,18 @@ def test_eigenvalues_match_a_dense_matrix(alpha: float) -> None:
         assert (record.count, record.threat) == (40, OPERATOR)
 
 
-def test_the_interval_is_honest_where_the_iteration_stops_early() -> None:
+def test_the_interval_is_honest_where_the_iteration_stops_early(net: Net, data: Data, by_metric: ByMetric) -> None:
     wrapped = model(net())
-    exact = torch.linalg.eigvalsh(dense(wrapped, 40))
+    exact = torch.linalg.eigvalsh(dense(wrapped, data().training("test").take(40)))
     found = by_metric(measured(PyHessian(iterations=2, samples=40), wrapped, data()))["eigenvalue:1"]
     assert bool(((exact >= found.low) & (exact <= found.high)).any())
     assert found.high - found.low > 1e-2 * abs(found.value)
     assert found.value != pytest.approx(float(exact.abs().max()), rel=1e-3)  # control: it had not converged
 
 
-def test_the_trace_matches_within_its_interval() -> None:
+def test_the_trace_matches_within_its_interval(net: Net, data: Data, by_metric: ByMetric) -> None:
     wrapped = model(net())
-    matrix = dense(wrapped, 40)
+    matrix = dense(wrapped, data().training("test").take(40))
     record = by_metric(measured(PyHessian(probes=400, samples=40), wrapped, data()))["trace"]
     # Var(v^T H v) = 2 (|H|_F^2 - |diag H|^2) for Rademacher v.
     deviation = float((2 * (matrix.square().sum() - matrix.diag().square().sum())).sqrt()) / 20
@@ -125,9 +112,9 @@ def test_the_trace_matches_within_its_interval() -> None:
     assert abs(record.value - float(matrix.trace())) < 4 * deviation
 
 
-def test_a_negative_trace_takes_all_its_probes() -> None:
+def test_a_negative_trace_takes_all_its_probes(net: Net, data: Data, by_metric: ByMetric) -> None:
     wrapped = model(net(alpha=16.0, seed=1))
-    trace = float(dense(wrapped, 40).trace())
+    trace = float(dense(wrapped, data().training("test").take(40)).trace())
     assert trace < -0.1
     record = by_metric(measured(PyHessian(probes=300, samples=40), wrapped, data()))["trace"]
     assert record.low < trace < record.high
@@ -142,7 +129,7 @@ def test_a_negative_trace_takes_all_its_probes() -> None:
     assert len(found) < 20
 
 
-def test_the_trace_of_a_diagonal_matrix_is_exact() -> None:
+def test_the_trace_of_a_diagonal_matrix_is_exact(by_metric: ByMetric) -> None:
     class Diagonal(nn.Module):
         """Two classes from one weight: a matrix of one entry."""
 
@@ -164,7 +151,7 @@ def test_the_trace_of_a_diagonal_matrix_is_exact() -> None:
     assert found["eigenvalue:1"].value == pytest.approx(curvature, rel=1e-5)
 
 
-def test_a_pair_of_opposite_eigenvalues_shows_in_the_interval() -> None:
+def test_a_pair_of_opposite_eigenvalues_shows_in_the_interval(by_metric: ByMetric) -> None:
     class Product(nn.Module):
         """Logits (a b, 0): at a = b = 0 the matrix is [[0, -1/2], [-1/2, 0]], with eigenvalues +-1/2."""
 
@@ -187,7 +174,7 @@ def test_a_pair_of_opposite_eigenvalues_shows_in_the_interval() -> None:
     assert len(seen) > 1  # the number itself depends on the seed, and its width says so
 
 
-def test_a_second_call_gives_the_same_numbers_inside_and_outside_a_session() -> None:
+def test_a_second_call_gives_the_same_numbers_inside_and_outside_a_session(net: Net, data: Data) -> None:
     wrapped = model(net())
     plugin = PyHessian(top=2, samples=40, probes=10)
     first = numbers(measured(plugin, wrapped, data()))
@@ -200,7 +187,7 @@ def test_a_second_call_gives_the_same_numbers_inside_and_outside_a_session() -> 
 
 
 @pytest.mark.parametrize("outer", [False, True])
-def test_the_net_and_the_globals_are_as_before(outer: bool) -> None:
+def test_the_net_and_the_globals_are_as_before(net: Net, data: Data, outer: bool) -> None:
     own = net().train()
     own.add_module("frozen", nn.Linear(3, 3).double().requires_grad_(False))
     wrapped = model(own)
@@ -227,7 +214,7 @@ def test_the_net_and_the_globals_are_as_before(outer: bool) -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_parameters_that_the_loss_does_not_use_change_nothing() -> None:
+def test_parameters_that_the_loss_does_not_use_change_nothing(net: Net, data: Data) -> None:
     class WithIdle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -243,7 +230,7 @@ def test_parameters_that_the_loss_does_not_use_change_nothing() -> None:
     assert idle == own
 
 
-def test_a_frozen_net_is_measured_as_if_it_were_trainable() -> None:
+def test_a_frozen_net_is_measured_as_if_it_were_trainable(net: Net, data: Data) -> None:
     frozen, plugin = net().requires_grad_(False), PyHessian(samples=40, probes=5, top=2)
     plugin.check(model(frozen), data(), load("pyhessian"))
     assert numbers(measured(plugin, model(frozen), data())) == numbers(measured(plugin, model(net()), data()))
@@ -254,13 +241,13 @@ def test_a_frozen_net_is_measured_as_if_it_were_trainable() -> None:
     assert [p.requires_grad for p in partly.parameters()] == [False, False, True, True]
 
 
-def test_float32_nets_work_and_fewer_samples_are_told() -> None:
+def test_float32_nets_work_and_fewer_samples_are_told(net: Net, data: Data, by_metric: ByMetric) -> None:
     records = by_metric(measured(PyHessian(probes=3, samples=500), model(net().float()), data()))
     assert records["trace"].count == 40
     assert isinstance(PyHessian(), Measurement)
 
 
-def test_no_training_data() -> None:
+def test_no_training_data(net: Net) -> None:
     x = torch.rand(4, 6), torch.zeros(4, dtype=torch.long)
     task = load("pyhessian")
     for call in (lambda m, d: PyHessian().check(m, d, task), lambda m, d: measured(PyHessian(), m, d)):
@@ -268,56 +255,22 @@ def test_no_training_data() -> None:
             call(model(net()), prepare(x, 4))
 
 
-def _no_parameters() -> nn.Module:
-    return neuron.LIFNode(step_mode="m")
-
-
-def _infinite() -> nn.Module:
-    module = net()
-    with torch.no_grad():
-        module[2].bias.fill_(torch.nan)
-    return module
-
-
-def _no_gradient() -> nn.Module:
-    class Detached(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = super().forward(x).detach()
-            return out
-
-    return Detached(*net())
-
-
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [(_no_parameters, "at least top=1 parameters"), (_infinite, "finite training loss"), (_no_gradient, "gradient")],
+    ("reason", "message"),
+    [("bare", "at least top=1 parameters"), ("infinite", "finite training loss"), ("deaf", "gradient")],
 )
-def test_nets_that_can_not_be_measured(make: Callable[[], nn.Module], message: str) -> None:
+def test_nets_that_can_not_be_measured(
+    net: Net, data: Data, unmeasurable: Callable[..., nn.Module], reason: str, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        measured(PyHessian(probes=2), model(make()), data())
+        measured(PyHessian(probes=2), model(unmeasurable(reason, net())), data())
 
 
-def test_a_surrogate_that_can_not_be_differentiated_twice() -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, u: Tensor) -> Tensor:
-            return u.clone()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad * 2
-
-    class Opaque(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return Once.apply(self.net(x))
-
+def test_a_surrogate_that_can_not_be_differentiated_twice(
+    net: Net, data: Data, unmeasurable: Callable[..., nn.Module]
+) -> None:
     with pytest.raises(PluginError, match="differentiated again"):
-        measured(PyHessian(probes=2), model(Opaque()), data())
+        measured(PyHessian(probes=2), model(unmeasurable("opaque", net())), data())
 
 
 @pytest.mark.parametrize(
@@ -328,7 +281,7 @@ def test_settings_out_of_range(setting: dict[str, Any]) -> None:
         PyHessian(**setting)
 
 
-def test_what_it_found_is_held_against_the_loss() -> None:
+def test_what_it_found_is_held_against_the_loss(net: Net, data: Data, by_metric: ByMetric) -> None:
     class WithIdle(nn.Module):
         """Parameters that the loss does not depend on stand before those that it does."""
 
@@ -357,7 +310,7 @@ def test_what_it_found_is_held_against_the_loss() -> None:
     assert records["validity:random"].threat == OPERATOR
 
 
-def test_a_formal_hessian_that_misleads_is_warned_of() -> None:
+def test_a_formal_hessian_that_misleads_is_warned_of(net: Net, data: Data, by_metric: ByMetric) -> None:
     plugin = PyHessian(top=3, probes=2, samples=40, directions=16, draws=4)
     with pytest.warns(CurvatureWarning, match="formal surrogate Hessian"):
         list(plugin.measure(model(net(16.0, seed=1)), data(), RNG, Partial()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.measurements.sharpness import Sharpness
 
 RNG = Draws(0, "sharpness")
+Model = Callable[[], SpikingModel]
 Found = dict[tuple[str, float], Record]
 
 
@@ -48,10 +50,10 @@ def values(records: Found) -> dict[tuple[str, float], float]:
     return {key: record.value for key, record in records.items()}
 
 
-def evaluation(n: int = 20, side: int = 6, batch_size: int = 8, seed: int = 1) -> EvaluationData:
-    generator = torch.Generator().manual_seed(seed)
-    train = torch.rand(n, 1, side, side, generator=generator), torch.randint(4, (n,), generator=generator)
-    return prepare({"test": train, "train": train}, batch_size)
+@pytest.fixture
+def evaluation(random_data: Callable[..., EvaluationData]) -> EvaluationData:
+    """Samples for these nets."""
+    return random_data(20, (1, 6, 6), 4, batch_size=8)
 
 
 def net() -> nn.Sequential:
@@ -64,6 +66,12 @@ def net() -> nn.Sequential:
         nn.init.uniform_(norm.bias, 0.1, 0.5)
         node = neuron.LIFNode(step_mode="m", v_threshold=0.2)
         return nn.Sequential(layer.Conv2d(1, 3, 3, step_mode="m"), norm, node, nn.Flatten(2), nn.Linear(3 * 4 * 4, 4))
+
+
+@pytest.fixture
+def spiking() -> Model:
+    """Makes a model of a convolutional spiking net."""
+    return lambda: wrap(net(), steps=4)
 
 
 class Bowl(nn.Module):
@@ -108,8 +116,8 @@ def test_closed_forms_in_weights() -> None:
     assert relative.values["loss rise, random mean"][2] == pytest.approx(records["random_mean", 1.0].value)
 
 
-def test_random_directions_are_averaged_and_the_highest_is_found() -> None:
-    model, given, settings = wrap(net(), steps=4), evaluation(), Sharpness(directions=12, steps=1, radii=(0.3,))
+def test_random_directions_are_averaged_and_the_highest_is_found(spiking: Model, evaluation: EvaluationData) -> None:
+    model, given, settings = spiking(), evaluation, Sharpness(directions=12, steps=1, radii=(0.3,))
     records, _ = measured(settings, model, given)
     with model.session():
         here = Weights(model, given.training("test"), chunk=8)
@@ -149,8 +157,8 @@ def test_closed_forms_in_inputs() -> None:
     assert len(profiles) == 1
 
 
-def test_in_inputs_no_sample_depends_on_the_others() -> None:
-    given, model, settings = evaluation(), wrap(net(), steps=4), Sharpness(space="inputs", directions=4, steps=3)
+def test_in_inputs_no_sample_depends_on_the_others(spiking: Model, evaluation: EvaluationData) -> None:
+    given, model, settings = evaluation, spiking(), Sharpness(space="inputs", directions=4, steps=3)
     train = given.training("test")
     whole, _ = measured(settings, model, given)
     halves = [train.take(10), train.select(torch.arange(10, 20))]
@@ -171,12 +179,12 @@ def rescaled(original: nn.Sequential) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("conv_alone", [False, True])
-def test_rescaled_filters_leave_all_but_the_plain_ball_alone(conv_alone: bool) -> None:
+def test_rescaled_filters_leave_all_but_the_plain_ball_alone(evaluation: EvaluationData, conv_alone: bool) -> None:
     first = net()
     nn.init.zeros_(first[0].bias)  # one filter for all three: it can't be rescaled channel by channel
     if conv_alone:
         first[1:].requires_grad_(False)
-    given, settings = evaluation(), Sharpness(directions=4, steps=6, rho=(0.05,))
+    given, settings = evaluation, Sharpness(directions=4, steps=6, rho=(0.05,))
     models = [wrap(each, steps=4) for each in (first, rescaled(first))]
     x = given.training("test").x
     assert torch.equal(*(model.logits(x) for model in models))
@@ -215,39 +223,34 @@ def test_the_order_of_the_searches_on_a_trained_net() -> None:
 
 
 @pytest.mark.parametrize("stop", [2, 12, 40])
-def test_an_interrupted_measurement_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    settings, given, calls = Sharpness(directions=9, steps=3), evaluation(), 0
-    whole, _ = measured(settings, wrap(net(), steps=4), given)
-    original = Weights.loss
-
-    def counted(self: Weights, offset: Tensor) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == stop:
-            raise KeyboardInterrupt
-        return original(self, offset)
-
-    monkeypatch.setattr(Weights, "loss", counted)
+def test_an_interrupted_measurement_goes_on_where_it_stopped(
+    spiking: Model, evaluation: EvaluationData, counted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    settings, given = Sharpness(directions=9, steps=3), evaluation
+    whole, _ = measured(settings, spiking(), given)
+    counted(Weights, "loss", stop_at=stop)
     kept = Partial()
     with pytest.raises(KeyboardInterrupt):
-        measured(settings, wrap(net(), steps=4), given, kept)
+        measured(settings, spiking(), given, kept)
     monkeypatch.undo()
-    resumed, _ = measured(settings, wrap(net(), steps=4), given, kept)
+    resumed, _ = measured(settings, spiking(), given, kept)
     assert values(resumed) == values(whole)
 
 
-def test_a_finished_measurement_asks_for_little_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, given, kept = Sharpness(directions=4, steps=2), evaluation(), Partial()
-    wanted, _ = measured(settings, wrap(net(), steps=4), given, kept)
+def test_a_finished_measurement_asks_for_little_again(
+    spiking: Model, evaluation: EvaluationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, given, kept = Sharpness(directions=4, steps=2), evaluation, Partial()
+    wanted, _ = measured(settings, spiking(), given, kept)
     offsets, original = [], Weights.loss
     monkeypatch.setattr(Weights, "loss", lambda self, offset: offsets.append(offset) or original(self, offset))
-    found, _ = measured(settings, wrap(net(), steps=4), given, kept)
+    found, _ = measured(settings, spiking(), given, kept)
     assert values(found) == values(wanted)
     assert len(offsets) == 1 + len(settings.radii)  # the origin, and the highest random direction at each radius
 
 
-def test_the_model_is_left_as_it_was_and_a_second_call_agrees() -> None:
-    model, given, settings = wrap(net(), steps=4), evaluation(), Sharpness(directions=3, steps=2)
+def test_the_model_is_left_as_it_was_and_a_second_call_agrees(spiking: Model, evaluation: EvaluationData) -> None:
+    model, given, settings = spiking(), evaluation, Sharpness(directions=3, steps=2)
     fingerprint, before = model.fingerprint(), copy.deepcopy(model.net.state_dict())
     model.net.train()
     first, second = (values(measured(settings, model, given)[0]) for _ in range(2))
@@ -285,8 +288,8 @@ def test_settings_out_of_range(settings: dict[str, Any], found: str) -> None:
         Sharpness(**settings)
 
 
-def test_what_cannot_be_measured() -> None:
-    model, given, settings = wrap(net(), steps=4), evaluation(), Sharpness(directions=2)
+def test_what_cannot_be_measured(spiking: Model, evaluation: EvaluationData) -> None:
+    model, given, settings = spiking(), evaluation, Sharpness(directions=2)
     alone = given.training("test").take(1)
     with pytest.raises(InputError, match="at least 2 training samples"):
         measured(settings, model, prepare({"test": alone, "train": alone}))
