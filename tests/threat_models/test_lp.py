@@ -184,8 +184,13 @@ def test_float32_projections_survive_far_points_and_many_entries(norm: str, scal
     threat = ThreatModel(norm, 0.5)
     projected = threat.project(x, x0)
     verify(projected, x0, threat, range(3), "projection")
-    if scale >= 1:
-        assert float(_length(projected.double() - x0.double(), norm).min()) > 0.49  # the budget is used
+    if scale >= 1:  # the budget is used
+        least = torch.full((3,), 0.49)
+        if norm == "l1":
+            # Each entry that is left loses a threshold as large as the changes: a float32, so the next one is so far.
+            gap = torch.finfo(torch.float32).eps * (x - x0).abs().amax(dim=1)
+            least -= gap * (projected != x0).sum(dim=1).clamp_min(1)
+        assert bool((_length(projected.double() - x0.double(), norm) > least).all())
 
 
 @pytest.mark.parametrize("norm", NORMS)
