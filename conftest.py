@@ -12,14 +12,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers have the cores
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("same", derandomize=True, deadline=None, database=None)
-settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+_NO_CLOCK: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # machines are shared
+settings.register_profile("same", derandomize=True, database=None, **_NO_CLOCK)
+settings.register_profile("explore", print_blob=True, **_NO_CLOCK)
 settings.load_profile("same")
 
 
