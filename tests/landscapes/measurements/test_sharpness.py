@@ -199,6 +199,7 @@ def test_rescaled_filters_leave_all_but_the_plain_ball_alone(evaluation: Evaluat
 
 
 def test_the_order_of_the_searches_on_a_trained_net() -> None:
+    pytest.importorskip("sklearn", reason="needs real digits: pip install 'snnrobust[data]'")
     digits = datasets.load("digits")
 
     def build() -> nn.Module:
