@@ -31,7 +31,7 @@ from snnrobust.report import Comparison, Member, Report, Transfer
 from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
 from snnrobust.results.records import Claim, Curve, Finding, Record
 from snnrobust.spike_gradients.swap import SpikeGradient
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.recording import Recording
 from snnrobust.wrapping.wrap import wrap

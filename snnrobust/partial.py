@@ -1,12 +1,14 @@
-"""The former path of `snnrobust.plugin.Partial`."""
+"""The former path of `snnrobust.plugin.MeasurementCheckpoint`, which was called `Partial`."""
 
 import warnings
 
-from snnrobust.evaluation.measure import measured
-from snnrobust.results.checkpoint import Partial
+from snnrobust.evaluation.run_measurement import run_measurement as measured
+from snnrobust.results.checkpoint import MeasurementCheckpoint as Partial
 
 __all__ = ["Partial", "measured"]
 
 warnings.warn(
-    "snnrobust.partial.Partial is now snnrobust.plugin.Partial; import it from there", DeprecationWarning, stacklevel=2
+    "snnrobust.partial.Partial is now snnrobust.plugin.MeasurementCheckpoint; import it from there",
+    DeprecationWarning,
+    stacklevel=2,
 )

@@ -27,7 +27,7 @@ from snnrobust.results.artifacts import Artifact
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.store import FORMAT, Store
 from snnrobust.testing.tiny import tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust_attacks.ensembles import Standard
 
 
@@ -96,7 +96,7 @@ class Handmade:
             "mode": "nested",
             "evidence": "none",
             "environment": {},
-            "exhibits": {name: [] for name in wrapped},
+            "evidence_tasks": {name: [] for name in wrapped},
             "rows": [],
             "sources": {},
             "skipped": {name: {} for name in wrapped},

@@ -22,7 +22,7 @@ from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 EPSILONS = [0.0, 0.05, 0.1, 0.2]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from snnrobust.threat_models.lp import Norm
+from snnrobust.threat_models.threat_model import Norm
 
 Member = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 Scalar = bool | int | float | str

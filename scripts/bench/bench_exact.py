@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snnrobust as sr
-from snnrobust.acceleration.model import Twin
+from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.acceleration.node import FastNode
 from snnrobust.data import Dataset, Splits
 from snnrobust.spike_gradients.swap import Own
@@ -46,7 +46,7 @@ class _Compared:
         self._parts = [splits.test, splits.train, splits.validation]
         with self._model.session():
             few = splits.test.take(min(8, len(splits.test)))
-            self._twin = Twin(self._model, Own())
+            self._twin = AcceleratedModel(self._model, Own())
             self._twin.check(few.x, few.index)
             self._a_sample = sum(each[:, 0].numel() for each in self._eager(few.x[:1], few.y[:1])[0].values())
         counts = ("neuron_steps", "adversarial_neuron_steps", "spikes", "spikes_off", "samples_off")

@@ -17,7 +17,7 @@ import torch
 import victims
 
 import snnrobust as sr
-from snnrobust.audit.exhibits import Audited
+from snnrobust.audit.audited_attack import Audited
 from snnrobust.report import Report
 
 #: The 19 estimators of Ozdenizci & Legenstein 2024 (TMLR); `rate-relu` stands for their ReLU net.

@@ -20,7 +20,7 @@ from snnrobust.errors import InputError, SnnRobustError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin.protocols import AnyEstimator, PerModule, Pointwise
-from snnrobust.spike_gradients.site import put_forward
+from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, passes
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
 
@@ -39,11 +39,11 @@ FIRST = "first samples"
 REUSED = 32 * 2**20
 
 
-class NoTwin(SnnRobustError):
+class NotAccelerated(SnnRobustError):
     """A model or estimator that can't be accelerated; the message says why."""
 
 
-class Twin(SpikingModel):
+class AcceleratedModel(SpikingModel):
     """A model whose spiking nodes run in fast kernels, with the derivatives that an estimator gives.
 
     It holds no values of its own: parameters, buffers and the numbers of each node are read at each pass.
@@ -53,24 +53,24 @@ class Twin(SpikingModel):
         estimator: How a gradient passes a spike: the net's own surrogates, or estimators with a `derivative`.
 
     Raises:
-        NoTwin: If there is nothing to accelerate, or the estimator is more than a derivative.
+        NotAccelerated: If there is nothing to accelerate, or the estimator is more than a derivative.
     """
 
     def __init__(self, model: SpikingModel, estimator: AnyEstimator) -> None:
         vars(self).update(vars(model))
         self._original = model
-        self._refusal: NoTwin | None = None
+        self._refusal: NotAccelerated | None = None
         self._checked = False
         self._estimator = estimator
         adapter = model.adapter
         if adapter is None:
-            raise NoTwin("the net is of no known framework")
+            raise NotAccelerated("the net is of no known framework")
         if model.foreign_randomness:
-            raise NoTwin("the net draws random numbers")
+            raise NotAccelerated("the net draws random numbers")
         chosen = _derivatives(model, adapter, estimator)
         self._backends, reason = backends(model.device.type)
         if not self._backends:
-            raise NoTwin(reason)
+            raise NotAccelerated(reason)
         self.fast = {
             name: FastNode(node, adapter, derivative, self._backends) for name, (node, derivative) in chosen.items()
         }
@@ -80,7 +80,7 @@ class Twin(SpikingModel):
             graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None)
         self._hoisted = graph is not None and fixed
         if not chosen and not self._hoisted:
-            raise NoTwin("its nodes run on operators of their framework, and nothing is the same at each step")
+            raise NotAccelerated("its nodes run on operators of their framework, and nothing is the same at each step")
         self._graph: nn.Module = model.net if graph is None else graph
         called = set() if graph is None else called_modules(graph)
         nodes = adapter.nodes(model.net)
@@ -88,7 +88,7 @@ class Twin(SpikingModel):
         for name in left:
             del self.fast[name]
         if left and not (self.fast and isinstance(estimator, Own)):
-            raise NoTwin(f"nodes {left} are called more than once a pass")
+            raise NotAccelerated(f"nodes {left} are called more than once a pass")
         #: Fast nodes where the net was not looked into, put in place for each pass.
         self._placed = {name: each for name, each in self.fast.items() if each not in called}
 
@@ -111,7 +111,7 @@ class Twin(SpikingModel):
         """Compares outputs and their gradients with those of the user's net, for a few samples x [N, *].
 
         Raises:
-            NoTwin: If they differ: the net does something that the rewriting does not understand.
+            NotAccelerated: If they differ: the net does something that the rewriting does not understand.
         """
         some = torch.arange(ROWS) % len(x)
         x, keys = x.detach()[some], keys[some]
@@ -122,16 +122,20 @@ class Twin(SpikingModel):
         except Exception as error:  # the forward pass is the user's code: it may rely on what a fast node leaves out
             if out_of_memory(error):
                 raise
-            raise NoTwin(f"it fails with {type(error).__name__}: {error}") from error
+            raise NotAccelerated(f"it fails with {type(error).__name__}: {error}") from error
         if again := [name for name, fast in self.fast.items() if fast.calls > 1]:
-            raise NoTwin(f"nodes {again} are called more than once a pass")
+            raise NotAccelerated(f"nodes {again} are called more than once a pass")
         with passes(self.net, self._estimator)[0].at(keys):
             theirs, gradient = _outputs_and_gradient(self._original, x, keys)
         same = _close(ours, theirs)
         if same.float().mean() < AGREEING:
-            raise NoTwin("its outputs differ from the net's own: the forward pass does more than was understood")
+            raise NotAccelerated(
+                "its outputs differ from the net's own: the forward pass does more than was understood"
+            )
         if not _close(our_gradient, gradient)[same].all():
-            raise NoTwin("its gradients differ from the net's own: the forward pass does more than was understood")
+            raise NotAccelerated(
+                "its gradients differ from the net's own: the forward pass does more than was understood"
+            )
 
     def check_once(self, x: Tensor, keys: Tensor) -> None:
         """As `check`, the first time; on the inputs that the session names, if it does, so that it does not depend on
@@ -140,7 +144,7 @@ class Twin(SpikingModel):
             x, keys = self._original.kept.get(FIRST, (x, keys))
             try:
                 self.check(x.to(device=self.device, dtype=self.dtype), keys)
-            except NoTwin as reason:
+            except NotAccelerated as reason:
                 self._refusal = reason
             self._checked = True
         if self._refusal is not None:
@@ -190,7 +194,7 @@ def _derivatives(
     named: Mapping[str, AnyEstimator]
     named = estimator.modules if isinstance(estimator, PerModule) else dict.fromkeys(nodes, estimator)
     if others := sorted(set(named) - set(nodes)):
-        raise NoTwin(f"{others} are no spiking nodes")
+        raise NotAccelerated(f"{others} are no spiking nodes")
     chosen: dict[str, tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor] | None]]] = {}
     kept = []
     for name, node in nodes.items():
@@ -204,14 +208,16 @@ def _derivatives(
         elif isinstance(each, Pointwise):
             derivative = each.derivative
         else:
-            raise NoTwin(f"{each!r} is no derivative that the fast kernels know")
+            raise NotAccelerated(f"{each!r} is no derivative that the fast kernels know")
         if derivative is not None and _fits(node, adapter):
             # Read at each pass, as all numbers of a node are.
             chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):
-            raise NoTwin(f"node '{name}' ({type(node).__name__}) has no fast kernel")
+            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) has no fast kernel")
     if not chosen and not kept:
-        raise NoTwin("none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate")
+        raise NotAccelerated(
+            "none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate"
+        )
     return chosen
 
 
@@ -259,24 +265,24 @@ def _outputs_and_gradient(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple
     return out.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
-def twin_of(model: SpikingModel, estimator: AnyEstimator) -> Twin:
+def accelerated_model(model: SpikingModel, estimator: AnyEstimator) -> AcceleratedModel:
     """A twin; within a session of the model the same one for equal estimators.
 
     Raises:
-        NoTwin: If there can be none.
+        NotAccelerated: If there can be none.
     """
-    key = Twin, repr(estimator)
+    key = AcceleratedModel, repr(estimator)
     if key in model.kept:
-        found: Twin | NoTwin = model.kept[key]
-        if isinstance(found, NoTwin):
+        found: AcceleratedModel | NotAccelerated = model.kept[key]
+        if isinstance(found, NotAccelerated):
             raise found
         return found
     try:
-        found = Twin(model, estimator)
-    except NoTwin as reason:
+        found = AcceleratedModel(model, estimator)
+    except NotAccelerated as reason:
         found = reason
     if model.in_session:
         model.kept[key] = found
-    if isinstance(found, NoTwin):
+    if isinstance(found, NotAccelerated):
         raise found
     return found

@@ -12,7 +12,7 @@ from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.convolved import convolved
 from snnrobust.kernels.fast import Backend, backend_for, run
-from snnrobust.kernels.unit import Affine, Pool, Unit
+from snnrobust.kernels.unit import Affine, Pooling, Unit
 
 
 class FastNode(nn.Module):
@@ -40,7 +40,7 @@ class FastNode(nn.Module):
     #: Batch normalisation that is taken over, applied before the node.
     norm: nn.Module | None = None
     #: Pooling that is taken over, applied behind the node.
-    pool: Pool | None = None
+    pool: Pooling | None = None
     #: T, where the input is one step [1, N, *] for all.
     steps: int | None = None
 

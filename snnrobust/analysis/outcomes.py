@@ -11,7 +11,7 @@ from snnrobust.errors import InputError
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.records import NAN, Finding, Record
 from snnrobust.results.store import Store
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 
 class Outcomes:

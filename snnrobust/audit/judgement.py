@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from snnrobust.analysis.curves import accuracy_curve
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit import compared, curvature, stored, varied
-from snnrobust.audit.exhibits import Audited
+from snnrobust.audit import attack_variants, curvature, other_attacks, own_outcomes
+from snnrobust.audit.audited_attack import Audited
 from snnrobust.results.records import Claim, Finding, Verdict
 
 #: What is asked about each model, about each attack on it, and about each of the attack's positive radii.
-ABOUT_MODEL = (stored.about_model, curvature.about_model)
-ABOUT_ATTACK = (stored.about_attack,)
-ABOUT_CLAIM = (compared.about_claim, varied.about_claim)
+ABOUT_MODEL = (own_outcomes.about_model, curvature.about_model)
+ABOUT_ATTACK = (own_outcomes.about_attack,)
+ABOUT_CLAIM = (other_attacks.about_claim, attack_variants.about_claim)
 
 _ORDER: tuple[Verdict, ...] = ("untrustworthy", "doubtful", "trusted")
 

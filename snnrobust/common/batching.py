@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Pool:
+class BatchSizer:
     """The number of samples that go through a net at once; it is halved whenever memory runs out.
 
     Outcomes don't depend on it, so that the samples of a failed attempt are taken up again, fewer at a time.
@@ -30,9 +30,9 @@ class Pool:
         self.size = size
         self._halved = halved
 
-    def at_most(self, size: int) -> Pool:
+    def at_most(self, size: int) -> BatchSizer:
         """A pool of its own, no larger than `size`, that tells of its halvings like this one; or this one."""
-        return self if size >= self.size else Pool(size, self._halved)
+        return self if size >= self.size else BatchSizer(size, self._halved)
 
     def attempt(self, count: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """What `work` returns for `count` samples; None if memory ran out: ask again, for at most `size` of them.

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
 from snnrobust.data.dataset import Dataset
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task
 from snnrobust.results.store import Store
-from snnrobust.search.active_set import SELECTION
+from snnrobust.search.active_batch import SELECTION
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import perturb, search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.search.scoring import Scorer
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 #: Seconds between two saves of a cell that is still running.
@@ -92,13 +92,13 @@ class AttackCell:
     sources: Mapping[str, SpikingModel]
     data: Dataset
     standing: np.ndarray
-    judge: Judge
+    judge: Scorer
     store: Store
     label: str
     position: int
     seed: int
     effort: Effort
-    pool: Pool
+    pool: BatchSizer
     skip: frozenset[str]
 
     def run(self, task: Task) -> Arrays:
@@ -119,7 +119,7 @@ class AttackCell:
             if turn.task.label in self.skip:
                 continue
 
-            def done(found: Found, turn: Turn = turn, number: int = number) -> None:
+            def done(found: SearchResult, turn: Turn = turn, number: int = number) -> None:
                 nonlocal saved
                 self._merge(arrays, found, turn, number)
                 if time.monotonic() - saved > SAVE_EVERY:
@@ -155,7 +155,7 @@ class AttackCell:
             due &= broken != 0
         return due
 
-    def _problem(self, turn: Turn, epsilon: float, rows: Tensor) -> Problem:
+    def _problem(self, turn: Turn, epsilon: float, rows: Tensor) -> AttackContext:
         attack = turn.attack
         # Not keyed by label: attacks that differ in one factor start alike, and are compared in pairs.
         rng = Draws(self.seed, "attack").sub(f"{epsilon:.12g}", turn.restart)
@@ -167,7 +167,7 @@ class AttackCell:
         oracle = Oracle(attacked, attack.objective, attack.gradient, attack.eot, first_draw, lengths)
         if attack.targeted:
             oracle = oracle.towards(self._targets(oracle, turn.restart, rows))
-        return Problem(
+        return AttackContext(
             judge=self.judge,
             oracle=oracle,
             data=self.data,
@@ -194,7 +194,7 @@ class AttackCell:
             targets |= dict(zip(index.tolist(), chosen.tolist(), strict=True))
         return targets
 
-    def _merge(self, arrays: Arrays, found: Found, turn: Turn, number: int) -> None:
+    def _merge(self, arrays: Arrays, found: SearchResult, turn: Turn, number: int) -> None:
         """Takes a sample's outcome over where this search was stronger than the ones before."""
         rows, member = found.rows.numpy(), turn.member
         correct, rank = found.correct.numpy(), found.rank.float().numpy()

@@ -18,7 +18,7 @@ from snnrobust.common.files import Arrays
 from snnrobust.common.progress import Steps
 from snnrobust.common.random import Draws
 from snnrobust.evaluation.attack_cell import outcomes
-from snnrobust.evaluation.cells import Cells
+from snnrobust.evaluation.cell_runner import Cells
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task
 from snnrobust.wrapping.model import SpikingModel

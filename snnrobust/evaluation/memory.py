@@ -61,7 +61,7 @@ def check_budget(budget: float | None, batch_size: int | None) -> None:
         )
 
 
-def fitting_batch(
+def choose_batch_size(
     models: Iterable[SpikingModel], data: Dataset, budget: float | None = None, processes: int = 1
 ) -> tuple[int, dict[str, object]]:
     """Samples in flight that fit into memory for every one of `models`, and how that was found, for the record.
@@ -74,7 +74,7 @@ def fitting_batch(
     """
     sizes, needed = [], 0.0
     for model in models:
-        found = measured(model, data)
+        found = measure_footprint(model, data)
         free = free_bytes(model.device) * SHARE if budget is None else budget * GIB
         sizes.append(found.fitting(free / processes))
         needed = max(needed, found.sample)
@@ -87,7 +87,7 @@ def fitting_batch(
     return min(sizes), about
 
 
-def measured(model: SpikingModel, data: Dataset) -> Footprint:
+def measure_footprint(model: SpikingModel, data: Dataset) -> Footprint:
     """The footprint of one gradient to the input by trial passes of two sizes, with the model's own surrogate.
 
     Where even these run out of memory, a sample's need is taken for infinite, and one goes at a time.

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from snnrobust.acceleration.model import FIRST, ROWS
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.progress import Steps, shown
 from snnrobust.common.random import Draws
@@ -22,20 +22,20 @@ from snnrobust.data.evaluation_data import BATCH, EvaluationData, prepare
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.evaluation.attack_cell import EXHAUSTIVE, NESTED, Effort
 from snnrobust.evaluation.bisection import bisect, kept_nested, why_nested
-from snnrobust.evaluation.cells import Cells
-from snnrobust.evaluation.description import SCORING_DRAWS, describe
-from snnrobust.evaluation.evidence import Exhibit, another_class, audited_rows
-from snnrobust.evaluation.evidence import exhibits as gather
-from snnrobust.evaluation.fit import check_fit, unfit_members
-from snnrobust.evaluation.measure import measured
-from snnrobust.evaluation.memory import check_budget, fitting_batch
+from snnrobust.evaluation.cell_runner import Cells
+from snnrobust.evaluation.compatibility import check_data_fits, incompatible_members
+from snnrobust.evaluation.evidence_tasks import EvidenceTask, another_class, audited_rows
+from snnrobust.evaluation.evidence_tasks import exhibits as gather
+from snnrobust.evaluation.memory import check_budget, choose_batch_size
 from snnrobust.evaluation.probe import SAMPLES, probe
+from snnrobust.evaluation.run_description import SCORING_DRAWS, describe
+from snnrobust.evaluation.run_measurement import run_measurement
 from snnrobust.plugin.task import Task, load
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE, Store, held_batch_size
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.wrapping.model import SpikingModel
 
 Mode = Literal["nested", "exhaustive", "bisect"]
@@ -60,7 +60,7 @@ class Plan:
     data: EvaluationData
     tasks: list[Task]
     sources: dict[str, SpikingModel]
-    exhibits: dict[str, list[Exhibit]]
+    exhibits: dict[str, list[EvidenceTask]]
     rows: Tensor
     run: dict[str, Any]
 
@@ -83,7 +83,7 @@ class Plan:
             steps.doing(f"{model.name}: probe")
             store.save_findings(model.name, _probed(model, self.data, store))
         size = min([self.data.batch_size, *store.halved(model.name)])
-        pool = Pool(size, partial(store.save_halving, model.name))
+        pool = BatchSizer(size, partial(store.save_halving, model.name))
         effort = EXHAUSTIVE if self.run["mode"] == "exhaustive" else NESTED
         cells = self._cells(model, self.data, store, effort, pool)
         for task in self.tasks:
@@ -97,7 +97,7 @@ class Plan:
         if store.cell(model.name, ANOTHER_CLASS, 0) is None:
             start = time.perf_counter()
             part, right = self.data.test.select(self.rows), clean["correct"][self.rows.numpy()]
-            found = another_class(part, right, Judge(model, self.run["seed"], SCORING_DRAWS), pool)
+            found = another_class(part, right, Scorer(model, self.run["seed"], SCORING_DRAWS), pool)
             store.save_cell(model.name, ANOTHER_CLASS, 0, found, time.perf_counter() - start)
         for exhibit in self.exhibits[model.name]:
             here = exhibit.rows(self.rows).numpy()
@@ -113,7 +113,7 @@ class Plan:
         data: EvaluationData,
         store: Store,
         effort: Effort,
-        pool: Pool,
+        pool: BatchSizer,
         prefix: str = "",
         clean: Arrays | None = None,
     ) -> Cells:
@@ -171,25 +171,25 @@ def make_plan(
     prepared = prepare(data, batch_size or BATCH)
     for each in everyone.values():
         with each.session():
-            check_fit(each, prepared)
+            check_data_fits(each, prepared)
     memory: dict[str, object] | None = None
     if batch_size is None and not isinstance(data, EvaluationData):
         size = held_batch_size(out, measured=memory_budget is not None)
         if size is None:
-            size, memory = fitting_batch(everyone.values(), prepared.test, memory_budget, processes)
+            size, memory = choose_batch_size(everyone.values(), prepared.test, memory_budget, processes)
         prepared = replace(prepared, batch_size=size)
     skipped: dict[str, dict[str, str]] = {name: {} for name in models}
     for name, each in models.items():
         with each.session():
             for task in listed:
-                skipped[name] |= unfit_members(task, each, prepared, everyone)
-    exhibits: dict[str, list[Exhibit]] = {name: [] for name in models}
+                skipped[name] |= incompatible_members(task, each, prepared, everyone)
+    exhibits: dict[str, list[EvidenceTask]] = {name: [] for name in models}
     if evidence == "full":
         features = prepared.test.x[0].numel()
         for name, each in models.items():
             exhibits[name] = gather(listed, each, everyone, features)
             for exhibit in exhibits[name]:
-                skipped[name] |= unfit_members(exhibit.task, each, prepared, everyone)
+                skipped[name] |= incompatible_members(exhibit.task, each, prepared, everyone)
     rows = audited_rows(prepared.test, seed)
     bisected = models if mode == "bisect" else {}
     unbisected = {name: kept_nested(listed, each, frozenset(skipped[name])) for name, each in bisected.items()}
@@ -240,7 +240,7 @@ def _run_task(
 
 def _probed(model: SpikingModel, data: EvaluationData, store: Store) -> list[Finding]:
     """What the probe finds; it starts over on fewer samples where memory runs out."""
-    pool = Pool(min(SAMPLES, len(data.test)), partial(store.save_halving, model.name))
+    pool = BatchSizer(min(SAMPLES, len(data.test)), partial(store.save_halving, model.name))
     found = None
     while found is None:
         found = pool.attempt(pool.size, probe, model, replace(data, test=data.test.take(pool.size)))
@@ -248,12 +248,12 @@ def _probed(model: SpikingModel, data: EvaluationData, store: Store) -> list[Fin
 
 
 def _measured(
-    task: Task, model: SpikingModel, data: EvaluationData, pool: Pool, seed: int, kept: Partial
+    task: Task, model: SpikingModel, data: EvaluationData, pool: BatchSizer, seed: int, kept: MeasurementCheckpoint
 ) -> list[Record | Artifact]:
     """What a measurement yields; it starts over with fewer samples at once where memory runs out."""
 
     def attempt(size: int) -> list[Record | Artifact]:
-        return list(measured(task.plugin, model, replace(data, batch_size=size), Draws(seed, task.label), kept))
+        return list(run_measurement(task.plugin, model, replace(data, batch_size=size), Draws(seed, task.label), kept))
 
     found = None
     while found is None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import prepare
 from snnrobust.errors import PluginError
-from snnrobust.evaluation import attack_pass
-from snnrobust.evaluation.fit import check_fit
+from snnrobust.evaluation import gradient_pass
+from snnrobust.evaluation.compatibility import check_data_fits
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.results.records import NAN, Finding
 from snnrobust.search.oracle import Oracle
@@ -43,7 +43,7 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
     data = prepare(data)
     sample = data.test.take(min(SAMPLES, len(data.test)))
     with model.session():
-        check_fit(model, data)
+        check_data_fits(model, data)
         logits = _logits(model, sample)
         findings = [
             _finite(logits),
@@ -55,7 +55,7 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
             *_step_modes(model, sample),
             *_inputs(model, sample),
             *_gradients(model, sample),
-            *attack_pass.check(model, sample),
+            *gradient_pass.check(model, sample),
             _ties(logits),
             _encoder(model),
         ]

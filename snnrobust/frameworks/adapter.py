@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.unit import Pool
+from snnrobust.kernels.unit import Pooling
 
 
 class Adapter(Protocol):
@@ -79,5 +79,5 @@ class Adapter(Protocol):
         """Whether `module` is a convolution of [T, N, C, H, W] in windows of 3 x 3 with stride 1, a margin of zeros and
         without a bias."""
 
-    def halving(self, module: nn.Module) -> Pool | None:
+    def halving(self, module: nn.Module) -> Pooling | None:
         """The kind of 2 x 2 pooling with stride 2 and without padding that `module` is, if it is."""

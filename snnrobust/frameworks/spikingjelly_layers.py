@@ -5,7 +5,7 @@ from __future__ import annotations
 from spikingjelly.activation_based import base, layer
 from torch import nn
 
-from snnrobust.kernels.unit import Pool
+from snnrobust.kernels.unit import Pooling
 
 _FLATTENED = (
     *(layer.Conv1d, layer.Conv2d, layer.Conv3d, layer.BatchNorm1d, layer.BatchNorm2d, layer.BatchNorm3d),
@@ -41,7 +41,7 @@ class Layers:
         sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
         return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
-    def halving(self, module: nn.Module) -> Pool | None:
+    def halving(self, module: nn.Module) -> Pooling | None:
         """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
         if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
             return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from snnrobust.kernels.dynamics import Dynamics, multi_step
 from snnrobust.kernels.spike import spike
 
-Pool = Literal["mean", "max"]
+Pooling = Literal["mean", "max"]
 #: Scale and shift of each channel [C], as batch normalisation in eval mode has them.
 Affine = tuple[Tensor, Tensor]
 
@@ -33,7 +33,7 @@ class Unit:
     dynamics: Dynamics
     derivative: Callable[[Tensor], Tensor]
     steps: int
-    pool: Pool | None = None
+    pool: Pooling | None = None
 
     def eager(self, current: Tensor, affine: Affine | None = None) -> Tensor:
         """The unit in torch code, twice differentiable: what the fast kernels are held to.

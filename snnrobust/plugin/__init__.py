@@ -1,5 +1,6 @@
 """What a plugin author needs: the protocols, one for each kind of plugin."""
 
+from snnrobust.common.deprecation import former_names
 from snnrobust.plugin.protocols import (
     GROUPS,
     AnyEstimator,
@@ -20,7 +21,7 @@ from snnrobust.plugin.protocols import (
     State,
     View,
 )
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 
 __all__ = [
     "GROUPS",
@@ -29,12 +30,12 @@ __all__ = [
     "Ensemble",
     "Estimator",
     "Measurement",
+    "MeasurementCheckpoint",
     "Mixture",
     "NodeEstimator",
     "NodeRun",
     "Objective",
     "Optimiser",
-    "Partial",
     "PerModule",
     "Perturbation",
     "Pointwise",
@@ -43,3 +44,5 @@ __all__ = [
     "State",
     "View",
 ]
+
+__getattr__ = former_names("snnrobust.plugin", {"Partial": ("MeasurementCheckpoint", MeasurementCheckpoint)})

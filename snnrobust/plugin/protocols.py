@@ -23,7 +23,7 @@ from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.records import Record
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 #: What an optimiser remembers about each sample: tensors [N, ...]; "x" is the iterate to be tried next.
@@ -118,8 +118,8 @@ class Measurement(Protocol):
     """A number or picture of a model that is no attack: activity, curvature.
 
     One that takes long may have a class attribute `resumable: ClassVar[bool] = True`. Its `measure` then takes a fourth
-    argument, a `snnrobust.plugin.Partial`: what it puts there is there again when a killed run goes on. Its records and
-    artifacts must be the same, to the last byte, as without an interruption.
+    argument, a `snnrobust.plugin.MeasurementCheckpoint`: what it puts there is there again when a killed run goes on.
+    Its records and artifacts must be the same, to the last byte, as without an interruption.
     """
 
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record | Artifact]:

@@ -12,7 +12,7 @@ from snnrobust.common.validate import check_count
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.plugin import registry
 from snnrobust.plugin.protocols import GROUPS, AnyEstimator, Ensemble, Objective, Optimiser
-from snnrobust.threat_models.lp import Norm
+from snnrobust.threat_models.threat_model import Norm
 
 Kind = Literal["clean", "attack", "noise", "measurement"]
 _KINDS: dict[str, Kind] = {

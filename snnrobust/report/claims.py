@@ -38,7 +38,7 @@ def evidence(outcomes: Outcomes) -> str:
     """What the audit has beside the numbers themselves."""
     if outcomes.run["evidence"] == "none":
         return "none"
-    if not any(outcomes.run["exhibits"].values()):
+    if not any(outcomes.run["evidence_tasks"].values()):
         return "the numbers themselves and a probe of each model"
     return f"further attacks on {len(outcomes.run['rows']):,} random samples"
 

@@ -22,7 +22,7 @@ from snnrobust.report.sections import sections
 from snnrobust.results.records import Record
 
 #: Parts of run.json that the page shows in another way, or that only a program reads.
-_ELSEWHERE = ("models", "tasks", "notes", "exhibits", "rows", "search", "signature")
+_ELSEWHERE = ("models", "tasks", "notes", "evidence_tasks", "rows", "search", "signature")
 
 
 def write_page(judged: Judged, records: Sequence[Record], path: Path) -> Path:

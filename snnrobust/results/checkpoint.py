@@ -15,7 +15,7 @@ from snnrobust.common.files import Arrays, pack, unpack, write
 EVERY = 2.0
 
 
-class Partial:
+class MeasurementCheckpoint:
     """Arrays by name, all of them in one file that is whole or absent; in memory alone where no file is named.
 
     Args:
@@ -27,7 +27,7 @@ class Partial:
         StoreError: If the file is damaged.
 
     Example:
-        >>> kept = Partial()
+        >>> kept = MeasurementCheckpoint()
         >>> kept.get("loss") is None
         True
         >>> kept.put("loss", np.array([0.5, np.nan]))
@@ -68,7 +68,7 @@ class Partial:
         self._written, self._changed = time.monotonic(), False
 
     @contextmanager
-    def written(self) -> Iterator[Partial]:
+    def written(self) -> Iterator[MeasurementCheckpoint]:
         """Writes what was put on the way out too, an interruption or an error included."""
         try:
             yield self

@@ -24,7 +24,7 @@ import numpy as np
 from snnrobust.common.files import Arrays, check_folder, from_json, pack, read_json, slug, to_json, unpack, write
 from snnrobust.errors import InputError, StoreError
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.serialise import as_plain, from_plain
 
@@ -127,10 +127,10 @@ class Store:
                 self.measured[key] = records, from_plain(content["artifacts"], arrays)
         return self.measured.get(key)
 
-    def kept(self, model: str, label: str, heard: Callable[[str, float], object]) -> Partial:
+    def kept(self, model: str, label: str, heard: Callable[[str, float], object]) -> MeasurementCheckpoint:
         """What an interrupted measurement keeps, to go on from and to add to; `heard` is told of its progress."""
         path = None if self.folder is None else self._measure_path((model, label), ".partial.npz")
-        return Partial(path, heard=heard)
+        return MeasurementCheckpoint(path, heard=heard)
 
     def save_measurement(
         self, model: str, label: str, records: list[Record], artifacts: list[Artifact], seconds: float
@@ -198,7 +198,7 @@ class Store:
         for model in self.run["models"]:
             self.probe_findings(model)
             self.halved(model)
-            exhibits = [each["task"] for each in self.run["exhibits"][model]]
+            exhibits = [each["task"] for each in self.run["evidence_tasks"][model]]
             evidence = [{**task, "label": EVIDENCE + task["label"]} for task in exhibits]
             swapped = [{"label": ANOTHER_CLASS, "kind": "attack", "strengths": []}] if evidence else []
             for task in (*self.run["tasks"], *evidence, *swapped):

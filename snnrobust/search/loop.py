@@ -15,12 +15,12 @@ from torch import Tensor
 from snnrobust.data.padding import keep_padding
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, Perturbation
-from snnrobust.search.active_set import Flight, selection_rank
-from snnrobust.search.problem import Found, Problem
+from snnrobust.search.active_batch import ActiveBatch, selection_rank
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.threat_models.verify import verify
 
 
-def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable[[Found], None]) -> None:
+def perturb(problem: AttackContext, plugin: Perturbation, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
     """Runs an attack that owns its loop over `rows`, in chunks of the pool's size.
 
     Raises:
@@ -31,7 +31,7 @@ def perturb(problem: Problem, plugin: Perturbation, rows: Tensor, done: Callable
         done(found)
 
 
-def _perturbed(problem: Problem, plugin: Perturbation, rows: Tensor) -> Found:
+def _perturbed(problem: AttackContext, plugin: Perturbation, rows: Tensor) -> SearchResult:
     x0, y, index, lengths = problem.take(rows)
     oracle = problem.oracle
     forwards, backwards = oracle.forwards, oracle.backwards
@@ -42,7 +42,7 @@ def _perturbed(problem: Problem, plugin: Perturbation, rows: Tensor) -> Found:
     verify(x, x0, problem.threat, index.tolist(), problem.name)
     score = problem.judge.score(x, y, index, lengths)
     share = torch.ones(len(rows), dtype=torch.long)
-    return Found(
+    return SearchResult(
         rows=rows,
         x=x.detach().cpu(),
         correct=score.correct.cpu(),
@@ -58,7 +58,7 @@ def _perturbed(problem: Problem, plugin: Perturbation, rows: Tensor) -> Found:
     )
 
 
-def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[[Found], None]) -> None:
+def search(problem: AttackContext, optimiser: Optimiser, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
     """Runs an optimiser over `rows`; `done` receives samples as they finish.
 
     Each sample gets `optimiser.steps` evaluations with a gradient (or loss), and one more forward pass for the iterate
@@ -71,8 +71,8 @@ def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[
         MemoryLimitError: If memory runs out with a single sample.
     """
     pool = problem.pool
-    flight: Flight | None = None
-    parked: list[Flight] = []  # what has to wait since the pool shrank
+    flight: ActiveBatch | None = None
+    parked: list[ActiveBatch] = []  # what has to wait since the pool shrank
     while len(rows) or parked or flight is not None:
         count = 0 if flight is None else len(flight.rows)
         if flight is not None and count > pool.size:
@@ -84,7 +84,7 @@ def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[
             flight = back if flight is None else flight.join(back)
         elif len(rows) and count < pool.size:
             fresh = rows[: pool.size - count]
-            joined = pool.attempt(count + len(fresh), Flight.launch, problem, optimiser, fresh)
+            joined = pool.attempt(count + len(fresh), ActiveBatch.launch, problem, optimiser, fresh)
             if joined is not None:
                 rows = rows[len(fresh) :]
                 flight = joined if flight is None else flight.join(joined)
@@ -92,7 +92,9 @@ def search(problem: Problem, optimiser: Optimiser, rows: Tensor, done: Callable[
             flight = _advance(flight, problem, optimiser, done)
 
 
-def _advance(flight: Flight, problem: Problem, optimiser: Optimiser, done: Callable[[Found], None]) -> Flight | None:
+def _advance(
+    flight: ActiveBatch, problem: AttackContext, optimiser: Optimiser, done: Callable[[SearchResult], None]
+) -> ActiveBatch | None:
     """One step of the samples in flight; those that are done leave."""
     step = problem.pool.attempt(len(flight.rows), flight.ask, problem, optimiser)
     if step is None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from snnrobust.acceleration.model import ROWS, NoTwin, Twin, twin_of
+from snnrobust.acceleration.model import ROWS, AcceleratedModel, NotAccelerated, accelerated_model
 from snnrobust.common.batching import out_of_memory
 from snnrobust.errors import PluginError
 from snnrobust.plugin.protocols import AnyEstimator, Objective, View
@@ -69,7 +69,7 @@ class Oracle:
         self._lengths = lengths
         self._targets: Mapping[int, int] | None = None
         self._output_layer: OutputLayer | None = None
-        self._twin: Twin | None = None
+        self._twin: AcceleratedModel | None = None
         self._original = model
         self.way = "eager, not asked for more"
         if not model.accelerate:
@@ -78,8 +78,8 @@ class Oracle:
             self.way = f"eager, {objective!r} listens to a node of the net"
         elif accelerate:
             try:
-                self._twin = twin_of(model, estimator)
-            except NoTwin as reason:
+                self._twin = accelerated_model(model, estimator)
+            except NotAccelerated as reason:
                 self.way = f"eager, {reason}"
 
     def towards(self, targets: Mapping[int, int]) -> Oracle:
@@ -181,7 +181,7 @@ class Oracle:
             return
         try:
             twin.check_once(x, index)
-        except NoTwin as reason:
+        except NotAccelerated as reason:
             self.way = f"eager, {reason}"
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
@@ -199,7 +199,7 @@ class Oracle:
         try:
             return work(part)
         except (MemoryError, RuntimeError) as error:
-            cramped = isinstance(self._model, Twin) and part.stop - part.start <= ROWS
+            cramped = isinstance(self._model, AcceleratedModel) and part.stop - part.start <= ROWS
             if not (cramped and out_of_memory(error)):
                 raise
         self._model, self._passes = self._original, passes(self._original.net, self._estimator)

@@ -27,7 +27,7 @@ class Score:
     voted: Tensor
 
 
-class Judge:
+class Scorer:
     """Scores inputs on the user's own net: eager, freshly reset, its spikes' gradients untouched.
 
     A stochastic net is scored on the mean logits over `draws` fresh draws that no search has seen.

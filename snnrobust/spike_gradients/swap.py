@@ -14,8 +14,8 @@ from snnrobust.errors import InputError, PluginError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.frameworks.find import find
 from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
+from snnrobust.spike_gradients.patched_module import PassContext, PatchedModule
 from snnrobust.spike_gradients.sample_memory import SampleMemory
-from snnrobust.spike_gradients.site import Site, Visit
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SpikeGradient:
         self._estimator = estimator
         self.memory = SampleMemory()
         self._entered: list[ExitStack] = []
-        self._visit: Visit | None = None
+        self._visit: PassContext | None = None
         self._sites = [] if isinstance(estimator, Own) else _sites(net, estimator)
 
     @property
@@ -82,7 +82,7 @@ class SpikeGradient:
             index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
             frozen: Whether this is a further draw at the same iterates, which leaves what is remembered alone.
         """
-        outer, self._visit = self._visit, Visit(index, frozen, self.memory)
+        outer, self._visit = self._visit, PassContext(index, frozen, self.memory)
         try:
             with self:
                 yield self
@@ -138,7 +138,7 @@ def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
     return [part for each in estimator.parts for part in _parts(each)]
 
 
-def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[Site]:
+def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[PatchedModule]:
     """Where the estimators go; nodes left out, or with `Own`, are no sites."""
     adapter = find(net)
     nodes = adapter.nodes(net) if adapter is not None else {}
@@ -159,12 +159,14 @@ def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator])
             f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
             f"got {type(net).__name__}; use gradient='own'"
         )
-    sites = [Site(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()]
+    sites = [
+        PatchedModule(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()
+    ]
     _check(sites, nodes, adapter)
     return sites
 
 
-def _check(sites: list[Site], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
+def _check(sites: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
     for site in sites:
         if isinstance(site.estimator, Mixture | PerModule):
             raise InputError(

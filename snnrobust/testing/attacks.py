@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data.dataset import Dataset
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin.protocols import Optimiser, Perturbation
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import perturb, search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.setting import equal, require, setting, state_of
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -44,10 +44,10 @@ def _examples(name: str, plugin: Any, model: SpikingModel, data: Dataset, epsilo
     rng = Draws(0, name)
     oracle = Oracle(model, CrossEntropy(), Own(), 1, rng.number(), None)
     threat = ThreatModel("linf", epsilon, model.bounds, model.domain)
-    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(pool), False, name)
+    problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(pool), False, name)
     examples = torch.full_like(data.x, torch.nan)
 
-    def keep(found: Found) -> None:
+    def keep(found: SearchResult) -> None:
         examples[found.rows] = found.last_x
 
     with model.session():

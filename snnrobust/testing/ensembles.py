@@ -7,7 +7,7 @@ from typing import get_args
 from snnrobust.plugin.protocols import Ensemble
 from snnrobust.plugin.task import load
 from snnrobust.testing.setting import require
-from snnrobust.threat_models.lp import Norm
+from snnrobust.threat_models.threat_model import Norm
 
 
 def check_ensemble(name: str, plugin: Ensemble) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.measure import measured
+from snnrobust.evaluation.run_measurement import run_measurement
 from snnrobust.plugin.protocols import Measurement
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.testing.setting import equal, require, setting, state_of
 
@@ -21,11 +21,11 @@ def check_measurement(name: str, plugin: Measurement) -> None:
     model, data = setting(name, plugin)
     before = state_of(model)
 
-    def run(kept: Partial) -> list[Record | Artifact]:
-        return list(measured(plugin, model, EvaluationData(data, data, data, 4), Draws(0, name), kept))
+    def run(kept: MeasurementCheckpoint) -> list[Record | Artifact]:
+        return list(run_measurement(plugin, model, EvaluationData(data, data, data, 4), Draws(0, name), kept))
 
     with model.session():
-        found, again = run(Partial()), run(Partial())
+        found, again = run(MeasurementCheckpoint()), run(MeasurementCheckpoint())
     require(name, equal(before, state_of(model)), "the model and torch's random state left alone", "changed ones")
     require(name, bool(found), "at least one record or artifact", "none")
     for each in found:
@@ -52,7 +52,7 @@ class _Stopped(Exception):
     """The interruption of a measurement."""
 
 
-class _Stopping(Partial):
+class _Stopping(MeasurementCheckpoint):
     """Interrupts a measurement when it keeps something for the time `at`, counted from 1."""
 
     def __init__(self, at: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.errors import ViolationError
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Slack for float32 rounding: relative to the budget, and absolute; large entries add their own unit of rounding.
 RELATIVE, ABSOLUTE = 1e-4, 1e-6

@@ -17,7 +17,7 @@ from snnrobust.common.random import Draws, global_rng
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.frameworks.find import find
 from snnrobust.kernels.straight_through import passed_straight_through
-from snnrobust.threat_models.lp import Domain
+from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.encoding import EncoderFunction, ReadoutFunction, encode, read_out
 from snnrobust.wrapping.recording import Recording, record
 from snnrobust.wrapping.restore import preserved

@@ -8,7 +8,7 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import Twin
+from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.common.batching import even_parts, out_of_memory
 from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative
@@ -68,7 +68,7 @@ def test_ties_fall_alike_in_batches_of_any_size(size: int) -> None:
     x = (torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 10).round() / 10
     model = sr.wrap(net, steps=STEPS)
     assert torch.equal(gradients(model, x, size), gradients(model, x, len(x)))
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     with model.session():
         assert torch.equal(twin.outputs(x), model.outputs(x))
         assert torch.equal(twin.outputs(x[:size]), twin.outputs(x)[:size])
@@ -78,7 +78,7 @@ def test_what_a_net_hides_from_its_gradient_stays_hidden() -> None:
     """A trace can't tell that gradients were off: such a net is not traced, its nodes are accelerated in place."""
     model, plain = (sr.wrap(Aside(), steps=STEPS, accelerate=fast) for fast in (True, False))
     x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     assert list(twin._placed) == ["node"]
     ours, theirs = gradients(model, x, 40), gradients(plain, x, 40)
     assert theirs.any()
@@ -97,14 +97,16 @@ def test_lists_of_a_net_keep_no_trace() -> None:
             return out
 
     net = Keeps()
-    Twin(sr.wrap(net, steps=STEPS), Own())
+    AcceleratedModel(sr.wrap(net, steps=STEPS), Own())
     assert net.kept == []
 
 
 def test_a_session_has_one_twin_and_checks_it_on_its_own_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Tensor] = []
-    check = Twin.check
-    monkeypatch.setattr(Twin, "check", lambda self, x, keys: (checked.append(keys), check(self, x, keys))[1])
+    check = AcceleratedModel.check
+    monkeypatch.setattr(
+        AcceleratedModel, "check", lambda self, x, keys: (checked.append(keys), check(self, x, keys))[1]
+    )
     data = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 3
     tasks = [sr.load("pgd", epsilon=[0.1, 0.2, 0.3], steps=2)]
     report = sr.evaluate(sr.wrap(tied(), steps=STEPS), data, tasks, batch_size=4, evidence="none")

@@ -11,7 +11,7 @@ from spikingjelly.activation_based import layer, neuron, surrogate
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.acceleration.node import FastNode
 from snnrobust.kernels.backends import backends
 from snnrobust.objectives.logits import CrossEntropy
@@ -304,15 +304,15 @@ def test_difficult_nets_keep_their_outcomes(make: Callable[[], nn.Module], expec
         assert said.endswith(f" kernels at {expected} of {nodes} spiking nodes")
         assert make is Double or not said.startswith("eager ")
     else:
-        with pytest.raises(NoTwin, match=expected):
-            Twin(model, Own()).check(x, index)
+        with pytest.raises(NotAccelerated, match=expected):
+            AcceleratedModel(model, Own()).check(x, index)
         assert said.startswith("eager, ")
     fast = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
     plain = sr.wrap(net, steps=model.steps, encoder=encoder, accelerate=False)
     with model.session(), plain.session():
         found = fast.gradient(x, y, index)
         expectation = Oracle(plain, CrossEntropy(), Own(), 1, 0, None).gradient(x, y, index)
-    assert isinstance(fast._model, Twin) is isinstance(expected, int)
+    assert isinstance(fast._model, AcceleratedModel) is isinstance(expected, int)
     for mine, real in zip(found, expectation, strict=True):
         assert bool(real.any())
         if make is not Noisy:  # who has other values at each pass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust import networks
-from snnrobust.acceleration.model import Twin
+from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.acceleration.node import FastNode
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.convolved import Convolved
@@ -36,7 +36,7 @@ def images() -> Tensor:
     return torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def nodes(twin: Twin) -> list[FastNode]:
+def nodes(twin: AcceleratedModel) -> list[FastNode]:
     return list(twin.fast.values())
 
 
@@ -58,7 +58,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_bits_are_those_of_the_net_and_weights_are_read_anew(fused: list[bool]) -> None:
     net = small()
     model = sr.wrap(net, steps=STEPS)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     for _ in range(2):
         found = twin.outputs(images())
         assert torch.equal(found, model.outputs(images()))
@@ -70,7 +70,7 @@ def test_bits_are_those_of_the_net_and_weights_are_read_anew(fused: list[bool]) 
 
 def test_gradients_go_through_the_convolution_itself(fused: list[bool]) -> None:
     model = sr.wrap(small(), steps=STEPS)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     twin.check(images(), torch.arange(N))
     assert not fused
     taken = [each.conv for each in nodes(twin)]
@@ -100,7 +100,7 @@ def test_others_stay_as_they_are(change: str, fused: list[bool], monkeypatch: py
     else:
         monkeypatch.setattr(Convolved, "_agrees_on", lambda self, x, weight: len(weight) == 4)
     model = sr.wrap(net, steps=STEPS)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     assert torch.equal(twin.outputs(images()), SpikingModel.outputs(model, images()))
     # Where rounding differs is found out late: the one before gave its channels last, and the bits stay.
     assert fused == [change == "rounding"]

@@ -12,7 +12,7 @@ from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.kernels.backends import backends
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import AnyEstimator
@@ -57,7 +57,7 @@ def gradient(model: SpikingModel, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.autograd.grad((logits * torch.tensor([1.0, -2.0, 3.0])).sum(), at)[0]
 
 
-def check_equal(twin: Twin, model: SpikingModel, x: Tensor, estimator: AnyEstimator | None = None) -> None:
+def check_equal(twin: AcceleratedModel, model: SpikingModel, x: Tensor, estimator: AnyEstimator | None = None) -> None:
     ours, our_gradient = gradient(twin, x)
     with passes(model.net, estimator or Own())[0]:
         theirs, real = gradient(model, x)
@@ -81,7 +81,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 def test_a_change_is_seen_at_the_next_pass(what: str) -> None:
     net, x = conv_net(), images()
     model = sr.wrap(net, steps=STEPS)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     check_equal(twin, model, x)
     before = gradient(model, x)
     CHANGES[what](net)
@@ -98,7 +98,7 @@ def test_a_new_oracle_sees_what_was_replaced(change: str) -> None:
     def asked(of: SpikingModel) -> Tensor:
         oracle = Oracle(of, CrossEntropy(), Own(), 1, 0, None)
         found = oracle.gradient(x, y, index)[0]
-        assert isinstance(oracle._model, Twin) is of.accelerate
+        assert isinstance(oracle._model, AcceleratedModel) is of.accelerate
         return found
 
     before = asked(model)
@@ -126,7 +126,7 @@ def test_what_is_the_same_at_each_step_is_computed_once(encoder: str, first: int
     net = conv_net()
     seen = [calls(net[i]) for i in (0, 1, 2, 3, 4)]
     model = sr.wrap(net, steps=STEPS, encoder=encoder)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     check_equal(twin, model, images())
     for each, ours in zip(seen, ([first], [], [], [], [STEPS]), strict=True):  # norm, node and pooling are fused
         assert each == [*ours, STEPS]
@@ -169,7 +169,7 @@ class Branched(nn.Module):
 )
 def test_a_prefix_ends_where_steps_begin_to_differ(way: str) -> None:
     model, x = sr.wrap(Branched(way), steps=STEPS), torch.rand(N, 6)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     assert (twin._graph is model.net) == (way == "length")  # `len` is no step of a graph: the net then runs as it is
     check_equal(twin, model, x)
     assert len(twin.fast) == 2
@@ -204,7 +204,7 @@ def test_hooks_hear_what_they_heard_before(place: str) -> None:
     net = nn.Sequential(Block(), nn.Flatten(2), nn.Linear(64, 3), lif(v_threshold=0.2))
     model, x, listener = sr.wrap(net, steps=STEPS), images(), Listener()
     net.get_submodule(place).register_forward_hook(listener)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     assert listener.heard == []  # making the twin is no pass
     twin.check(x, torch.arange(N))
     listener.heard.clear()
@@ -222,7 +222,7 @@ def test_the_twin_looks_into_ready_made_nets() -> None:
     functional.set_step_mode(net, "m")
     model, x = sr.wrap(net, steps=2), torch.rand(N, 3, 16, 16)
     for estimator in (Own(), ATan(3.0)):
-        twin = Twin(model, estimator)
+        twin = AcceleratedModel(model, estimator)
         assert len(twin.fast) == 17
         assert sum(fast.norm is not None for fast in twin.fast.values()) > 8
         check_equal(twin, model, x, estimator)
@@ -233,8 +233,8 @@ def test_nodes_that_are_called_step_by_step_are_left_alone() -> None:
     container = layer.MultiStepContainer(nn.Sequential(nn.Linear(6, 8), neuron.IFNode()))
     stepwise = nn.Sequential(container, nn.Linear(8, 3), lif(v_threshold=0.2))
     model, x = sr.wrap(stepwise, steps=STEPS), torch.rand(N, 6)
-    twin = Twin(model, Own())
+    twin = AcceleratedModel(model, Own())
     assert list(twin.fast) == ["2"]
     check_equal(twin, model, x)
-    with pytest.raises(NoTwin, match=r"'0\.0\.1' \(IFNode\) has no fast kernel"):
-        Twin(model, ATan())
+    with pytest.raises(NotAccelerated, match=r"'0\.0\.1' \(IFNode\) has no fast kernel"):
+        AcceleratedModel(model, ATan())

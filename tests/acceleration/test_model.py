@@ -15,7 +15,7 @@ from spikingjelly.activation_based import layer, neuron, surrogate
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin import AnyEstimator
 from snnrobust.spike_gradients.swap import Own, passes
@@ -282,11 +282,11 @@ def examine(case: Case, tally: Tally) -> None:
     else:
         expected = fitting if len(fitting) == len(nodes) else []
     if not expected:
-        with pytest.raises(NoTwin):
-            Twin(model, estimator)
+        with pytest.raises(NotAccelerated):
+            AcceleratedModel(model, estimator)
         tally.refused += 1
         return
-    twin = Twin(model, estimator)
+    twin = AcceleratedModel(model, estimator)
     assert sorted(twin.fast) == sorted(expected)
     keys = torch.arange(case.batch) + 7
     twin.check(x, keys)

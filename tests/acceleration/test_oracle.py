@@ -12,22 +12,22 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.acceleration.node import FastNode
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.objectives.logits import CrossEntropy, margin
 from snnrobust.objectives.sequences import GradedCurrent, GradedMargin, PerStep
 from snnrobust.plugin import NodeRun, Objective, registry
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.training import train
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.estimators.assg import ASSG
@@ -122,7 +122,7 @@ def test_what_is_more_than_a_derivative_runs_on_the_net(
     net, data = blobs
     model, plain = both(net)
     oracle, ours = asked(model, data, objective, estimator)
-    assert not isinstance(oracle._model, Twin)
+    assert not isinstance(oracle._model, AcceleratedModel)
     for mine, real in zip(ours, asked(plain, data, objective, estimator)[1], strict=True):
         assert torch.equal(mine, real)
 
@@ -134,7 +134,7 @@ def test_derivatives_run_on_the_twin(
     net, data = blobs
     model, plain = both(net)
     oracle, ours = asked(model, data, objective, estimator)
-    assert isinstance(oracle._model, Twin)
+    assert isinstance(oracle._model, AcceleratedModel)
     reference, theirs = asked(plain, data, objective, estimator)
     for mine, real in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, real, rtol=1e-4, atol=1e-5 * float(real.abs().max()))
@@ -148,7 +148,7 @@ def test_the_twin_of_a_poisson_coded_net_has_the_same_draws(eot: int, blobs: tup
     for model in both(net, encoder="poisson"):
         oracle = Oracle(model, CrossEntropy(), Own(), eot, 5, None)
         answers.append(oracle.gradient(data.x, data.y, data.index, 2))
-        assert isinstance(oracle._model, Twin) is model.accelerate
+        assert isinstance(oracle._model, AcceleratedModel) is model.accelerate
     for mine, real in zip(*answers, strict=True):
         torch.testing.assert_close(mine, real, rtol=1e-4, atol=1e-6)
 
@@ -211,13 +211,13 @@ def test_a_wrong_rewriting_is_caught(
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    Twin(model, Own()).check(data.x, data.index)
+    AcceleratedModel(model, Own()).check(data.x, data.index)
     Wrong(how).put(monkeypatch)
-    with pytest.raises(NoTwin, match=what):
-        Twin(model, Own()).check(data.x, data.index)
+    with pytest.raises(NotAccelerated, match=what):
+        AcceleratedModel(model, Own()).check(data.x, data.index)
     assert what in described(model, data.x, data.index)
     oracle, ours = asked(model, data, CrossEntropy(), Own())
-    assert not isinstance(oracle._model, Twin)
+    assert not isinstance(oracle._model, AcceleratedModel)
     for mine, real in zip(ours, asked(plain, data, CrossEntropy(), Own())[1], strict=True):
         assert torch.equal(mine, real)
 
@@ -231,7 +231,7 @@ def test_a_wrong_twin_can_only_miss_examples(
     model, plain = both(net)
     task = sr.load(name, epsilon=EPSILONS, steps=10, label="it")
     truth = sr.evaluate(plain, data, [task], batch_size=32)
-    monkeypatch.setattr(Twin, "check", lambda *_: None)
+    monkeypatch.setattr(AcceleratedModel, "check", lambda *_: None)
     Wrong(how).put(monkeypatch)
     report = sr.evaluate(model, data, [task], batch_size=32)
     ours, theirs = outcomes(report, "it")[0], outcomes(truth, "it")[0]
@@ -249,14 +249,14 @@ def test_what_a_wrong_twin_finds_is_scored_on_the_users_net(
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    monkeypatch.setattr(Twin, "check", lambda *_: None)
+    monkeypatch.setattr(AcceleratedModel, "check", lambda *_: None)
     Wrong(how).put(monkeypatch)
-    threat, found = ThreatModel("linf", 0.12, (0.0, 1.0), "real"), list[Found]()
+    threat, found = ThreatModel("linf", 0.12, (0.0, 1.0), "real"), list[SearchResult]()
     oracle, rng = Oracle(model, CrossEntropy(), Own(), 1, 0, None), Draws(0, "attack")
-    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(16), True, "it")
+    problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(16), True, "it")
     with model.session():
         search(problem, PGD(steps=10), torch.arange(len(data)), found.append)
-    assert isinstance(oracle._model, Twin)
+    assert isinstance(oracle._model, AcceleratedModel)
     for each in found:
         logits = plain.logits(each.x)
         y = data.y[each.rows]

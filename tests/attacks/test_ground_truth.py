@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.search.scoring import Scorer
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 RADII = (1, 2, 3)
@@ -171,8 +171,8 @@ def examples(each: Case, task: Task, epsilon: float, restart: int) -> Tensor:
         towards = (each.data.y + 1 + restart % (classes - 1)) % classes
         oracle = oracle.towards(dict(zip(each.data.index.tolist(), towards.tolist(), strict=True)))
     threat = ThreatModel("linf", epsilon)
-    problem = Problem(Judge(each.model, 0, 1), oracle, each.data, threat, rng, Pool(64), True, task.label)
-    found: list[Found] = []
+    problem = AttackContext(Scorer(each.model, 0, 1), oracle, each.data, threat, rng, BatchSizer(64), True, task.label)
+    found: list[SearchResult] = []
     with each.model.session():
         search(problem, task.plugin, torch.arange(len(each.data)), found.append)
     order = torch.cat([one.rows for one in found]).argsort()

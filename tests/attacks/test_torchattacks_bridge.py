@@ -21,7 +21,7 @@ from snnrobust.plugin.task import load
 from snnrobust.search.oracle import Oracle
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap

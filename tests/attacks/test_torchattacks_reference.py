@@ -7,17 +7,17 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import Optimiser
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_attacks.optimisers.fgsm import FGSM
@@ -64,10 +64,12 @@ DATA = Dataset.of(
 def ours(model: SpikingModel, optimiser: Optimiser, norm: Norm, epsilon: float) -> Tensor:
     oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
     threat = ThreatModel(norm, epsilon, model.bounds)
-    problem = Problem(Judge(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=Pool(7), stop=False, name="ours")
+    problem = AttackContext(
+        Scorer(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=BatchSizer(7), stop=False, name="ours"
+    )
     out = torch.full_like(DATA.x, torch.nan)
 
-    def done(found: Found) -> None:
+    def done(found: SearchResult) -> None:
         out[found.rows] = found.last_x
 
     with model.session():

@@ -16,7 +16,7 @@ from snnrobust.common.random import Draws
 from snnrobust.plugin.task import Task
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 How = Literal["nan", "budget", "bounds", "shape", "input"]
 

@@ -14,7 +14,7 @@ import snnrobust as sr
 from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.evaluation.fit import check_fit
+from snnrobust.evaluation.compatibility import check_data_fits
 
 N, D, K = 6, 4, 3
 
@@ -142,7 +142,7 @@ def test_fingerprints_see_everything_that_decides_an_outcome() -> None:
 
 
 def fit(wrapped: sr.SpikingModel, **splits: Any) -> None:
-    check_fit(wrapped, prepare({"test": (x(), y()), **splits}, 5))
+    check_data_fits(wrapped, prepare({"test": (x(), y()), **splits}, 5))
 
 
 def test_what_fits_passes_and_leaves_the_net_alone() -> None:

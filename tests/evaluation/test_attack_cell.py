@@ -15,7 +15,7 @@ import snnrobust as sr
 from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.attack_cell import EXHAUSTIVE, FACTORIAL, NESTED, at_smaller_radius, turns
-from snnrobust.evaluation.cells import Cells
+from snnrobust.evaluation.cell_runner import Cells
 from snnrobust.results.store import Store
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model

@@ -22,7 +22,7 @@ from snnrobust.evaluation.bisection import why_nested
 from snnrobust.plugin.task import Attack, Task
 from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 Line = tuple[sr.SpikingModel, Dataset]
 Cells = Callable[[sr.Report, str], dict[str, np.ndarray]]

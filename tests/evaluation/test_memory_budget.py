@@ -17,7 +17,7 @@ import snnrobust as sr
 from snnrobust.common.batching import GIB
 from snnrobust.data import Dataset
 from snnrobust.evaluation import memory
-from snnrobust.evaluation.memory import COPIES, PASSING, Footprint, fitting_batch, free_bytes, measured
+from snnrobust.evaluation.memory import COPIES, PASSING, Footprint, choose_batch_size, free_bytes, measure_footprint
 from snnrobust.evaluation.plan import make_plan
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
@@ -62,7 +62,7 @@ def test_what_does_not_fit_at_all_goes_one_at_a_time() -> None:
 def test_saved_tensors_are_counted_once(views: int) -> None:
     """One tensor [N, 50] is saved, however often; the logits are another, and a search keeps copies of the input."""
     model = wrapped(Exponential(views))
-    found = measured(model, inputs())
+    found = measure_footprint(model, inputs())
     assert found.sample == pytest.approx(4 * FEATURES * (1 + PASSING + 1 + COPIES), rel=0.01)
     assert found.constant == 0
 
@@ -74,10 +74,10 @@ def test_the_constant_part_is_told_apart() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(x, self.weight.exp())
 
-    found = measured(wrapped(Positive(FEATURES, 200)), inputs())
+    found = measure_footprint(wrapped(Positive(FEATURES, 200)), inputs())
     assert found.constant == pytest.approx(4 * FEATURES * 200 * (1 + PASSING), rel=0.01)  # it is also the largest
     assert found.sample == pytest.approx(4 * (FEATURES + 200 + COPIES * FEATURES), rel=0.01)
-    plain = measured(wrapped(nn.Linear(FEATURES, 200)), inputs())
+    plain = measure_footprint(wrapped(nn.Linear(FEATURES, 200)), inputs())
     assert plain.constant < 100  # the net's own weight is there anyway
 
 
@@ -85,7 +85,7 @@ def test_spiking_nets_take_memory_by_their_steps() -> None:
     def sample(steps: int) -> float:
         net = nn.Sequential(nn.Linear(FEATURES, 300), neuron.LIFNode(step_mode="m"), nn.Linear(300, 3))
         model = sr.wrap(net, steps=steps)
-        return measured(model, inputs()).sample - 4 * COPIES * FEATURES
+        return measure_footprint(model, inputs()).sample - 4 * COPIES * FEATURES
 
     assert sample(16) == pytest.approx(2 * sample(8), rel=0.05)
     assert sample(8) > 8 * 300 * 4 * 3  # at least the current, the membrane and the spikes of each step
@@ -95,7 +95,7 @@ def test_a_measurement_leaves_the_net_alone() -> None:
     model = tiny_model()
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     state = torch.random.get_rng_state()
-    measured(model, tiny_data())
+    measure_footprint(model, tiny_data())
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in model.net.state_dict().items())
     assert all(each.grad is None for each in model.net.parameters())
@@ -104,12 +104,12 @@ def test_a_measurement_leaves_the_net_alone() -> None:
 def test_the_greediest_model_decides_and_processes_share() -> None:
     small = wrapped(Exponential())
     large = wrapped(nn.Linear(FEATURES, 20_000))
-    budget = 100 * measured(large, inputs()).sample / GIB + measured(large, inputs()).constant / GIB
-    assert fitting_batch([small], inputs(), budget)[0] == 256
-    size, about = fitting_batch([small, large], inputs(), budget)
+    budget = 100 * measure_footprint(large, inputs()).sample / GIB + measure_footprint(large, inputs()).constant / GIB
+    assert choose_batch_size([small], inputs(), budget)[0] == 256
+    size, about = choose_batch_size([small, large], inputs(), budget)
     assert size == 64
-    assert about["bytes_a_sample"] == measured(large, inputs()).sample
-    assert fitting_batch([large], inputs(), 2 * budget, processes=2)[0] == 64
+    assert about["bytes_a_sample"] == measure_footprint(large, inputs()).sample
+    assert choose_batch_size([large], inputs(), 2 * budget, processes=2)[0] == 64
 
 
 def system(root: Path, **files: str) -> Path:
@@ -190,7 +190,7 @@ def test_the_choice_is_recorded_and_equal_for_equal_runs(tmp_path: Path, monkeyp
     assert records[0] == records[1]
     about = records[0]["environment"]["memory"]
     assert about["share_of_free"] == 0.5
-    assert about["bytes_a_sample"] == measured(tiny_model(), tiny_data()).sample
+    assert about["bytes_a_sample"] == measure_footprint(tiny_model(), tiny_data()).sample
     given_size = sr.evaluate(tiny_model(), tiny_data(), ["clean"], evidence="none", batch_size=4).run
     assert given_size["environment"]["memory"] is None
     named = sr.evaluate(tiny_model(), tiny_data(), ["clean"], evidence="none", memory_budget=0.5).run
@@ -219,4 +219,4 @@ def test_a_trial_pass_that_does_not_fit_is_no_error() -> None:
                 raise MemoryError
             return x.exp()
 
-    assert measured(wrapped(Full()), inputs()).fitting(1e15) == 1
+    assert measure_footprint(wrapped(Full()), inputs()).fitting(1e15) == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool, out_of_memory
+from snnrobust.common.batching import BatchSizer, out_of_memory
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.store import Store
@@ -240,7 +240,7 @@ def test_a_measurement_starts_over_with_fewer_samples() -> None:
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 300))
 def test_chunks_are_whole_and_in_order(room: int, size: int, count: int) -> None:
     told: list[int] = []
-    pool = Pool(size, told.append)
+    pool = BatchSizer(size, told.append)
 
     def work(rows: Tensor) -> list[int]:
         if len(rows) > room:

@@ -18,7 +18,7 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.acceleration.model import Twin
+from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.kernels.build import BuildError, find_compiler
 from snnrobust.kernels.compiled import LANES, Compiled, _Code
 from snnrobust.kernels.dynamics import Dynamics
@@ -168,7 +168,7 @@ def test_an_estimator_of_ones_own_searches_on_it_and_finds_the_same() -> None:
         found.append(sr.evaluate(model, own, [pgd], evidence="none").robust("pgd"))
     assert np.array_equal(*found)
     assert 0 < found[0].mean() < 1
-    twin = Twin(sr.wrap(net, steps=4), Strange())
+    twin = AcceleratedModel(sr.wrap(net, steps=4), Strange())
     twin.check(data.x, data.index)
     assert twin.summary() == "torch.compile kernels at 2 of 2 spiking nodes"
 

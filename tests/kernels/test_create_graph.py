@@ -14,7 +14,7 @@ from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.fast import run
 from snnrobust.kernels.native import Native
-from snnrobust.kernels.unit import Affine, Pool, Unit
+from snnrobust.kernels.unit import Affine, Pooling, Unit
 
 STEPS = 3
 DYNAMICS = {
@@ -45,7 +45,7 @@ class Fast:
 class Net(nn.Module):
     """Images [N, 2, 9, 9]: convolution, unit, convolution, unit, a loss that is not linear in the rates."""
 
-    def __init__(self, dynamics: Dynamics, pool: Pool | None, normed: bool, static: bool) -> None:
+    def __init__(self, dynamics: Dynamics, pool: Pooling | None, normed: bool, static: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 2)
@@ -83,7 +83,7 @@ def eager(unit: Unit, current: Tensor, affine: Affine | None) -> Tensor:
 )
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_gradients_and_products_are_those_of_the_eager_path(
-    dynamics: str, pool: Pool | None, normed: bool, static: bool, native: Native
+    dynamics: str, pool: Pooling | None, normed: bool, static: bool, native: Native
 ) -> None:
     net = Net(DYNAMICS[dynamics], pool, normed, static)
     for mine, real in zip(products(net, Fast(native)), products(net, eager), strict=True):

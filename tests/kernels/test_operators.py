@@ -7,7 +7,7 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 
 import snnrobust as sr
-from snnrobust.acceleration.model import NoTwin, Twin
+from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.native import Native
 from snnrobust.spike_gradients.swap import Own
@@ -31,7 +31,7 @@ def test_a_net_of_such_nodes_still_has_what_is_the_same_at_each_step_hoisted(
 ) -> None:
     monkeypatch.setattr(SpikingJelly, "has_operator", lambda *_: True)
     model, data = tiny_model(), tiny_data(count=20)
-    twin, calls = Twin(model, Own()), []
+    twin, calls = AcceleratedModel(model, Own()), []
     assert not twin.fast
     hook = next(each for each in model.net if isinstance(each, torch.nn.Linear)).register_forward_hook(
         lambda _module, inputs, _output: calls.append(inputs[0].shape)
@@ -49,10 +49,10 @@ def test_another_derivative_than_the_nets_own_is_compiled_there(
     native: Native, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SpikingJelly, "has_operator", lambda *_: True)
-    assert len(Twin(tiny_model(), ATan(alpha=3.0)).fast) == 2
+    assert len(AcceleratedModel(tiny_model(), ATan(alpha=3.0)).fast) == 2
 
 
 def test_where_nothing_is_gained_there_is_no_twin(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SpikingJelly, "has_operator", lambda *_: True)
-    with pytest.raises(NoTwin, match="operators of their framework"):
-        Twin(tiny_model(temporal=True), Own())
+    with pytest.raises(NotAccelerated, match="operators of their framework"):
+        AcceleratedModel(tiny_model(temporal=True), Own())

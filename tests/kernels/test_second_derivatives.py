@@ -181,7 +181,7 @@ def reference(net: Net, parameters: dict[str, Tensor], x: Tensor) -> Jet:
 
 
 @dataclass(frozen=True)
-class Problem:
+class AttackContext:
     """The loss as a function of one vector z [P] = (x, *parameters), its point, and the reference there."""
 
     net: Net
@@ -204,12 +204,12 @@ class Problem:
 
 
 @cache
-def problem(dynamics: str, family: str = "atan", recurrent: bool = False, seed: int = 0) -> Problem:
+def problem(dynamics: str, family: str = "atan", recurrent: bool = False, seed: int = 0) -> AttackContext:
     net = Net(DYNAMICS[dynamics], Derivative(family, 1.3, 0.8), recurrent)  # type: ignore[arg-type]  # one of FAMILIES
     x = torch.randn(STEPS, INPUTS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     parameters = dict(net.named_parameters())
     z = torch.cat([x.flatten(), *(each.detach().flatten() for each in parameters.values())])
-    return Problem(net, z, reference(net, parameters, x))
+    return AttackContext(net, z, reference(net, parameters, x))
 
 
 def assert_close(mine: Tensor, real: Tensor) -> None:
@@ -217,7 +217,7 @@ def assert_close(mine: Tensor, real: Tensor) -> None:
     assert (mine - real).abs().max() <= TOLERANCE * max(1.0, real.abs().max().item())
 
 
-def by_double_backward(each: Problem) -> tuple[Tensor, Tensor]:
+def by_double_backward(each: AttackContext) -> tuple[Tensor, Tensor]:
     """Gradient [P], and the Hessian [P, P] row by row."""
     z = each.point.clone().requires_grad_()
     (first,) = torch.autograd.grad(each.loss(z), z, create_graph=True)

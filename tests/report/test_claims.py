@@ -134,13 +134,13 @@ def test_the_size_of_the_evidence(made: Any) -> None:
     assert evidence(found.outcomes) == "none"
     found.run["evidence"] = "basic"
     assert "probe" in evidence(found.outcomes)
-    found.run.update({"evidence": "full", "exhibits": {"m": [{"kind": "order"}]}, "rows": list(range(200))})
+    found.run.update({"evidence": "full", "evidence_tasks": {"m": [{"kind": "order"}]}, "rows": list(range(200))})
     assert evidence(found.outcomes) == "further attacks on 200 random samples"
 
 
 def test_the_page_shows_claims_first_and_folds_the_rest(judged_report: Report, html: Callable[..., str]) -> None:
     judged_report.run.update({"evidence": "full", "rows": list(range(4))})
-    judged_report.run["exhibits"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
+    judged_report.run["evidence_tasks"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
     text = html(judged_report)
     assert text.index("Verdict: doubtful") < text.index('id="claims"') < text.index('id="summary"')
     quoted, folded = text.index("Quoted claims"), text.index("<summary>2 more, not quoted</summary>")

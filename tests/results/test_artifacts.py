@@ -107,7 +107,7 @@ def test_a_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
         Profile(x, {"loss": x**2}, "radius", "A line.", "lif", "eig"),
         Surface(x, x[:2], {"loss": np.full((2, 3), np.nan)}, ("first", "second"), "A plane.", "lif", "eig"),
     ]
-    run = {"format": FORMAT, "fingerprint": "f", "models": {"lif": {}}, "tasks": [], "exhibits": {"lif": []}}
+    run = {"format": FORMAT, "fingerprint": "f", "models": {"lif": {}}, "tasks": [], "evidence_tasks": {"lif": []}}
     Store(tmp_path, run).save_measurement("lif", "eig", [Record("trace", 1.0)], drawn, 1.0)
     held = Store.open(tmp_path).measurement("lif", "eig")
     assert held is not None

@@ -12,11 +12,11 @@ import pytest
 
 import snnrobust as sr
 from snnrobust.errors import PluginError, StoreError
-from snnrobust.evaluation.measure import measured
+from snnrobust.evaluation.run_measurement import run_measurement
 from snnrobust.plugin import Measurement, registry
 from snnrobust.plugin.registry import PluginInfo
 from snnrobust.plugin.task import Task
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.testing import conformance as testing
 from snnrobust.testing.tiny import tiny_data, tiny_model
@@ -31,7 +31,7 @@ class Counting:
     resumable: ClassVar[bool] = True
     steps: ClassVar[list[int]] = []
 
-    def measure(self, model: Any, data: Any, rng: Any, kept: Partial) -> Iterable[Record]:
+    def measure(self, model: Any, data: Any, rng: Any, kept: MeasurementCheckpoint) -> Iterable[Record]:
         held = kept.get("sum")
         total, first = (0.0, 1) if held is None else (float(held[0]), int(held[1]) + 1)
         if self.drifts and held is not None:
@@ -45,7 +45,7 @@ class Counting:
 
 
 def test_arrays_are_copies() -> None:
-    kept, array = Partial(), np.zeros(2)
+    kept, array = MeasurementCheckpoint(), np.zeros(2)
     kept.put("a", array)
     array[0] = 1.0
     held = kept.get("a")
@@ -57,22 +57,22 @@ def test_arrays_are_copies() -> None:
 
 def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "measure.partial.npz"
-    kept = Partial(path, every=1000.0)
+    kept = MeasurementCheckpoint(path, every=1000.0)
     kept.put("a", np.array([1.0, np.nan]))
     assert not path.exists()  # it is not time yet
     kept.write()
-    again = Partial(path)
+    again = MeasurementCheckpoint(path)
     assert np.array_equal(again.get("a"), [1.0, np.nan], equal_nan=True)  # type: ignore[arg-type]  # it is there
     assert again.get("b") is None
-    Partial(path, every=0.0).put("b", np.ones(1))
-    third = Partial(path)
+    MeasurementCheckpoint(path, every=0.0).put("b", np.ones(1))
+    third = MeasurementCheckpoint(path)
     assert third.get("a") is not None
     assert third.get("b") is not None
 
 
 def test_it_is_written_on_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "measure.partial.npz"
-    kept = Partial(path, every=1000.0)
+    kept = MeasurementCheckpoint(path, every=1000.0)
 
     def interrupted() -> None:
         with kept.written():
@@ -81,12 +81,12 @@ def test_it_is_written_on_the_way_out(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert Partial(path).get("a") is not None
+    assert MeasurementCheckpoint(path).get("a") is not None
 
 
 def test_nothing_new_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "measure.partial.npz"
-    Partial(path).write()
+    MeasurementCheckpoint(path).write()
     assert not path.exists()
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "measure.partial.npz"
     path.write_bytes(b"no archive")
     with pytest.raises(StoreError, match=r"measure\.partial\.npz.*delete it"):
-        Partial(path)
+        MeasurementCheckpoint(path)
 
 
 def test_only_what_is_resumable_is_handed_it() -> None:
@@ -102,7 +102,7 @@ def test_only_what_is_resumable_is_handed_it() -> None:
         def measure(self, model: Any, data: Any, rng: Any) -> Iterable[Record]:
             yield Record("plain", 1.0)
 
-    assert [each.value for each in measured(Plain(), None, None, None, Partial())] == [1.0]  # type: ignore[arg-type, union-attr]  # it looks at none of them
+    assert [each.value for each in run_measurement(Plain(), None, None, None, MeasurementCheckpoint())] == [1.0]  # type: ignore[arg-type, union-attr]  # it looks at none of them
 
 
 def test_a_run_goes_on_from_what_was_kept_and_leaves_none_of_it(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_run_goes_on_from_what_was_kept_and_leaves_none_of_it(tmp_path: Path) 
     (tmp_path / "resumed").mkdir()
     (tmp_path / "resumed" / "run.json").write_bytes((tmp_path / "whole" / "run.json").read_bytes())
     path = tmp_path / "resumed" / "cells" / "tiny" / "counting" / "measure.partial.npz"
-    kept = Partial(path)
+    kept = MeasurementCheckpoint(path)
     kept.put("sum", np.array([6.0, 3]))
     kept.write()
     Counting.steps.clear()
@@ -148,6 +148,6 @@ def test_conformance_of_resumable_measurements(
 
 def test_progress_is_told() -> None:
     told: list[tuple[str, float]] = []
-    kept = Partial(heard=lambda what, share: told.append((what, share)))
+    kept = MeasurementCheckpoint(heard=lambda what, share: told.append((what, share)))
     kept.put("loss", np.array([1.0, np.nan, np.nan, 2.0]))
     assert told == [("loss", 0.5)]

@@ -29,7 +29,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
     ]
     models: dict[str, Any] = {"lif": {}, "if": {}}
     exhibits: dict[str, Any] = {"lif": [], "if": []}
-    run = {"format": FORMAT, "fingerprint": "f1", "models": models, "tasks": tasks, "exhibits": exhibits}
+    run = {"format": FORMAT, "fingerprint": "f1", "models": models, "tasks": tasks, "evidence_tasks": exhibits}
     return {**run, **changes}
 
 

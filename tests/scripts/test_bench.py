@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrobust.acceleration.model import Twin
+from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.data import Dataset
 from snnrobust.training import trainer as training
 
@@ -123,7 +123,7 @@ def test_spikes_and_signs_of_another_net_are_off(scripts: SimpleNamespace) -> No
     assert 0 < row["spikes"] < row["neuron_steps"]
 
     compared = scripts.bench_exact._Compared(setting, net, splits)
-    compared._twin = Twin(setting.wrap(other), compared._twin._estimator)
+    compared._twin = AcceleratedModel(setting.wrap(other), compared._twin._estimator)
     compared.run(a_sample * 8)
     assert compared.row["spikes_off"] > 0
     assert compared.row["samples_off"] > 0

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.objectives.logits import CrossEntropy, Margin
 from snnrobust.plugin import Optimiser, State
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust_attacks.optimisers.fgsm import FGSM
 from snnrobust_attacks.optimisers.pgd import PGD
 
@@ -51,8 +51,8 @@ def run(
     rng = Draws(0, label)
     objective = Margin()
     oracle = Oracle(model, objective, Own(), 1, rng.number(), None)
-    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, Pool(pool), stop, label)
-    found: list[Found] = []
+    problem = AttackContext(Scorer(model, 0, 5), oracle, data, threat, rng, BatchSizer(pool), stop, label)
+    found: list[SearchResult] = []
     with model.session():
         search(problem, plugin, torch.arange(len(data)), found.append)
     rows = torch.cat([each.rows for each in found])
@@ -176,8 +176,8 @@ def test_sequences_keep_their_padding() -> None:
     by_id = dict(zip(data.index.tolist(), lengths.tolist(), strict=True))
     oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, by_id)
     threat = ThreatModel("linf", 1.0, (0.0, 1.0), "binary")
-    problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(3), False, "padded")
-    found: list[Found] = []
+    problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(3), False, "padded")
+    found: list[SearchResult] = []
     with model.session():
         search(problem, PGD(steps=3), torch.arange(8), found.append)
     changed = 0

@@ -16,7 +16,7 @@ from snnrobust.common.random import Draws
 from snnrobust.plugin import State, registry
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust_attacks.corruptions.gaussian import Gaussian
 from snnrobust_attacks.optimisers.pgd import PGD
 

@@ -11,7 +11,7 @@ import torch
 
 from snnrobust.errors import ViolationError
 from snnrobust.threat_models import verify as verify_module
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.threat_models.verify import verify
 
 IDS = [40, 41, 42]
@@ -133,7 +133,7 @@ def test_the_checker_never_asks_the_threat_model(monkeypatch: pytest.MonkeyPatch
     imported = [
         alias.name
         for node in ast.walk(ast.parse(inspect.getsource(verify_module)))
-        if isinstance(node, ast.ImportFrom) and node.module == "snnrobust.threat_models.lp"
+        if isinstance(node, ast.ImportFrom) and node.module == "snnrobust.threat_models.threat_model"
         for alias in node.names
     ]
     assert imported == ["ThreatModel"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import Norm
+from snnrobust.threat_models.threat_model import Norm
 from snnrobust.wrapping.model import SpikingModel
 
 #: Inputs [N, *] -> whether the net gets each wrong, [N].

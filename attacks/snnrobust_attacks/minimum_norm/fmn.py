@@ -15,7 +15,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.minimum_norm.boundary import length, like, pull_in, require, wrong
 

@@ -14,7 +14,7 @@ from snnrobust.common.validate import check_count, check_positive
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.minimum_norm.boundary import length, like, pull_in, require, wrong
 

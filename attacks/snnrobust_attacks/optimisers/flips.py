@@ -14,7 +14,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest
 from snnrobust.wrapping.model import SpikingModel
 
 

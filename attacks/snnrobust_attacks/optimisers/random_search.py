@@ -12,7 +12,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.common.validate import check_count, check_share
 from snnrobust.plugin import State
-from snnrobust.threat_models.lp import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 
 
 def check_norm(task: Task, *norms: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnrobust.acceleration.model import ROWS, NoTwin, Twin, twin_of
+from snnrobust.acceleration.model import ROWS, AcceleratedModel, NotAccelerated, accelerated_model
 from snnrobust.common.batching import even_parts
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping.model import SpikingModel
@@ -66,12 +66,12 @@ class FastLogits:
         )
 
 
-def _twin(model: SpikingModel, first: Chunk) -> Twin | None:
+def _twin(model: SpikingModel, first: Chunk) -> AcceleratedModel | None:
     if not model.accelerate:
         return None
     try:
-        twin = twin_of(model, Own())
+        twin = accelerated_model(model, Own())
         twin.check_once(first.x, first.index)
-    except NoTwin:
+    except NotAccelerated:
         return None
     return twin

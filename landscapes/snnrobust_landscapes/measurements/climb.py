@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
@@ -31,7 +31,7 @@ class Climb:
         InputError: If a loss or gradient is not finite, or the gradient at the origin is zero.
     """
 
-    def __init__(self, landscape: Landscape, steps: int, kept: Partial) -> None:
+    def __init__(self, landscape: Landscape, steps: int, kept: MeasurementCheckpoint) -> None:
         self.landscape = landscape
         self._steps = steps
         self._kept = kept

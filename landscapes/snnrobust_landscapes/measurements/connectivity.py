@@ -19,7 +19,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.results.artifacts import Artifact, Profile
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Loss
@@ -87,11 +87,11 @@ class Connectivity:
                 way.loss(end)
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """The profile and the records; the net's weights are as before."""
         there = self._require(model, data)
-        kept = Partial() if kept is None else kept
+        kept = MeasurementCheckpoint() if kept is None else kept
         steps = self.points - 1
         outside = math.floor(self.beyond * steps + 1e-9)
         ways = np.arange(-outside, self.points + outside) / steps  # 0 and 1 exactly among them

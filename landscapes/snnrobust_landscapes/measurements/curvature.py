@@ -17,7 +17,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.inputs import Inputs
@@ -113,7 +113,7 @@ class Curvature(ABC):
             self._checked(model, self._training(data), min(self.chunk, data.batch_size))
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint
     ) -> Iterable[Record | Artifact]:
         """Numbers, evidence beside them, and artifacts: of the whole net, then of its layers. It is left as it was.
 
@@ -136,7 +136,9 @@ class Curvature(ABC):
         self.require(tried(self.operator, whole))
         return whole
 
-    def _part(self, landscape: Landscape, layer: str | None, rng: Draws, kept: Partial) -> Iterator[Record | Artifact]:
+    def _part(
+        self, landscape: Landscape, layer: str | None, rng: Draws, kept: MeasurementCheckpoint
+    ) -> Iterator[Record | Artifact]:
         """What is measured of the whole net, or of one layer's block."""
         # Keyed by the seed alone: all measurements of an evaluation see one operator, and the same random directions.
         shared = Draws(rng.seed, "curvature").sub(self.space, "whole" if layer is None else f"layer {layer}")

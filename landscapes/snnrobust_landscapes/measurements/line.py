@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Artifact, Profile
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.measurements import slices
@@ -35,11 +35,11 @@ class Line(Slice):
         return (self.direction,)
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """The profile and the records; the net's weights are as before."""
         slices.check_fits(model, data, self.space)
-        kept = Partial() if kept is None else kept
+        kept = MeasurementCheckpoint() if kept is None else kept
         grid = self.grid()
         with model.session():
             landscape = self.landscape(model, data)

@@ -10,7 +10,7 @@ import numpy as np
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Artifact, Surface
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape, Loss
@@ -49,11 +49,11 @@ class Plane(Slice):
         return self.first, self.second
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """The surface and the records; the net's weights are as before."""
         slices.check_fits(model, data, self.space)
-        kept = Partial() if kept is None else kept
+        kept = MeasurementCheckpoint() if kept is None else kept
         grid = self.grid()
         angles = 2 * np.pi * np.arange(_RING) / _RING
         ring = self.radius / 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)

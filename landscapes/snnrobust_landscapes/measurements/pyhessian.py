@@ -20,7 +20,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.plugin.task import Task
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.weights import Weights, moving
@@ -115,7 +115,7 @@ class PyHessian:
         return Weights(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint
     ) -> Iterable[Record | Artifact]:
         """Records "eigenvalue:1", "eigenvalue:2" ... and "trace", and what stands beside them.
 

@@ -19,7 +19,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.results.artifacts import Artifact, Profile
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import RADIUS, Landscape
@@ -126,7 +126,7 @@ class Sharpness:
             raise InputError(f"expected at least 2 training samples for sharpness, got {count}; pass more")
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """Records and profiles; the net is left as it was.
 
@@ -135,7 +135,7 @@ class Sharpness:
         """
         self._require(model, data)
         with model.session():
-            climb = Climb(self._landscape(model, data), self.steps, Partial() if kept is None else kept)
+            climb = Climb(self._landscape(model, data), self.steps, MeasurementCheckpoint() if kept is None else kept)
             found = _Found(self, climb, rng)
             return [*found.in_filters(), *found.in_l2(), *found.elementwise()]
 

@@ -11,7 +11,7 @@ import torch
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import RADIUS, Landscape, Loss
@@ -53,7 +53,7 @@ def directions(
     landscape: Landscape,
     rngs: Sequence[Draws],
     operator: str | Mapping[str, Any] | Kind,
-    kept: Partial,
+    kept: MeasurementCheckpoint,
 ) -> list[Direction]:
     """The directions of a slice, on the CPU, kept so that all points of a resumed one lie on the same.
 
@@ -76,7 +76,7 @@ def directions(
     return found
 
 
-def walked(points: int, loss: Callable[[int], Loss], kept: Partial, chunk: int) -> np.ndarray:
+def walked(points: int, loss: Callable[[int], Loss], kept: MeasurementCheckpoint, chunk: int) -> np.ndarray:
     """Mean loss and accuracy of each of `points` points, [points, 2]; those that are kept are not computed again.
 
     Args:

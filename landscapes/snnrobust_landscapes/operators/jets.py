@@ -16,7 +16,7 @@ from snnrobust.errors import InputError, SnnRobustError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.jet import Slope, jet
-from snnrobust.spike_gradients.site import put_forward
+from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Chunked

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust_landscapes.loss.landscape import Landscape, identity
 from snnrobust_landscapes.operators.operator import Operator
@@ -95,7 +95,7 @@ class Agreement:
 
 
 def in_random_directions(
-    operator: Operator, rng: Draws, *, directions: int = 64, draws: int = 8, kept: Partial | None = None
+    operator: Operator, rng: Draws, *, directions: int = 64, draws: int = 8, kept: MeasurementCheckpoint | None = None
 ) -> list[Agreement]:
     """Agreement in random filter-normalised directions, one for each of `RADII`.
 
@@ -123,7 +123,7 @@ def in_random_directions(
 
 
 def in_leading_directions(
-    operator: Operator, vectors: Tensor, rng: Draws, *, draws: int = 8, kept: Partial | None = None
+    operator: Operator, vectors: Tensor, rng: Draws, *, draws: int = 8, kept: MeasurementCheckpoint | None = None
 ) -> list[Agreement]:
     """Agreement in an operator's own leading directions, at the same relative norm as random ones.
 
@@ -174,7 +174,7 @@ def curvatures(
     radius: float,
     rng: Draws,
     draws: int,
-    kept: Partial | None = None,
+    kept: MeasurementCheckpoint | None = None,
     name: str = "",
 ) -> np.ndarray:
     """Measured curvature at each point around the origin, for each of up to `GROUPS` groups of samples, [n, draws, G].

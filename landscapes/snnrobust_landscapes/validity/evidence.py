@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.results.artifacts import Artifact, Scatter
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.curvature import DIRECTIONS, HOPELESS, SIZE, VALID, Curvature, cure
 from snnrobust.results.records import Record
 from snnrobust_landscapes.loss.landscape import RADIUS, Landscape, identity
@@ -60,7 +60,7 @@ class Evidence:
     rng: Draws
     directions: int
     draws: int
-    kept: Partial
+    kept: MeasurementCheckpoint
 
     def beside(self, vectors: Tensor | None = None) -> Iterator[Record | Artifact]:
         """Asymmetry, relaxation gap, and validity along random directions and the leading ones.

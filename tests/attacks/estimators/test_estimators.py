@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, PluginError
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import NodeRun, registry
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import SpikeGradient, passes
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust_attacks.estimators.assg import ASSG
 from snnrobust_attacks.estimators.atan import ATan
 from snnrobust_attacks.estimators.bptr import BPTR
@@ -459,10 +459,10 @@ def test_a_search_finds_the_same_whatever_the_pool(estimator: Any) -> None:
     outcomes = []
     for pool in (12, 5, 1):
         oracle = Oracle(model, CrossEntropy(), estimator, 1, 0, None)
-        problem = Problem(Judge(model, 0, 1), oracle, data, threat, rng, Pool(pool), True, "pool")
+        problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(pool), True, "pool")
         found = torch.zeros_like(data.x)
 
-        def keep(each: Found, found: Tensor = found) -> None:
+        def keep(each: SearchResult, found: Tensor = found) -> None:
             found[each.rows] = each.last_x
 
         with model.session():

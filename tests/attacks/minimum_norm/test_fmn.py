@@ -19,7 +19,7 @@ from snnrobust.search.oracle import Oracle
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.minimum_norm.boundary import length, wrong
 from snnrobust_attacks.minimum_norm.fmn import MinimumNorm, _into

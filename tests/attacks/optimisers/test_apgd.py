@@ -17,7 +17,7 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.plugin import State
 from snnrobust.testing import check_plugin
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust_attacks.optimisers.apgd import APGD
 
 Objective = Callable[[Tensor], Tensor]

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.errors import InputError
 from snnrobust.objectives.logits import Margin
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import Domain, ThreatModel
+from snnrobust.threat_models.threat_model import Domain, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.optimisers.flips import Flips
 
@@ -48,17 +48,17 @@ def linear(domain: Domain, shape: tuple[int, ...] = (3, 4)) -> tuple[sr.SpikingM
 
 def run(model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatModel, pool: int = 64) -> dict[str, Tensor]:
     rng = Draws(0, "flips")
-    problem = Problem(
-        Judge(model, 0, 1),
+    problem = AttackContext(
+        Scorer(model, 0, 1),
         Oracle(model, Margin(), Own(), 1, rng.number(), None),
         data,
         threat,
         rng,
-        Pool(pool),
+        BatchSizer(pool),
         False,
         "flips",
     )
-    found: list[Found] = []
+    found: list[SearchResult] = []
     with model.session():
         search(problem, plugin, torch.arange(len(data)), found.append)
     order = torch.cat([each.rows for each in found]).argsort()

@@ -17,7 +17,7 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.plugin import Optimiser, State
 from snnrobust.testing import check_plugin
-from snnrobust.threat_models.lp import Domain, Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.optimisers.apgd import APGD
 from snnrobust_attacks.optimisers.fgsm import FGSM

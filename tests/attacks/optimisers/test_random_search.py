@@ -13,20 +13,20 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.errors import InputError
 from snnrobust.objectives.logits import Margin
 from snnrobust.plugin import Optimiser, State
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.problem import Found, Problem
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import Domain, Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.optimisers.random_search import RandomSearch
 
@@ -37,8 +37,8 @@ def run(model: sr.SpikingModel, data: Dataset, plugin: Optimiser, threat: Threat
     """Examples and margins of a search that never stops early, in the order of the data."""
     rng = Draws(0, "random-search")
     oracle = Oracle(model, Margin(), Own(), 1, rng.number(), None)
-    problem = Problem(Judge(model, 0, 5), oracle, data, threat, rng, Pool(pool), False, "random-search")
-    found: list[Found] = []
+    problem = AttackContext(Scorer(model, 0, 5), oracle, data, threat, rng, BatchSizer(pool), False, "random-search")
+    found: list[SearchResult] = []
     with model.session():
         search(problem, plugin, torch.arange(len(data)), found.append)
     order = torch.cat([each.rows for each in found]).argsort()

@@ -15,7 +15,7 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.optimisers.square import Square
 from snnrobust_attacks.optimisers.windows import Window, fold, sides, unfold

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from snnrobust import networks
-from snnrobust.acceleration.model import ROWS, Twin
+from snnrobust.acceleration.model import ROWS, AcceleratedModel
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.kernels.backends import backends
@@ -58,7 +58,7 @@ def test_parts_on_the_twin_give_the_nets_own_bits(monkeypatch: pytest.MonkeyPatc
         landscape = Weights(model, data, chunk=N)
         (chunk,) = landscape.chunks
         fast = FastLogits(model, chunk)
-        passes, eager = sizes(monkeypatch, Twin), sizes(monkeypatch, SpikingModel)
+        passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         for each in range(3):
             offset = 0.3 * each * landscape.direction(Draws(0, str(each)))
             with landscape._placed(landscape.moved(offset)):
@@ -79,19 +79,19 @@ def test_parts_on_the_twin_give_the_nets_own_bits(monkeypatch: pytest.MonkeyPatc
 def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin, or a part of it, that is one bit off is left for what is not."""
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
-    outputs = Twin.outputs
+    outputs = AcceleratedModel.outputs
 
-    def rounded(self: Twin, x: Tensor, **rest: Any) -> Tensor:
+    def rounded(self: AcceleratedModel, x: Tensor, **rest: Any) -> Tensor:
         found = outputs(self, x, **rest)
         off = least == 1 or (len(x) < N and len(x) >= least)
         return torch.nextafter(found, found + 1) if off else found
 
-    monkeypatch.setattr(Twin, "outputs", rounded)
+    monkeypatch.setattr(AcceleratedModel, "outputs", rounded)
     model, data = setting()
     with model.session():
         (chunk,) = Weights(model, data, chunk=N).chunks
         fast = FastLogits(model, chunk)
-        passes, eager = sizes(monkeypatch, Twin), sizes(monkeypatch, SpikingModel)
+        passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         found = fast(chunk.x, chunk)
         assert (passes, eager) == (([], [N]) if least == 1 else ([N], []))
         assert torch.equal(found, model.logits(chunk.x))
@@ -101,13 +101,13 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
 @torch.no_grad()
 def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin that is off wherever anything fires has the right bits at the weights of a silent net, and only there."""
-    outputs = Twin.outputs
+    outputs = AcceleratedModel.outputs
 
-    def rounded(self: Twin, x: Tensor, **rest: Any) -> Tensor:
+    def rounded(self: AcceleratedModel, x: Tensor, **rest: Any) -> Tensor:
         found = outputs(self, x, **rest)
         return found if bool((found == found[:1]).all()) else torch.nextafter(found, found + 1)
 
-    monkeypatch.setattr(Twin, "outputs", rounded)
+    monkeypatch.setattr(AcceleratedModel, "outputs", rounded)
     model, data = setting()
     model.net[0].weight.data *= 1e-3
     with model.session():
@@ -115,7 +115,7 @@ def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.M
         chunk = landscape.chunks[0]
         assert len(model.logits(chunk.x).unique(dim=0)) == 1
         landscape.loss_at(landscape.theta)
-        passes, eager = sizes(monkeypatch, Twin), sizes(monkeypatch, SpikingModel)
+        passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         louder = {name: each * (1e3 if name == "0.weight" else 1.0) for name, each in landscape.theta.items()}
         losses = landscape.loss_at(louder).losses
     assert losses.std() > 0
@@ -125,7 +125,7 @@ def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.M
 @torch.no_grad()
 def test_a_model_that_is_not_to_be_accelerated_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = setting(accelerate=False)
-    passes = sizes(monkeypatch, Twin)
+    passes = sizes(monkeypatch, AcceleratedModel)
     with model.session():
         landscape = Weights(model, data, chunk=64)
         loss = landscape.loss(torch.zeros(landscape.size, dtype=torch.float64))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
@@ -162,10 +162,12 @@ def measured(data: Callable[..., EvaluationData]) -> Callable[..., list[Record |
         plugin: Any,
         model: SpikingModel,
         evaluation: EvaluationData | None = None,
-        kept: Partial | None = None,
+        kept: MeasurementCheckpoint | None = None,
         rng: Draws | None = None,
     ) -> list[Record | Artifact]:
-        return list(plugin.measure(model, evaluation or data(), rng or Draws(0, "task"), kept or Partial()))
+        return list(
+            plugin.measure(model, evaluation or data(), rng or Draws(0, "task"), kept or MeasurementCheckpoint())
+        )
 
     return measure
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust_landscapes.loss.landscape import Loss
 from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.climb import Climb
@@ -57,8 +57,8 @@ def quadratic(seed: int, sign: float = 1.0) -> Quadratic:
     return Quadratic(root + root.T, torch.randn(5, dtype=torch.float64, generator=generator), sign)
 
 
-def climb(landscape: Any, steps: int = 20, kept: Partial | None = None) -> Climb:
-    return Climb(landscape, steps, Partial() if kept is None else kept)
+def climb(landscape: Any, steps: int = 20, kept: MeasurementCheckpoint | None = None) -> Climb:
+    return Climb(landscape, steps, MeasurementCheckpoint() if kept is None else kept)
 
 
 def highest(landscape: Quadratic, radius: float) -> float:
@@ -164,7 +164,7 @@ def test_gradients_that_lead_nowhere(matrix: float, slope: float, found: str) ->
 
 
 def test_what_is_kept_is_not_worked_out_again() -> None:
-    landscape, kept = quadratic(3), Partial()
+    landscape, kept = quadratic(3), MeasurementCheckpoint()
     ball = Ball("L2", landscape.scale())
     first = climb(landscape, kept=kept)
     wanted = first.ascent(ball, 1.0), first.random([1.0], 6, RNG)
@@ -178,7 +178,7 @@ def test_what_is_kept_is_not_worked_out_again() -> None:
 
 
 def test_what_another_chunk_size_got_is_not_used() -> None:
-    landscape, kept = quadratic(4), Partial()
+    landscape, kept = quadratic(4), MeasurementCheckpoint()
     ball = Ball("L2", landscape.scale())
     climb(landscape, kept=kept).step(ball, 1.0)
     kept.put("chunks of 3, L2, step 1.0", np.full(3, 17.0))

@@ -15,7 +15,7 @@ from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin.task import load
 from snnrobust.results.artifacts import Artifact, Scatter
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
@@ -178,7 +178,7 @@ def test_a_second_call_is_equal_and_the_net_as_before(
     with wrapped.session(), torch.no_grad():
         assert equal(first, measured(plugin, wrapped))
         assert equal(first, measured(plugin, wrapped))  # from what the session keeps
-    other = list(plugin.measure(wrapped, data(), Draws(1, "task"), Partial()))
+    other = list(plugin.measure(wrapped, data(), Draws(1, "task"), MeasurementCheckpoint()))
     assert not equal(first, other)  # control
     assert dict(own.named_parameters()) == parameters
     assert all(p.grad is gradients[name] for name, p in parameters.items())
@@ -210,7 +210,7 @@ class Stopped(Exception):
     pass
 
 
-class Stopping(Partial):
+class Stopping(MeasurementCheckpoint):
     """Raises at one of the times that something is kept."""
 
     def __init__(self, at: int) -> None:

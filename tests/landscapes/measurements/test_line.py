@@ -17,7 +17,7 @@ from snnrobust.errors import InputError
 from snnrobust.plugin import Measurement
 from snnrobust.plugin.task import load
 from snnrobust.results.artifacts import Profile
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.wrap import wrap
@@ -30,7 +30,9 @@ from snnrobust_landscapes.validity.evidence import CurvatureWarning
 RNG = Draws(0, "line")
 
 
-def measured(plugin: Line, model: Any, data: EvaluationData, kept: Partial | None = None) -> tuple[Profile, Any]:
+def measured(
+    plugin: Line, model: Any, data: EvaluationData, kept: MeasurementCheckpoint | None = None
+) -> tuple[Profile, Any]:
     profile, *records = plugin.measure(model, data, RNG, kept)
     assert isinstance(profile, Profile)
     return profile, {record.metric: record for record in records if isinstance(record, Record)}
@@ -90,7 +92,7 @@ def test_uphill_in_inputs_is_known() -> None:
 
 
 def test_random_lines_are_keyed_and_resume() -> None:
-    kept = Partial()
+    kept = MeasurementCheckpoint()
     profile, records = measured(Line(points=5), tiny_model(), tiny(), kept)
     name = "chunks of 4"
     held = kept.get(name)
@@ -119,7 +121,7 @@ def test_an_eigenvector_that_has_not_converged_is_told_of(monkeypatch: pytest.Mo
     whole, _ = measured(plugin, tiny_model(), tiny())
     assert "converged" not in whole.caption  # control
     monkeypatch.setattr(directions, "lanczos", partial(lanczos, most=1, tolerance=1e-12))
-    kept = Partial()
+    kept = MeasurementCheckpoint()
     with pytest.warns(CurvatureWarning, match="to converge within 1 products, got 1 of 1"):
         profile, _ = measured(plugin, tiny_model(), tiny(), kept)
     assert profile.caption.endswith("1 of its eigenvectors has not converged.")

@@ -19,7 +19,7 @@ from snnrobust.errors import InputError
 from snnrobust.plugin import Measurement
 from snnrobust.plugin.task import load
 from snnrobust.results.artifacts import Surface
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
@@ -217,7 +217,7 @@ def test_other_directions_and_spaces(spiking: Model, data: Data, first: str, sec
     assert records["loss_rise"].unit == UNITS[space]
     assert ("Gauss-Newton" in surface.axes[0]) == (first == "eigenvector")
     with model.session():
-        kept = Partial()
+        kept = MeasurementCheckpoint()
         landscape = slices.slice_landscape(model, evaluation, space=space, samples=500, chunk=64, logit_scale=1.0)
         found = slices.directions((first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", kept)
         one, two = (each.along for each in found)
@@ -235,7 +235,7 @@ def test_uphill_is_higher_than_at_random(spiking: Model, data: Data) -> None:
 
 
 def test_kept_points_are_not_computed_again_unless_in_other_chunks(spiking: Model, data: Data) -> None:
-    model, evaluation, kept = spiking(), data(), Partial()
+    model, evaluation, kept = spiking(), data(), MeasurementCheckpoint()
     whole = list(Plane(points=3).measure(model, evaluation, RNG, kept))
     name = "chunks of 8"
     values = kept.get(name)
@@ -259,11 +259,11 @@ def test_kept_points_are_not_computed_again_unless_in_other_chunks(spiking: Mode
 
 
 def test_directions_are_kept_with_the_points(spiking: Model, data: Data) -> None:
-    model, evaluation, kept = spiking(), data(), Partial()
+    model, evaluation, kept = spiking(), data(), MeasurementCheckpoint()
     list(Plane(points=3).measure(model, evaluation, RNG, kept))
     held = kept.get("directions")
     assert held is not None
-    another = Partial()
+    another = MeasurementCheckpoint()
     another.put("unconverged", np.zeros(2))
     another.put("directions", held[::-1])
     swapped, *_ = Plane(points=3).measure(model, evaluation, RNG, another)

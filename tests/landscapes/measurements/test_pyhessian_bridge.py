@@ -20,7 +20,7 @@ from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin import Measurement
 from snnrobust.plugin.task import load
 from snnrobust.results.artifacts import Artifact, Scatter
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
@@ -66,7 +66,7 @@ def dense(wrapped: SpikingModel, train: Dataset) -> Tensor:
 def measured(plugin: PyHessian, wrapped: SpikingModel, evaluation: EvaluationData, rng: Draws = RNG) -> list[Any]:
     """Records and artifacts, with as little held against the loss as there may be."""
     small = replace(plugin, directions=8, draws=2)
-    return list(small.measure(wrapped, evaluation, rng, Partial()))
+    return list(small.measure(wrapped, evaluation, rng, MeasurementCheckpoint()))
 
 
 def numbers(found: list[Record | Artifact]) -> list[tuple[str, float, float, float]]:
@@ -313,9 +313,9 @@ def test_what_it_found_is_held_against_the_loss(net: Net, data: Data, by_metric:
 def test_a_formal_hessian_that_misleads_is_warned_of(net: Net, data: Data, by_metric: ByMetric) -> None:
     plugin = PyHessian(top=3, probes=2, samples=40, directions=16, draws=4)
     with pytest.warns(CurvatureWarning, match="formal surrogate Hessian"):
-        list(plugin.measure(model(net(16.0, seed=1)), data(), RNG, Partial()))
+        list(plugin.measure(model(net(16.0, seed=1)), data(), RNG, MeasurementCheckpoint()))
     smooth = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)).double()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = list(plugin.measure(wrap(smooth, layout="N"), data(), RNG, Partial()))  # control
+        found = list(plugin.measure(wrap(smooth, layout="N"), data(), RNG, MeasurementCheckpoint()))  # control
     assert by_metric(found)["validity:random"].value > 0.9

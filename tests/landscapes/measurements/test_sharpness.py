@@ -21,7 +21,7 @@ from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import load
 from snnrobust.results.artifacts import Profile
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.testing import check_plugin
 from snnrobust.training import trainer as training
@@ -33,20 +33,20 @@ from snnrobust_landscapes.measurements.sharpness import Sharpness
 
 RNG = Draws(0, "sharpness")
 Model = Callable[[], SpikingModel]
-Found = dict[tuple[str, float], Record]
+SearchResult = dict[tuple[str, float], Record]
 
 
 def measured(
-    plugin: Sharpness, model: SpikingModel, evaluation: EvaluationData, kept: Partial | None = None
-) -> tuple[Found, list[Profile]]:
-    found = list(plugin.measure(model, evaluation, RNG, Partial() if kept is None else kept))
+    plugin: Sharpness, model: SpikingModel, evaluation: EvaluationData, kept: MeasurementCheckpoint | None = None
+) -> tuple[SearchResult, list[Profile]]:
+    found = list(plugin.measure(model, evaluation, RNG, MeasurementCheckpoint() if kept is None else kept))
     records = {
         (each.metric.removeprefix("sharpness:"), each.strength): each for each in found if isinstance(each, Record)
     }
     return records, [each for each in found if isinstance(each, Profile)]
 
 
-def values(records: Found) -> dict[tuple[str, float], float]:
+def values(records: SearchResult) -> dict[tuple[str, float], float]:
     return {key: record.value for key, record in records.items()}
 
 
@@ -230,7 +230,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
     settings, given = Sharpness(directions=9, steps=3), evaluation
     whole, _ = measured(settings, spiking(), given)
     counted(Weights, "loss", stop_at=stop)
-    kept = Partial()
+    kept = MeasurementCheckpoint()
     with pytest.raises(KeyboardInterrupt):
         measured(settings, spiking(), given, kept)
     monkeypatch.undo()
@@ -241,7 +241,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
 def test_a_finished_measurement_asks_for_little_again(
     spiking: Model, evaluation: EvaluationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, given, kept = Sharpness(directions=4, steps=2), evaluation, Partial()
+    settings, given, kept = Sharpness(directions=4, steps=2), evaluation, MeasurementCheckpoint()
     wanted, _ = measured(settings, spiking(), given, kept)
     offsets, original = [], Weights.loss
     monkeypatch.setattr(Weights, "loss", lambda self, offset: offsets.append(offset) or original(self, offset))

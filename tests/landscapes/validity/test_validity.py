@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.errors import InputError
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.inputs import Inputs
@@ -132,7 +132,7 @@ def test_what_was_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
         landscape = operator.landscape
         chosen = random_directions(landscape, RNG, 3)
         whole = curvatures(landscape, chosen, 0.1, RNG, 3)
-        kept = Partial()
+        kept = MeasurementCheckpoint()
         broken = whole.copy()
         broken[:, 2] = np.nan  # as after an interruption in the third of three points
         kept.put("random/0.1, 24 at a time", broken)

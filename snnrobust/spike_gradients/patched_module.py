@@ -19,7 +19,7 @@ from snnrobust.spike_gradients.sample_memory import SampleMemory
 
 
 @dataclass
-class Visit:
+class PassContext:
     """Which samples a forward and backward pass is about.
 
     Attributes:
@@ -35,7 +35,7 @@ class Visit:
     moved: set[tuple[str, int]] = field(default_factory=set)
 
 
-class Site:
+class PatchedModule:
     """A module of a net and the estimator for it, to be put in place and taken away any number of times.
 
     Args:
@@ -52,12 +52,12 @@ class Site:
         self._module = module
         self._adapter = adapter
         self._calls: list[Tensor] = []
-        self._visit: Visit | None = None
+        self._visit: PassContext | None = None
         self._shapes: tuple[torch.Size, ...] = ()
         # What the estimator keeps here lives as long as this object. On a module, a session would put it back.
         self._state: dict[str, Any] = {}
 
-    def place(self, visit: Visit | None) -> ExitStack:
+    def place(self, visit: PassContext | None) -> ExitStack:
         """Puts the estimator in place; closing the result takes it away again."""
         module, adapter = self._module, self._adapter
         with ExitStack() as undo:
@@ -66,10 +66,10 @@ class Site:
             undo.callback(module.register_forward_hook(self._note).remove)
             if adapter is not None and isinstance(self.estimator, Estimator | Relaxation):
                 own = module.get_submodule("surrogate_function")
-                if not (isinstance(own, _StandIn) and own.site is self):  # entered twice
+                if not (isinstance(own, _PatchedSurrogate) and own.site is self):  # entered twice
                     self._state["surrogate"] = own.forward  # the bound method: registers no submodule
                 undo.callback(adapter.swap_surrogate, module, own)
-                adapter.swap_surrogate(module, _StandIn(self))
+                adapter.swap_surrogate(module, _PatchedSurrogate(self))
                 undo.callback(module.register_forward_pre_hook(self._arrive).remove)
             if isinstance(self.estimator, NodeEstimator):
                 undo.callback(put_forward, module, vars(module).get("forward"))
@@ -88,7 +88,9 @@ class Site:
             return self.estimator.primitive(u, self._state)
         return spike(u, lambda at: self._derivative(at, calls, call, axis, visit))
 
-    def _derivative(self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, visit: Visit | None) -> Tensor:
+    def _derivative(
+        self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, visit: PassContext | None
+    ) -> Tensor:
         key = (self.name, call)
         memory = {} if visit is None else visit.memory.take(key, visit.index)
         memory = {name: value.movedim(0, axis or 0) for name, value in memory.items()}
@@ -126,17 +128,17 @@ class Site:
     def _note(self, *_: object) -> None:
         self.ran = True
 
-    def _leave(self, outer: Visit | None) -> None:
+    def _leave(self, outer: PassContext | None) -> None:
         if self._visit is not None:
             self._calls.clear()  # the backward pass is over: nothing needs them any more
         self._calls = []
         self._visit = outer
 
 
-class _StandIn(nn.Module):
+class _PatchedSurrogate(nn.Module):
     """A node's surrogate function while an estimator is in place."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: PatchedModule) -> None:
         super().__init__()
         self.site = site
 

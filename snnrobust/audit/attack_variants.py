@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from snnrobust.analysis.curves import accuracy_curve
-from snnrobust.audit.exhibits import Audited
+from snnrobust.audit.audited_attack import Audited
 from snnrobust.audit.gaps import Gap, conclude
 from snnrobust.results.records import NAN, Finding
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.evidence import Exhibit, quoted
+from snnrobust.evaluation.evidence_tasks import EvidenceTask, quoted
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import FORMAT
@@ -37,7 +37,7 @@ def describe(
     evidence: str,
     notes: Sequence[str],
     sources: Mapping[str, SpikingModel],
-    exhibits: Mapping[str, Sequence[Exhibit]],
+    exhibits: Mapping[str, Sequence[EvidenceTask]],
     rows: Tensor,
     skipped: Mapping[str, Mapping[str, str]],
     kept_nested: Mapping[str, Mapping[str, str]],
@@ -60,7 +60,7 @@ def describe(
         "evidence": evidence,
         "scoring_draws": SCORING_DRAWS,
         "sources": {name: each.fingerprint() for name, each in sources.items() if name not in models},
-        "exhibits": {name: [exhibit.settings() for exhibit in found] for name, found in exhibits.items()},
+        "evidence_tasks": {name: [exhibit.settings() for exhibit in found] for name, found in exhibits.items()},
         "skipped": skipped,
         "rows": rows.tolist() if any(exhibits.values()) else [],
         # What draws from global generators is seeded by the batch, and some estimators take statistics over it: there
@@ -92,7 +92,7 @@ def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
         return model.logits(sample.x, keys=sample.index, lengths=sample.lengths).double().cpu()
 
     rows = torch.arange(min(SIGNED, len(data.test)))
-    return [row for _, found in Pool(SIGNED).over(rows, logits) for row in found.tolist()]
+    return [row for _, found in BatchSizer(SIGNED).over(rows, logits) for row in found.tolist()]
 
 
 def _decided_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import stats
 
-from snnrobust.audit.exhibits import Audited, Rival
+from snnrobust.audit.audited_attack import Audited, Rival
 from snnrobust.audit.gaps import Gap, conclude
 from snnrobust.results.records import Finding
 

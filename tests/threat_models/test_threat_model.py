@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.threat_models.lp import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest
 from snnrobust.threat_models.verify import verify
 
 NORMS = ["linf", "l2", "l1"]

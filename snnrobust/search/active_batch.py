@@ -12,7 +12,7 @@ from snnrobust.data.padding import keep_padding
 from snnrobust.errors import PluginError
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, State
-from snnrobust.search.problem import Found, Problem
+from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.scoring import Score
 from snnrobust.threat_models.verify import verify
 
@@ -50,7 +50,7 @@ class Step:
 
 
 @dataclass
-class Flight:
+class ActiveBatch:
     """The samples in flight: everything is a tensor [n, ...] so that rows can leave and join."""
 
     rows: Tensor
@@ -67,7 +67,7 @@ class Flight:
     disagreements: Tensor
 
     @classmethod
-    def launch(cls, problem: Problem, optimiser: Optimiser, rows: Tensor) -> Flight:
+    def launch(cls, problem: AttackContext, optimiser: Optimiser, rows: Tensor) -> ActiveBatch:
         x0, y, index, lengths = problem.take(rows)
         state = optimiser.init(x0, problem.threat, problem.rng.on(x0), index)
         flight = cls(
@@ -87,7 +87,7 @@ class Flight:
         flight._check(problem)
         return flight
 
-    def ask(self, problem: Problem, optimiser: Optimiser) -> Step:
+    def ask(self, problem: AttackContext, optimiser: Optimiser) -> Step:
         """Evaluates all iterates and looks for the next ones where a step is left. Nothing changes before `take`:
         should memory run out on the way, the samples are where they were."""
         with problem.oracle.all_or_nothing():
@@ -109,7 +109,9 @@ class Flight:
             moved = self._moved(problem, optimiser, ~landed, gradient, loss)
         return Step(landed, better, rank, forwards, backwards, disagreements, confirmed, judged, moved)
 
-    def _evaluate(self, problem: Problem, optimiser: Optimiser) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(
+        self, problem: AttackContext, optimiser: Optimiser
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
         """Gradient [n, *] (None where none is needed), loss [n] and logits [n, K], with the passes of each sample."""
         x, oracle = self.state["x"], problem.oracle
         final = self.k >= optimiser.steps
@@ -136,7 +138,7 @@ class Flight:
             raise PluginError(f"expected samples in flight of '{problem.name}', got none; report this as a bug")
         return gradient, loss, logits, forwards, backwards
 
-    def _confirmed(self, problem: Problem, wrong: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+    def _confirmed(self, problem: AttackContext, wrong: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the iterates that look wrong are so on the user's own net, [n]; its logits in `judged`, [n, K]."""
         here = wrong.cpu()
         lengths = None if self.lengths is None else self.lengths[here]
@@ -146,7 +148,7 @@ class Flight:
         return confirmed, judged
 
     def _moved(
-        self, problem: Problem, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
+        self, problem: AttackContext, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
     ) -> State:
         """The state of the samples `moving` [n] after a step."""
         if not moving.any():
@@ -183,7 +185,7 @@ class Flight:
         self.k[moving] += 1
         self._mask()
 
-    def land(self, problem: Problem, step: Step, landed: Tensor) -> Found:
+    def land(self, problem: AttackContext, step: Step, landed: Tensor) -> SearchResult:
         """Verifies and scores the samples at the positions `landed` that are done; those that are scored stay so."""
         here = landed.cpu()
         x0, y, index = self.x0[landed], self.y[landed], self.index[here]
@@ -211,7 +213,7 @@ class Flight:
         claimed = (self.best_rank[landed] < 0).cpu()
         uncertain = problem.transfer or problem.judge.model.stochastic
         missed = torch.zeros_like(claimed) if uncertain else claimed & correct.cpu()
-        return Found(
+        return SearchResult(
             rows=self.rows[here],
             x=x.cpu(),
             correct=correct.cpu(),
@@ -226,18 +228,18 @@ class Flight:
             disagreements=self.disagreements[here] + missed.long(),
         )
 
-    def join(self, other: Flight) -> Flight:
-        return Flight(**{name: _cat(value, getattr(other, name)) for name, value in vars(self).items()})
+    def join(self, other: ActiveBatch) -> ActiveBatch:
+        return ActiveBatch(**{name: _cat(value, getattr(other, name)) for name, value in vars(self).items()})
 
-    def select(self, which: Tensor) -> Flight:
-        return Flight(**{name: _select(value, which) for name, value in vars(self).items()})
+    def select(self, which: Tensor) -> ActiveBatch:
+        return ActiveBatch(**{name: _select(value, which) for name, value in vars(self).items()})
 
-    def split(self, count: int) -> tuple[Flight, Flight]:
+    def split(self, count: int) -> tuple[ActiveBatch, ActiveBatch]:
         """The first `count` samples, and the others."""
         at = torch.arange(len(self.rows))
         return self.select(at[:count]), self.select(at[count:])
 
-    def _check(self, problem: Problem) -> None:
+    def _check(self, problem: AttackContext) -> None:
         x = self.state.get("x")
         if x is None or x.shape != self.x0.shape:
             raise PluginError(
@@ -250,7 +252,7 @@ class Flight:
         self.state["x"] = keep_padding(self.state["x"], self.x0, self.lengths)
 
 
-def selection_rank(problem: Problem, x: Tensor, y: Tensor, index: Tensor, score: Score) -> Tensor:
+def selection_rank(problem: AttackContext, x: Tensor, y: Tensor, index: Tensor, score: Score) -> Tensor:
     """By what searches of one sample are compared, [N]: smaller is stronger.
 
     For a deterministic net it is what the judge saw. For a stochastic one it is the margin over fresh draws of the

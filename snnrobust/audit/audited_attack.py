@@ -35,7 +35,7 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class EvidenceResult:
     """A gathered piece of evidence about one model.
 
     Attributes:
@@ -77,7 +77,7 @@ class Exhibit:
             found.append(_rival(name, self.rows, standing, gradients, [member]))
         return found
 
-    def under_gradients(self, strength: float, like: Exhibit | None = None) -> np.ndarray | None:
+    def under_gradients(self, strength: float, like: EvidenceResult | None = None) -> np.ndarray | None:
         """Which samples withstand all its attacks that use gradients, [n]; None where it has none.
 
         Args:
@@ -152,21 +152,21 @@ class Audited:
         standing: np.ndarray = self.outcomes.robust(self.label, self.model)[self.task["strengths"].index(strength)]
         return standing
 
-    def exhibit(self, kind: str, about: str | None = None, label: str = "") -> Exhibit | None:
+    def exhibit(self, kind: str, about: str | None = None, label: str = "") -> EvidenceResult | None:
         """The exhibit of this kind about the attack (or about the norm, where `about` says so)."""
-        for settings in self.outcomes.run["exhibits"][self.model]:
+        for settings in self.outcomes.run["evidence_tasks"][self.model]:
             fits = settings["kind"] == kind and settings["about"] == (about or self.label)
             if fits and label in ("", settings["task"]["label"]):
                 return self._open(settings)
         return None
 
-    def all_of(self, kind: str) -> list[Exhibit]:
+    def all_of(self, kind: str) -> list[EvidenceResult]:
         """All exhibits of this kind about the attack's norm or about any attack under it."""
         outcomes = self.outcomes
         here = {label for label in outcomes.labels("attack") if outcomes.task(label)["attack"]["norm"] == self.norm}
         return [
             self._open(settings)
-            for settings in outcomes.run["exhibits"][self.model]
+            for settings in outcomes.run["evidence_tasks"][self.model]
             if settings["kind"] == kind and settings["about"] in {self.norm, *here}
         ]
 
@@ -195,12 +195,12 @@ class Audited:
                 found += exhibit.rivals(strength)
         return found
 
-    def _open(self, settings: dict[str, Any]) -> Exhibit:
+    def _open(self, settings: dict[str, Any]) -> EvidenceResult:
         task = settings["task"]
         rows = np.array(self.outcomes.run["rows"])[: settings["samples"]]
         rows = rows[::-1] if settings["reverse"] else rows
         cells = [self.outcomes.cell(self.model, EVIDENCE + task["label"], k) for k in range(len(task["strengths"]))]
-        return Exhibit(settings, cells, rows, self.clean[rows])
+        return EvidenceResult(settings, cells, rows, self.clean[rows])
 
 
 def _rival(name: str, rows: np.ndarray, standing: np.ndarray, gradients: bool, members: list[dict[str, Any]]) -> Rival:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data.dataset import Dataset
 from snnrobust.search.oracle import Oracle
-from snnrobust.search.scoring import Judge, taken
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.search.scoring import Scorer, taken
+from snnrobust.threat_models.threat_model import ThreatModel
 
 
 @dataclass
-class Found:
+class SearchResult:
     """What a search found for some samples, judged on the user's own net.
 
     Attributes:
@@ -48,7 +48,7 @@ class Found:
 
 
 @dataclass
-class Problem:
+class AttackContext:
     """One attack on one model under one threat model.
 
     Attributes:
@@ -63,12 +63,12 @@ class Problem:
         transfer: Whether the oracle answers for another model than the judge's; nothing is then judged on the way.
     """
 
-    judge: Judge
+    judge: Scorer
     oracle: Oracle
     data: Dataset
     threat: ThreatModel
     rng: Draws
-    pool: Pool
+    pool: BatchSizer
     stop: bool
     name: str
     transfer: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
 from snnrobust.data.dataset import Dataset
@@ -23,9 +23,9 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.attack_cell import EXHAUSTIVE, FACTORIAL, Effort
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task, load, with_steps
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import batch_dependent
-from snnrobust.threat_models.lp import Domain, Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 
@@ -61,7 +61,7 @@ class BallNoise:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class EvidenceTask:
     """One piece of evidence about the audited numbers.
 
     Attributes:
@@ -122,7 +122,7 @@ def quoted(tasks: Sequence[Task]) -> list[Task]:
 
 def exhibits(
     tasks: Sequence[Task], model: SpikingModel, sources: Mapping[str, SpikingModel], features: int
-) -> list[Exhibit]:
+) -> list[EvidenceTask]:
     """The evidence that the attacks among `tasks` on `model` need.
 
     Args:
@@ -131,7 +131,7 @@ def exhibits(
         sources: All models by name.
         features: Entries of an input.
     """
-    found: list[Exhibit] = []
+    found: list[EvidenceTask] = []
     for task in quoted(tasks):
         found += _about(task, model, features)
     by_norm: dict[Norm, list[Task]] = {}
@@ -143,10 +143,10 @@ def exhibits(
         eot = max(attack.eot for task in attacks for _, attack in task.attacks)
         standard = load("standard", label=f"{norm}/estimators", norm=norm, epsilon=radii, eot=eot)
         if not any(each.kind == "steps-100" and _alike(each.task, standard) for each in found):
-            found.append(Exhibit("estimators", norm, standard))
+            found.append(EvidenceTask("estimators", norm, standard))
         noise = BallNoise(norm, *model.bounds, model.domain)
         ball = Task("ball", f"{norm}/noise", "noise", "snnrobust", noise, radii, draws=10)
-        found.append(Exhibit("noise", norm, ball))
+        found.append(EvidenceTask("noise", norm, ball))
         others = [name for name, each in sources.items() if each.net is not model.net]
         for name in others[:SOURCES]:
             label = f"{norm}/transfer {name}"
@@ -159,19 +159,19 @@ def exhibits(
                 steps=50,
                 source=name,
             )
-            found.append(Exhibit("transfer", norm, transfer))
+            found.append(EvidenceTask("transfer", norm, transfer))
     return found
 
 
-def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
+def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]:
     """Variants of one attack: more and fewer steps, no radius, all radius, another order, more draws."""
     label, attacks = task.label, task.attacks
     radii = tuple(radius for radius in task.strengths if radius > 0)
     if not radii:
         return []
 
-    def variant(kind: Kind, other: Task, strengths: Sequence[float], **more: Any) -> Exhibit:
-        return Exhibit(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
+    def variant(kind: Kind, other: Task, strengths: Sequence[float], **more: Any) -> EvidenceTask:
+        return EvidenceTask(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
 
     everything = full_range(attacks[0][1].norm, model.bounds, features)
     found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
@@ -193,7 +193,7 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[Exhibit]:
             attack=None if task.attack is None else _doubled(task.attack),
             members=tuple(replace(each, attack=_doubled(attack)) for each, attack in attacks) if task.members else (),
         )
-        found.append(Exhibit("eot", label, replace(doubled, label=f"{label}/eot", strengths=radii)))
+        found.append(EvidenceTask("eot", label, replace(doubled, label=f"{label}/eot", strengths=radii)))
     return found
 
 
@@ -220,7 +220,7 @@ def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
     return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
 
 
-def another_class(data: Dataset, right: np.ndarray, judge: Judge, pool: Pool) -> Arrays:
+def another_class(data: Dataset, right: np.ndarray, judge: Scorer, pool: BatchSizer) -> Arrays:
     """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N], -1 where
     there is none.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
 from snnrobust.data.dataset import Dataset
@@ -21,7 +21,7 @@ from snnrobust.evaluation.attack_cell import AttackCell, Effort, at_smaller_radi
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
-from snnrobust.search.scoring import Judge, Score, taken
+from snnrobust.search.scoring import Score, Scorer, taken
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -53,17 +53,17 @@ class Cells:
         scoring_draws: int,
         sources: Mapping[str, SpikingModel],
         prefix: str = "",
-        pool: Pool | None = None,
+        pool: BatchSizer | None = None,
         clean: Arrays | None = None,
         skip: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.data: Dataset = data.test
-        self.pool = pool or Pool(data.batch_size)
+        self.pool = pool or BatchSizer(data.batch_size)
         self.store = store
         self.seed = seed
         self.effort = effort
-        self.judge = Judge(model, seed, scoring_draws)
+        self.judge = Scorer(model, seed, scoring_draws)
         self.sources = sources
         self.prefix = prefix
         self._known_clean = clean

@@ -14,11 +14,11 @@ from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task
 from snnrobust.search.oracle import Oracle
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
 
-def check_fit(model: SpikingModel, data: EvaluationData) -> None:
+def check_data_fits(model: SpikingModel, data: EvaluationData) -> None:
     """Runs a few samples of each split through the model and compares its classes, bounds and domain with the data.
 
     Raises:
@@ -57,7 +57,7 @@ def check_fit(model: SpikingModel, data: EvaluationData) -> None:
             )
 
 
-def unfit_members(
+def incompatible_members(
     task: Task, model: SpikingModel, data: EvaluationData, sources: Mapping[str, SpikingModel]
 ) -> dict[str, str]:
     """Labels of an ensemble's members that can't be run on a model, with the reason.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.exhibits import Audited
+from snnrobust.audit.audited_attack import Audited
 from snnrobust.common.statistics import clopper_pearson
 from snnrobust.results.records import NAN, Finding
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import snnrobust as sr
-from snnrobust.common.batching import Pool
+from snnrobust.common.batching import BatchSizer
 from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.evidence import (
+from snnrobust.evaluation.evidence_tasks import (
     FEW,
     SAMPLES,
     BallNoise,
@@ -26,10 +26,10 @@ from snnrobust.evaluation.evidence import (
     quoted,
 )
 from snnrobust.results.store import EVIDENCE, Store
-from snnrobust.search.scoring import Judge
+from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import passes
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust.threat_models.lp import ThreatModel
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.threat_models.verify import verify
 
 
@@ -118,7 +118,7 @@ def test_a_net_without_known_nodes_gets_the_evidence_that_it_can_have(standard_m
     torch.manual_seed(0)
     model = sr.wrap(nn.Sequential(nn.Flatten(1), nn.Linear(16, 3)), layout="N", name="linear")
     report = sr.evaluate(model, tiny_data(), [pgd(epsilon=0.1)], evidence="full")
-    (estimators,) = [each for each in report.run["exhibits"]["linear"] if each["kind"] == "estimators"]
+    (estimators,) = [each for each in report.run["evidence_tasks"]["linear"] if each["kind"] == "estimators"]
     assert [each["label"] for each in estimators["task"]["members"]] == ["own", "atan"]
     assert list(report.run["skipped"]["linear"]) == ["atan"]
     assert "surrogate-gap" in report.claims[0].missing  # there is no other estimator, and none is claimed
@@ -182,7 +182,7 @@ def test_noise_stays_in_the_ball_and_the_box() -> None:
 def test_another_class() -> None:
     """Another class is shown in each sample's place: one that the net gets right, where there is such a one."""
     model, data = tiny_model(), tiny_data(count=20)
-    judge, pool = Judge(model, 0, 1), Pool(8)
+    judge, pool = Scorer(model, 0, 1), BatchSizer(8)
     right = np.ones(20, dtype=bool)
     assert another_class(data, right, judge, pool)["correct"].tolist() == [0] * 20
     alike = data.select((data.y == data.y[0]).nonzero()[:, 0].tolist())

@@ -8,13 +8,13 @@ from typing import Any
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import Partial
+from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 
 
-def measured(
-    plugin: Any, model: SpikingModel, data: EvaluationData, rng: Draws, kept: Partial
+def run_measurement(
+    plugin: Any, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint
 ) -> Iterable[Record | Artifact]:
     """What a measurement yields; one that says `resumable` is handed what was kept of an earlier attempt."""
     found: Iterable[Record | Artifact]
