@@ -1,4 +1,4 @@
-"""Every test starts alike: threads that don't fight for cores, Hypothesis without chance, seeded global generators.
+"""The same start for every test: idle threads sleep, Hypothesis is deterministic, global generators are seeded.
 
 Environment variables are set before torch is imported. `--hypothesis-profile=explore` draws new examples.
 """
@@ -9,7 +9,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers have the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core per worker
 
 import random
 from typing import Any
@@ -19,7 +19,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-_NO_CLOCK: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # machines are shared
+_NO_CLOCK: Any = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}  # shared machines are slow at times
 settings.register_profile("same", derandomize=True, database=None, **_NO_CLOCK)
 settings.register_profile("explore", print_blob=True, **_NO_CLOCK)
 settings.load_profile("same")
@@ -33,17 +36,17 @@ def _seed() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collectstart() -> None:
-    """Modules draw the same numbers at import, whichever were imported before."""
+    """Modules draw the same numbers at import, in any order of imports."""
     _seed()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup() -> None:
-    """A fixture holds the same numbers, whichever test asks for it first."""
+    """A fixture has the same numbers, whichever test uses it first."""
     _seed()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
-    """A test draws the same numbers, whichever ran before."""
+    """A test draws the same numbers, in any order of tests."""
     _seed()

@@ -12,7 +12,8 @@ Wrap any SNN into a stateless function, attack it, add noise, measure its curvat
 from importlib.metadata import version
 
 from snnrobust import data, neurons
-from snnrobust.api import evaluate, tune
+from snnrobust.analysis.examples import AdversarialExamples
+from snnrobust.api import attack, evaluate, tune
 from snnrobust.errors import (
     InputError,
     InputTypeError,
@@ -39,6 +40,7 @@ from snnrobust.wrapping.wrap import wrap
 __version__ = version("snnrobust")
 
 __all__ = [
+    "AdversarialExamples",
     "Artifact",
     "Claim",
     "Comparison",
@@ -66,6 +68,7 @@ __all__ = [
     "Transfer",
     "Tuned",
     "ViolationError",
+    "attack",
     "create",
     "data",
     "evaluate",

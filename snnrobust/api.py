@@ -1,4 +1,4 @@
-"""`evaluate` and `tune`: what is checked and run below, and a `Report` made of what was stored."""
+"""`evaluate`, `attack` and `tune`: input is checked, run and stored, and the result is made of what was stored."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snnrobust.analysis.examples import AdversarialExamples, adversarial_examples
+from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.data.evaluation_data import prepare
-from snnrobust.evaluation.plan import Evidence, Mode, make_plan
+from snnrobust.errors import InputError, InputTypeError
+from snnrobust.evaluation.execute import execute
+from snnrobust.evaluation.make_plan import make_plan
+from snnrobust.evaluation.run_description import describe
+from snnrobust.evaluation.settings import EvaluationSettings, EvidenceLevel, Mode
 from snnrobust.evaluation.tuning import Tuned, best_of, validation_data
 from snnrobust.plugin.task import Task
 from snnrobust.report import Report
@@ -21,7 +27,7 @@ def evaluate(
     tasks: Sequence[Task | str],
     *,
     seed: int = 0,
-    evidence: Evidence = "basic",
+    evidence: EvidenceLevel = "basic",
     mode: Mode = "nested",
     batch_size: int | None = None,
     memory_budget: float | None = None,
@@ -29,6 +35,7 @@ def evaluate(
     progress: bool | None = None,
     notes: Sequence[str] = (),
     sources: Mapping[str, SpikingModel] | None = None,
+    examples: int = 0,
 ) -> Report:
     """Evaluates models on tasks. All inputs are checked before anything long starts.
 
@@ -49,7 +56,7 @@ def evaluate(
         batch_size: Samples in flight at once; it changes speed and memory, not outcomes, unless an attack or net draws
             from global generators or an estimator takes statistics over the batch (`pdsg`). None: the largest power of
             two, at most 256, that fits into memory by a trial pass; a run that is gone on with keeps the one it has.
-            Where memory runs out all the same it is halved, nothing is lost, and the report says so.
+            If memory still runs out it is halved, nothing is lost, and the report has a finding about it.
         memory_budget: GiB of the models' device that may be used, where `batch_size` is left out; None: half of what
             is free.
         out: Folder for results. A run that was stopped goes on where it stopped; a folder with another run is refused.
@@ -57,6 +64,8 @@ def evaluate(
         notes: Remarks for the report's page.
         sources: Further models by name, which are not evaluated: attacks with `source=` take their examples from them
             or from one of `model`.
+        examples: Keep the adversarial examples of the first so many samples, of each attack at each radius, for
+            `Report.examples`. Their size is printed before the run.
 
     Returns:
         The report.
@@ -79,22 +88,83 @@ def evaluate(
         np.True_
     """
     folder = Path(out) if out is not None else None
-    plan = make_plan(
-        model,
-        data,
-        tasks,
+    settings = EvaluationSettings(
         seed=seed,
-        evidence=evidence,
         mode=mode,
+        evidence=evidence,
         batch_size=batch_size,
         memory_budget=memory_budget,
-        out=folder,
-        notes=notes,
-        sources=sources,
+        examples=examples,
+        notes=tuple(notes),
     )
-    store = Store(folder, plan.run)
-    plan.execute(store, progress=progress)
+    plan = make_plan(model, data, tasks, settings, sources=sources, out=folder)
+    store = Store(folder, describe(plan))
+    execute(plan, store, progress=progress)
     return Report(store)
+
+
+def attack(
+    model: SpikingModel,
+    data: Any,
+    task: Task,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_budget: float | None = None,
+    progress: bool | None = None,
+    sources: Mapping[str, SpikingModel] | None = None,
+) -> AdversarialExamples:
+    """Adversarial examples of one attack at one radius, for all samples: the examples that `evaluate` finds.
+
+    Searches, checks and scoring are those of `evaluate` in its "nested" mode: each example is verified against the
+    threat model, and counts as a success only if the model itself, freshly reset, misclassifies it.
+
+    Args:
+        model: A wrapped model.
+        data: (x, y), a Dataset, or a mapping with "test"; its test samples are attacked.
+        task: An attack from `load` with one epsilon.
+        seed: Seed of all random numbers, which are keyed by sample.
+        batch_size: Samples that are active at once; None: as many as memory allows. See `evaluate`.
+        memory_budget: GiB that may be used, where `batch_size` is left out.
+        progress: Whether to show progress; None: on a terminal.
+        sources: Further models by name, for an attack with `source=`.
+
+    Raises:
+        InputError, InputTypeError: For input that does not fit, before anything long starts.
+        MemoryLimitError: If memory runs out with a single sample.
+        ViolationError: If the attack breaks its threat model.
+
+    Example:
+        >>> import snnrobust as sr
+        >>> from snnrobust.testing import tiny_data, tiny_model
+        >>> found = sr.attack(tiny_model(), tiny_data(), sr.load("pgd", epsilon=0.2, steps=5))
+        >>> found
+        AdversarialExamples('pgd' on 'tiny', linf in [0, 1], real within 0.2: 12 of 12 broken)
+        >>> float((found.x - found.original).abs().max()) <= 0.2 + 1e-6
+        True
+    """
+    if not isinstance(model, SpikingModel):
+        raise InputTypeError(f"expected one SpikingModel, got {type(model).__name__}; wrap the net with sr.wrap first")
+    if not isinstance(task, Task) or task.kind != "attack":
+        given = f"a task of kind '{task.kind}'" if isinstance(task, Task) else type(task).__name__
+        raise InputTypeError(f"expected an attack from sr.load, got {given}; e.g. sr.load('apgd', epsilon=8 / 255)")
+    if len(task.strengths) != 1:
+        raise InputError(
+            f"expected one epsilon for '{task.label}', got {list(task.strengths)}; call sr.attack for each, or use "
+            f"sr.evaluate(..., examples=N)"
+        )
+    prepared = prepare(data)
+    settings = EvaluationSettings(
+        seed=seed,
+        evidence="none",
+        batch_size=batch_size,
+        memory_budget=memory_budget,
+        examples=len(prepared.test),
+    )
+    plan = make_plan(model, data, [task], settings, sources=sources)
+    store = Store(None, describe(plan))
+    execute(plan, store, progress=progress)
+    return adversarial_examples(Outcomes(store), task.label, task.strengths[0], model.name)
 
 
 def tune(model: SpikingModel, data: Any, task: Task, gradient: Mapping[str, Sequence[Any]], *, seed: int = 0) -> Tuned:

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from snnrobust import demo as demonstration
 from snnrobust.campaigns import study
-from snnrobust.campaigns.config import read
+from snnrobust.campaigns.config import read_config
 from snnrobust.common.files import to_json
-from snnrobust.common.warning_lines import in_one_line
+from snnrobust.common.warning_lines import one_line_warnings
 from snnrobust.errors import SnnRobustError, StoreError
 from snnrobust.evaluation.probe import probe as probe_model
 from snnrobust.plugin.registry import plugins
@@ -36,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _out = Console(highlight=False, markup=False)
-#: Newer typer carries a click of its own and older typer depends on click: this is the UsageError of either.
+#: Newer typer includes its own click and older typer depends on click: this is the UsageError of both.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
 
@@ -52,35 +52,37 @@ def demo(
 ) -> None:
     """Train five LIF variants on real digits, attack them, and write a page."""
     folder = out or Path("snnrobust-demo-quick" if quick else "snnrobust-demo")
-    report = demonstration.run(folder, quick=quick, say=lambda line: Console(stderr=True, markup=False).print(line))
-    _show(report, folder / "report.html", as_json)
+    report = demonstration.run_demo(
+        folder, quick=quick, say=lambda line: Console(stderr=True, markup=False).print(line)
+    )
+    _print_report(report, folder / "report.html", as_json)
 
 
-@app.command()
-def run(
+@app.command(name="run")
+def run_config(
     config: Annotated[Path, typer.Argument(help="TOML file with models, data and tasks.")],
     out: Annotated[Path | None, typer.Option(help="Output folder [the config's name].")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one model each at a time.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the models of a config. The model factory that it names is code, and is run."""
+    """Evaluate the models of a config. Its model factory is code that is executed."""
     folder = out or Path(config.stem)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(
             f"expected a new or empty output folder, got '{folder}'; "
-            f"pass --resume to go on with its run, or another --out"
+            f"pass --resume to continue its run, or another --out"
         )
-    report = study.run(config, folder, workers=workers)
+    report = study.run_study(config, folder, workers=workers)
     report.to_html(folder / "report.html")
-    _show(report, folder / "report.html", as_json)
-    _judge(report, strict)
+    _print_report(report, folder / "report.html", as_json)
+    _exit_if_not_trusted(report, strict)
 
 
 @app.command(name="list")
 def list_plugins(as_json: Json = False) -> None:
-    """List the installed plugins; nothing of them is imported."""
+    """List the installed plugins without importing them."""
     found = plugins()
     if as_json:
         _print_json([vars(plugin) for plugin in found])
@@ -91,13 +93,13 @@ def list_plugins(as_json: Json = False) -> None:
     _out.print(table)
 
 
-@app.command()
-def probe(
+@app.command(name="probe")
+def probe_config(
     config: Annotated[Path, typer.Argument(help="TOML file with models, data and tasks.")],
     as_json: Json = False,
 ) -> None:
     """Check a config and its models without evaluating anything; exit status 2 if a fatal check fails."""
-    plan = study.plan(read(config))
+    plan = study.plan_study(read_config(config))
     findings = [finding for model in plan.models.values() for finding in probe_model(model, plan.data)]
     if as_json:
         _print_json([vars(finding) for finding in findings])
@@ -117,18 +119,18 @@ def report(
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Write the page of a finished run anew and print its table."""
+    """Write the report page of a finished run again and print its table."""
     loaded = Report.load(folder / "results" if (folder / "results" / "run.json").is_file() else folder)
     loaded.to_html(folder / "report.html")
-    _show(loaded, folder / "report.html", as_json)
-    _judge(loaded, strict)
+    _print_report(loaded, folder / "report.html", as_json)
+    _exit_if_not_trusted(loaded, strict)
 
 
 def main() -> None:
-    """Entry point: every failure becomes one line and a status of its own, every warning one line."""
+    """Entry point: prints every failure as one line with its own exit status, and every warning as one line."""
     try:
-        # Standalone, typer would swallow an interruption; like this, some versions return 130 and others raise Abort.
-        with in_one_line():
+        # Standalone, typer would swallow an interruption; otherwise some versions return 130 and others raise Abort.
+        with one_line_warnings():
             status = app(standalone_mode=False)
     except _UsageError as error:
         error.show()
@@ -142,7 +144,7 @@ def main() -> None:
     except Exception as error:
         _unexpected(error)
     if status == _INTERRUPTED:
-        _stop("interrupted; what was finished is kept, resume to go on", _INTERRUPTED)
+        _stop("interrupted; finished results are saved, resume to continue", _INTERRUPTED)
     sys.exit(status)
 
 
@@ -159,7 +161,7 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _show(finished: Report, page: Path, as_json: bool) -> None:
+def _print_report(finished: Report, page: Path, as_json: bool) -> None:
     if as_json:
         _print_json(
             {
@@ -171,20 +173,20 @@ def _show(finished: Report, page: Path, as_json: bool) -> None:
             }
         )
         return
-    _out.print(terminal.terminal_table(finished.judged, finished.records))
+    _out.print(terminal.terminal_table(finished.audit, finished.records))
     _out.print(f"Verdict: {finished.verdict}")
     if finished.quoted():
-        _out.print(terminal.claims_table(finished.judged))
+        _out.print(terminal.terminal_claims_table(finished.audit))
     for line in searches(finished.outcomes, slow=True):
         _out.print(f"Slower search: {line}", soft_wrap=True)
-    for failure in terminal.failures(finished.judged):
+    for failure in terminal.failures(finished.audit):
         _out.print(f"Failed: {failure}", soft_wrap=True)
     for note in finished.run.get("notes", []):
         _out.print(f"Note: {note}")
     _out.print(f"Page: {page}", soft_wrap=True)
 
 
-def _judge(finished: Report, strict: bool) -> None:
+def _exit_if_not_trusted(finished: Report, strict: bool) -> None:
     if strict and finished.verdict != "trusted":
         raise typer.Exit(1)
 

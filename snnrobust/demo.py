@@ -1,4 +1,4 @@
-"""`snnrobust demo`: the whole road on real digits, with the five LIF variants of the functional-roles study."""
+"""`snnrobust demo`: the whole workflow on real digits, with five LIF variants of Yin et al. 2024."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo does.
+    """The size of the demo.
 
     Attributes:
         steps: Time steps T.
@@ -52,23 +52,23 @@ FULL = Size(steps=8, epochs=5, samples=500, pgd_steps=20, points=15, surface_sam
 QUICK = Size(steps=4, epochs=2, samples=200, pgd_steps=10, points=9, surface_samples=200)
 
 
-def run(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Trains five nets on 3500 real digits and evaluates them; goes on where an earlier run in `out` stopped.
+def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Trains five nets on 3500 real digits and evaluates them; resumes an earlier run in `out`.
 
     Args:
         out: Folder for trained nets and results.
         quick: Fewer steps, epochs, samples and points.
-        say: Receives a line about each part that starts.
+        say: Called with a line of text as each part starts.
 
     Raises:
-        MissingExtraError: If the package that carries the digits is not installed.
-        StoreError: If `out` holds something else.
+        MissingExtraError: If the package with the digits is not installed.
+        StoreError: If `out` has other contents.
     """
     size = QUICK if quick else FULL
     results = _check_folder(out)
     splits = load("mnist5k")
-    models = {name: _model(name, splits, size, out / "nets", say) for name in VARIANTS}
-    tasks, notes = _tasks(size)
+    models = {name: _trained_model(name, splits, size, out / "nets", say) for name in VARIANTS}
+    tasks, notes = _demo_tasks(size)
     say(f"evaluating {len(models)} nets on {size.samples} test digits")
     report = evaluate(
         models,
@@ -83,7 +83,7 @@ def run(out: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _
 
 
 def _check_folder(out: Path) -> Path:
-    """The folder of results in `out`, if `out` holds nothing but a demo."""
+    """The folder of results in `out`, after a check that `out` holds only a demo."""
     files.check_folder(out / "results")
     if out.exists() and not out.is_dir():
         raise StoreError(f"expected a folder at '{out}', got a file; choose another output folder")
@@ -103,8 +103,8 @@ def build(variant: str) -> nn.Sequential:
     return networks.mlp(lambda features: preset.build(features=features if preset.recurrent else None))
 
 
-def _model(name: str, splits: Splits, size: Size, folder: Path, say: Callable[[str], None]) -> SpikingModel:
-    """A trained net, from its checkpoint where there is one."""
+def _trained_model(name: str, splits: Splits, size: Size, folder: Path, say: Callable[[str], None]) -> SpikingModel:
+    """A trained net, loaded from its checkpoint if there is one."""
     net = training.initialised(lambda: build(name), SEED)
     path = folder / f"{files.slug(name)}-T{size.steps}-E{size.epochs}.pt"
     if path.is_file():
@@ -116,8 +116,8 @@ def _model(name: str, splits: Splits, size: Size, folder: Path, say: Callable[[s
     return wrap(net, name=name, steps=size.steps)
 
 
-def _tasks(size: Size) -> tuple[list[Task], list[str]]:
-    """The demo's tasks, and a note for each that an extra would add."""
+def _demo_tasks(size: Size) -> tuple[list[Task], list[str]]:
+    """The demo's tasks, and a note on each task that needs a missing extra."""
     epsilons = [0.0, 0.05, 0.1, 0.2]
     severities = [0.1, 0.2, 0.4]
     tasks = [

@@ -42,7 +42,7 @@ class ViolationError(SnnRobustError):
 
 
 class MemoryLimitError(SnnRobustError):
-    """Memory that ran out although a single sample was in flight."""
+    """Memory that ran out with a batch of a single sample."""
 
 
 class StoreError(SnnRobustError):

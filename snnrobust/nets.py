@@ -2,7 +2,8 @@
 
 import warnings
 
-from snnrobust.networks import Node, conv, mlp
+from snnrobust.networks import NodeFactory as Node
+from snnrobust.networks import conv, mlp
 
 __all__ = ["Node", "conv", "mlp"]
 

@@ -42,7 +42,7 @@ class Handmade:
     @staticmethod
     def task(label: str, kind: str, **more: Any) -> dict[str, Any]:
         """A task without factors of an attack."""
-        named = {"name": label, "label": label, "kind": kind, "origin": "test", "plugin": "Test()"}
+        named = {"name": label, "label": label, "kind": kind, "origin": "test", "plugin": "Test()", "parameters": {}}
         return {**named, "strengths": [], "attack": None, "members": [], "draws": 1, **more}
 
     @staticmethod
@@ -51,12 +51,19 @@ class Handmade:
         factors |= {"source": None}
         factors |= {name: more.pop(name) for name in list(factors) if name in more}
         task = {"name": "pgd", "label": label, "kind": "attack", "origin": "test", "plugin": "PGD(steps=20)"}
+        task |= {"parameters": {"steps": 20}}
         return {**task, "strengths": list(strengths), "attack": factors, "members": [], "draws": 1, **more}
 
     def ensemble(self, label: str, members: Sequence[str], strengths: Sequence[float] = (0.1,)) -> dict[str, Any]:
         parts = [self.attack(member, strengths) for member in members]
         shared = {"norm": "linf", "eot": 1, "source": None}
-        return {**self.attack(label, strengths), "plugin": "Fast()", "attack": shared, "members": parts}
+        return {
+            **self.attack(label, strengths),
+            "plugin": "Fast()",
+            "parameters": {},
+            "attack": shared,
+            "members": parts,
+        }
 
     @staticmethod
     def cell(*alone: Sequence[int], **more: Any) -> dict[str, np.ndarray]:
@@ -134,10 +141,10 @@ class Handmade:
         return Report(store)
 
     @staticmethod
-    def judged(report: Report, findings: list[Finding]) -> Report:
-        """The report with these findings in the place of its own."""
+    def with_findings(report: Report, findings: list[Finding]) -> Report:
+        """The report with these findings instead of its own."""
         claims = audit.claims(report.outcomes, findings)
-        report.judged = audit.Judged(report.outcomes, findings, claims, audit.overall(findings, claims))
+        report.audit = audit.AuditResult(report.outcomes, findings, claims, audit.overall(findings, claims))
         return report
 
 

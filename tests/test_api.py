@@ -18,9 +18,9 @@ import snnrobust as sr
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.plugin import Queries
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
-from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 
@@ -61,8 +61,8 @@ def lived_in(model: sr.SpikingModel) -> None:
 
 @dataclass(frozen=True)
 class Explode:
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
-        oracle.gradient(x, y, index)
+    def perturb(self, queries: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        queries.gradient(x, y, index)
         raise RuntimeError("boom")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import snnrobust as sr
-from snnrobust.evaluation.plan import Plan
+from snnrobust.evaluation import execute
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 
@@ -62,7 +62,7 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 def test_bad_input_is_refused_before_anything_runs(
     forbid: Callable[..., None], arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    forbid(Plan, "execute", "an evaluation started")
+    forbid(execute._ModelRun, "run", "an evaluation started")
     given = {"model": tiny_model(), "data": tiny_data(), "tasks": ["clean"], "out": tmp_path / "out", **arguments}
     with pytest.raises(sr.SnnRobustError, match=message) as caught:
         sr.evaluate(given.pop("model"), given.pop("data"), given.pop("tasks"), **given)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import snnrobust as sr
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 ResultBytes = Callable[[Path], dict[str, bytes]]
@@ -65,7 +65,7 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
     sr.evaluate(tiny_model(), data, tasks, out=tmp_path / "whole", batch_size=4)
 
     model = tiny_model()
-    calls = counted(Oracle, "gradient", stop_at=25)
+    calls = counted(ModelQueries, "gradient", stop_at=25)
     with pytest.raises(KeyboardInterrupt):
         sr.evaluate(model, data, tasks, out=tmp_path / "resumed", batch_size=4)
     assert list((tmp_path / "resumed").rglob("*.partial.npz"))
@@ -77,15 +77,15 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
 SLOW_RUN = """
 import sys, time
 import snnrobust as sr
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing import tiny_data, tiny_model
 
 if "--slow" in sys.argv:
-    gradient = Oracle.gradient
+    gradient = ModelQueries.gradient
     def slow(self, *arguments):
         time.sleep(0.02)
         return gradient(self, *arguments)
-    Oracle.gradient = slow
+    ModelQueries.gradient = slow
 sr.evaluate(tiny_model(), tiny_data(count=40), [sr.load("pgd", epsilon=[0.0, 0.05, 0.1, 0.2], steps=6)],
             out=sys.argv[1], batch_size=4)
 """

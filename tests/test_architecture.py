@@ -101,7 +101,7 @@ def test_the_plugin_packages_know_no_layer_above_theirs() -> None:
         ("snnrobust/kernels/unit.py", "import snnrobust.kernels.fast", "no circle"),
         (
             "attacks/snnrobust_attacks/optimisers/pgd.py",
-            "import snnrobust.search.oracle",
+            "import snnrobust.search.queries",
             "attacks import nothing above",
         ),
     ],

@@ -191,7 +191,7 @@ def test_an_unexpected_error_is_one_line_and_status_3(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("two\nlines")
 
-    monkeypatch.setattr("snnrobust.campaigns.study.run", fail)
+    monkeypatch.setattr("snnrobust.campaigns.study.run_study", fail)
     monkeypatch.delenv("SNNROBUST_TRACEBACK", raising=False)
     assert call("run", "study.toml", monkeypatch=monkeypatch) == 3
     error = capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_weights_without_a_checkpoint_can_be_resumed(folder: Path) -> None:
         "from torch import nn\nfrom spikingjelly.activation_based import neuron\n\ndef build():\n"
         "    return nn.Sequential(nn.Flatten(2), nn.Linear(16, 3), neuron.LIFNode(step_mode='m'))\n"
     )
-    for arguments in ((), ("--resume",)):  # processes of their own: each starts from other random numbers
+    for arguments in ((), ("--resume",)):  # new processes: each starts from other random numbers
         assert finish(start("run", "study.toml", *arguments)) == (0, "")
 
 
@@ -254,7 +254,7 @@ def test_an_interrupted_run_says_so_and_goes_on(folder: Path, workers: int, monk
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """`snnrobust ARGUMENTS` in a process of its own, with Python's own handler of SIGINT whatever ours is."""
+    """`snnrobust ARGUMENTS` in a new process with Python's default handler of SIGINT."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from snnrobust.cli import main\nif __name__ == '__main__': main()"
@@ -271,7 +271,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def results(folder: Path) -> dict[Path, bytes]:
-    """All of a run's files but the times and the page that shows them."""
+    """All files of a run except the times and the page."""
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")

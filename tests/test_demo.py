@@ -18,7 +18,7 @@ def test_the_demo_runs_resumes_and_names_what_it_left_out(tmp_path: Path, monkey
     monkeypatch.setattr(demo, "QUICK", TINY)
     monkeypatch.setattr(demo, "find_spec", lambda _: None)  # as if no extra but data were installed
     said: list[str] = []
-    report = demo.run(tmp_path / "demo", quick=True, say=said.append)
+    report = demo.run_demo(tmp_path / "demo", quick=True, say=said.append)
     assert report.models == list(demo.VARIANTS)
     assert sum(line.startswith("training") for line in said) == len(demo.VARIANTS)
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def test_the_demo_runs_resumes_and_names_what_it_left_out(tmp_path: Path, monkey
     assert "snnrobust[torchattacks]" in page
 
     said.clear()
-    again = demo.run(tmp_path / "demo", quick=True, say=said.append)
+    again = demo.run_demo(tmp_path / "demo", quick=True, say=said.append)
     assert not any(line.startswith("training") for line in said)
     assert again.to_frame().equals(report.to_frame())
     assert (tmp_path / "demo" / "report.html").read_text(encoding="utf-8") == page
@@ -37,7 +37,7 @@ def test_a_foreign_folder_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "thesis.tex").write_text("mine")
     with pytest.raises(sr.StoreError, match="other files"):
-        demo.run(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
+        demo.run_demo(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
     assert (tmp_path / "results" / "thesis.tex").read_text() == "mine"
 
 
@@ -46,7 +46,7 @@ def test_another_runs_folder_is_refused_before_training(tmp_path: Path, foreign:
     (tmp_path / foreign).write_text("mine")
     (tmp_path / "nets").mkdir()
     with pytest.raises(sr.StoreError, match=f"got other files .*{foreign}"):
-        demo.run(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
+        demo.run_demo(tmp_path, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
     assert (tmp_path / foreign).read_text() == "mine"
     with pytest.raises(sr.StoreError, match="got a file"):
-        demo.run(tmp_path / foreign, quick=True, say=lambda line: pytest.fail(f"started: {line}"))
+        demo.run_demo(tmp_path / foreign, quick=True, say=lambda line: pytest.fail(f"started: {line}"))

@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and the example say is so."""
+"""README, CONTRIBUTING and the example are correct."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def test_the_test_command_is_the_same_everywhere() -> None:
 
 
 def test_the_readme_program_runs(tmp_path: Path) -> None:
-    """The ten lines, on the data and net that they name."""
+    """The Python blocks, one after the other."""
     pytest.importorskip("sklearn", reason="needs data: pip install 'snnrobust[data]'")
-    (program,) = blocks("README.md", "python")
+    program = "\n".join(blocks("README.md", "python"))
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "examples.npz").is_file()
     assert "Curve(" in ran.stdout
 
 
@@ -115,7 +116,7 @@ def test_the_plugins_that_contributing_adds_conform(tmp_path: Path) -> None:
 def test_the_finding_that_contributing_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "fragile"}
     exec(recipe("Add a finding"), names)
-    monkeypatch.setattr(judgement, "ABOUT_CLAIM", (*judgement.ABOUT_CLAIM, names["about_claim"]))
+    monkeypatch.setattr(judgement, "CLAIM_FINDINGS", (*judgement.CLAIM_FINDINGS, names["fragile_findings"]))
     report = sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=[0.01, 0.2], steps=2)])
     found = [each for each in report.findings if each.name == "fragile"]
     assert [each.strength for each in found] == [0.01, 0.2]

@@ -1,4 +1,4 @@
-"""Ensembles of attacks under one threat model. How their members were chosen is told in docs/ensembles.md."""
+"""Ensembles of attacks under one threat model; docs/ensembles.md explains how the members were chosen."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from snnrobust.threat_models.threat_model import Norm
 
-Member = Mapping[str, Any]
+MemberArguments = Mapping[str, Any]
 
-#: All estimators with the sharpness or width that `exhaustive` tries; a name alone stands for its default.
+#: The estimators of `exhaustive` with their sharpness or width; those without parameters use the defaults.
 ESTIMATORS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("own", {}),
     *(("atan", {"alpha": alpha}) for alpha in (1.0, 2.0, 4.0, 8.0)),
@@ -32,8 +32,8 @@ ESTIMATORS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 
 
-def _member(name: str, estimator: str, objective: str, **more: Any) -> Member:
-    """Arguments of `load`; the label tells the optimiser, the estimator with its parameters, and the objective."""
+def _member(name: str, estimator: str, objective: str, **more: Any) -> MemberArguments:
+    """Arguments of `load`; the label holds the optimiser, the estimator with its parameters, and the objective."""
     parameters = {key: value for key, value in more.items() if key in ("alpha", "gamma")}
     plugin = {key: value for key, value in more.items() if key not in parameters}
     tag = "".join(f" {value:g}" for value in parameters.values())
@@ -46,20 +46,20 @@ def _member(name: str, estimator: str, objective: str, **more: Any) -> Member:
     }
 
 
-def _blind(norm: Norm, steps: int) -> list[Member]:
-    """A search without gradients: Square where it is defined, else random search."""
+def _without_gradients(norm: Norm, steps: int) -> list[MemberArguments]:
+    """A black-box search: Square where it is defined, else random search."""
     name = "square" if norm in ("linf", "l2") else "random-search"
     return [{"name": name, "label": f"{name} margin", "objective": "margin", "steps": steps}]
 
 
-def _second(norm: Norm) -> str:
-    """The optimiser beside APGD: SA-PGD where it is defined."""
+def _second_optimiser(norm: Norm) -> str:
+    """The second optimiser besides APGD: SA-PGD where it is defined, else PGD."""
     return "sa-pgd" if norm == "linf" else "pgd"
 
 
 @dataclass(frozen=True)
 class Fast:
-    """Three short searches for a first look: no number to quote.
+    """Three short searches for a first estimate; not for reporting.
 
     Attributes:
         steps: Steps of each.
@@ -68,9 +68,9 @@ class Fast:
     steps: int = 30
     quotable: ClassVar[bool] = False
 
-    def members(self, norm: Norm) -> Sequence[Member]:
-        """Heavy tails twice, and the model's own surrogate."""
-        first, second = ("flips", "flips") if norm == "l0" else ("apgd", _second(norm))
+    def members(self, norm: Norm) -> Sequence[MemberArguments]:
+        """Two searches with a heavy-tailed surrogate, one with the model's own."""
+        first, second = ("flips", "flips") if norm == "l0" else ("apgd", _second_optimiser(norm))
         return [
             _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
             _member(second, "fast-sigmoid", "cross_entropy", alpha=8.0, steps=self.steps),
@@ -80,26 +80,26 @@ class Fast:
 
 @dataclass(frozen=True)
 class Standard:
-    """The ensemble to quote.
+    """The ensemble whose robust accuracy to report.
 
     Attributes:
-        steps: Steps of each gradient search.
-        queries: Steps of the search without gradients.
+        steps: Steps of each gradient-based search.
+        queries: Steps of the black-box search.
     """
 
     steps: int = 100
     queries: int = 2000
 
-    def members(self, norm: Norm) -> Sequence[Member]:
-        """The strongest first, so that few samples are left to those after them."""
+    def members(self, norm: Norm) -> Sequence[MemberArguments]:
+        """The strongest first: later members attack only the samples that are still robust."""
         if norm == "l0":
             return [
                 _member("flips", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
                 _member("flips", "own", "cross_entropy", steps=self.steps),
                 _member("flips", "assg", "margin", steps=self.steps),
-                *_blind(norm, self.queries),
+                *_without_gradients(norm, self.queries),
             ]
-        second = _second(norm)
+        second = _second_optimiser(norm)
         return [
             _member("apgd", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
             _member(second, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
@@ -108,26 +108,26 @@ class Standard:
             _member("apgd", "fast-sigmoid", "cross_entropy", alpha=16.0, steps=self.steps),
             _member(second, "atan", "cross_entropy", alpha=4.0, steps=self.steps),
             _member("apgd", "fast-sigmoid", "targeted-dlr", alpha=8.0, steps=self.steps, restarts=3),
-            *_blind(norm, self.queries),
+            *_without_gradients(norm, self.queries),
         ]
 
 
 @dataclass(frozen=True)
 class Exhaustive:
-    """All estimators with both optimisers and two objectives, and the search without gradients: a yardstick.
+    """All estimators with both optimisers and two objectives, and the black-box search: a reference.
 
     Attributes:
-        steps: Steps of each gradient search.
-        queries: Steps of the search without gradients.
+        steps: Steps of each gradient-based search.
+        queries: Steps of the black-box search.
     """
 
     steps: int = 100
     queries: int = 5000
     quotable: ClassVar[bool] = False
 
-    def members(self, norm: Norm) -> Sequence[Member]:
+    def members(self, norm: Norm) -> Sequence[MemberArguments]:
         """Every combination."""
-        optimisers = ("flips",) if norm == "l0" else ("apgd", _second(norm))
+        optimisers = ("flips",) if norm == "l0" else ("apgd", _second_optimiser(norm))
         return [
             *(
                 _member(optimiser, estimator, objective, steps=self.steps, **parameters)
@@ -135,14 +135,14 @@ class Exhaustive:
                 for optimiser in optimisers
                 for objective in ("cross_entropy", "margin")
             ),
-            *_blind(norm, self.queries),
+            *_without_gradients(norm, self.queries),
         ]
 
 
 @dataclass(frozen=True)
 class Union:
-    """An ensemble of nothing but the user's own members: `load("union", epsilon=..., adaptive=[...])`."""
+    """An ensemble of the user's own members only: `load("union", epsilon=..., adaptive=[...])`."""
 
-    def members(self, norm: Norm) -> Sequence[Member]:
-        """None of its own."""
+    def members(self, norm: Norm) -> Sequence[MemberArguments]:
+        """No members besides the user's."""
         return []

@@ -23,7 +23,7 @@ Scalar = bool | int | float | str
 
 #: Attacks without a `norm` argument that bound the L2 distance; all others bound L-inf.
 _L2 = frozenset({"PGDL2", "PGDRSL2"})
-#: Arguments that the threat model, the evaluation's seed and the model decide.
+#: Arguments that are set from the threat model, the evaluation's seed and the model.
 _DECIDED = frozenset({"self", "model", "eps", "norm", "seed", "verbose", "n_classes"})
 #: Arguments whose default is a whole number and whose values need not be.
 _REAL = frozenset({"scale", "nsig"})
@@ -34,9 +34,9 @@ class Torchattacks:
     """An attack of torchattacks (Kim 2020, arXiv 2010.01950) on static real inputs.
 
     Inputs are scaled to [0, 1] before and back after it, and the radius with them. Its random numbers come from the
-    global generators, which are seeded by the samples of a batch and put back afterwards: outcomes of a random attack
-    depend on the batch size. Every query goes to the freshly reset net. Inputs that are no images [N, C, H, W] are
-    handed over as images [N, 1, 1, F]; attacks that resize, blur or patch images then fail or mean little.
+    global generators, which are seeded by the samples of a batch and restored afterwards: outcomes of a random attack
+    depend on the batch size. Every query goes to the freshly reset net. Inputs that are not images [N, C, H, W]
+    are passed as images [N, 1, 1, F]; attacks that resize, blur or patch images then fail or make no sense.
 
     Attributes:
         attack: Name of a class in torchattacks that takes `eps`.
@@ -60,7 +60,7 @@ class Torchattacks:
     options: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
-        arguments = _arguments(self.attack)
+        arguments = _attack_arguments(self.attack)
         known = sorted(set(arguments) - _DECIDED)
         for option, value in self.options:
             if option in _DECIDED:
@@ -95,7 +95,7 @@ class Torchattacks:
         self._norm(norm)
         threat = ThreatModel(norm, task.strengths[-1], model.bounds, model.domain)
         try:
-            self._build(nn.PReLU(), threat)  # a module with a parameter, or torchattacks prints a complaint
+            self._build(nn.PReLU(), threat)  # a module with a parameter, or torchattacks prints a warning
         except Exception as error:  # third-party code fails in any way
             raise InputError(
                 f"expected options that torchattacks' '{self.attack}' takes, got {dict(self.options)} and "
@@ -106,7 +106,7 @@ class Torchattacks:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N].
 
         Raises:
-            InputError: If the attack knows no such norm, or inputs are not static and real.
+            InputError: If the attack does not support the norm, or inputs are not static and real.
             PluginError: If the attack fails on inputs of this shape.
         """
         if not oracle.static or threat.domain != "real":
@@ -119,11 +119,11 @@ class Torchattacks:
             return x.clone()  # the one allowed input; some attacks divide by the radius
         low, high = threat.bounds
         unit = (x - low) / (high - low)
-        images = unit if x.ndim == 4 else unit.reshape(len(x), 1, 1, -1)  # [N, C, H, W], which many attacks count on
+        images = unit if x.ndim == 4 else unit.reshape(len(x), 1, 1, -1)  # [N, C, H, W], which many attacks expect
         module = nn.Sequential(nn.Flatten(), nn.Unflatten(1, x.shape[1:]), oracle.as_module(index))
         self._norm(threat.norm)
         drawn: dict[str, Any] = {}
-        if "seed" in (known := _arguments(self.attack)):
+        if "seed" in (known := _attack_arguments(self.attack)):
             drawn["seed"] = rng.number("seed", *index.tolist()) % 2**32  # numpy's generator takes no more
         if "n_classes" in known:
             drawn["n_classes"] = oracle.logits(x[:1], index[:1]).shape[1]
@@ -142,8 +142,8 @@ class Torchattacks:
         return torch.where(found == unit, x, back)
 
     def _build(self, module: nn.Module, threat: ThreatModel, **drawn: Any) -> Any:
-        """The attack on `module`, with the radius, norm and step that are not the user's to choose."""
-        arguments, options = _arguments(self.attack), dict(self.options)
+        """The attack on `module`, with the radius, the norm and the default step size set."""
+        arguments, options = _attack_arguments(self.attack), dict(self.options)
         decided: dict[str, Any] = {"eps": threat.epsilon / (threat.bounds[1] - threat.bounds[0]), **drawn}
         if "norm" in arguments:
             decided["norm"] = self._norm(threat.norm)
@@ -151,11 +151,11 @@ class Torchattacks:
             defaults = {name: each.default for name, each in arguments.items()}
             steps = float(defaults.get("steps", 1)) / float(options.get("steps", defaults.get("steps", 1)))
             decided["alpha"] = decided["eps"] * defaults["alpha"] / defaults["eps"] * steps
-        return _attacks()[self.attack](module, **{**options, **decided})
+        return _attack_classes()[self.attack](module, **{**options, **decided})
 
     def _norm(self, norm: Norm) -> str:
-        """The norm in torchattacks' words."""
-        if "norm" in _arguments(self.attack):
+        """The norm's name in torchattacks."""
+        if "norm" in _attack_arguments(self.attack):
             known = {"linf": "Linf", "l2": "L2"}
         else:
             known = {"l2": "L2"} if self.attack in _L2 else {"linf": "Linf"}
@@ -166,7 +166,7 @@ class Torchattacks:
         return known[norm]
 
 
-def _attacks() -> dict[str, Any]:
+def _attack_classes() -> dict[str, Any]:
     """The attacks of torchattacks that take a radius, by name."""
     try:
         import torchattacks
@@ -176,9 +176,9 @@ def _attacks() -> dict[str, Any]:
     return {name: kind for name, kind in every.items() if "eps" in inspect.signature(kind.__init__).parameters}
 
 
-def _arguments(attack: str) -> Mapping[str, inspect.Parameter]:
+def _attack_arguments(attack: str) -> Mapping[str, inspect.Parameter]:
     """The arguments of `attack`."""
-    attacks = _attacks()
+    attacks = _attack_classes()
     if attack not in attacks:
         near = difflib.get_close_matches(attack, attacks, n=1) or [
             name for name in attacks if name.lower() == attack.lower()

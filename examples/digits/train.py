@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 from digits_net import build
 
-from snnrobust import data
-from snnrobust.training import trainer as training
+from snnrobust import data, training
 
 splits = data.load("digits")
 net = training.initialised(build, seed=0)

@@ -1,7 +1,7 @@
-"""How much faster a robustness curve is than with torchattacks on SpikingJelly, and whether it is the same.
+"""How much faster a robustness curve is than with torchattacks on SpikingJelly, and whether the results agree.
 
     python scripts/bench/bench.py  # under a quarter of an hour on two cores
-    python scripts/bench/bench.py --quick  # under a minute, on small nets: does it all still work?
+    python scripts/bench/bench.py --quick  # under a minute, on small nets: a smoke test
     python scripts/bench/bench.py --only a --samples 1000 --neuron-steps 1e9  # needs snnrobust[data,torchattacks]
 
 Prints Markdown; writes the numbers as JSON and a plot beside it. All times are ratios of contenders that take turns in
@@ -40,12 +40,12 @@ MASKED = ("a-sigmoid", "a-quadratic")
 
 @dataclass(frozen=True)
 class Effort:
-    """How long everything is done.
+    """The size of the benchmark.
 
     Attributes:
         steps: Of PGD.
-        repetitions: Turns of a single step.
-        neuron_steps: That are compared, of all nets together.
+        repetitions: Repetitions of a single step.
+        neuron_steps: Neuron-steps that are compared, over all nets.
         scaling: Values of T, of the channels of the first layer, and of the samples.
     """
 
@@ -109,7 +109,7 @@ def scaling(ready: Sequence[Ready], effort: Effort) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """The machine and the versions, for the JSON file."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -129,9 +129,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small nets, few samples")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="these settings alone")
-    parser.add_argument("--samples", type=_count, help="attacked in each setting, at most 1000")
-    parser.add_argument("--neuron-steps", type=_count, help="compared, over all settings; 1e9 may be written")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="only these settings")
+    parser.add_argument("--samples", type=_count, help="samples in each setting, at most 1000")
+    parser.add_argument("--neuron-steps", type=_count, help="neuron-steps to compare, over all settings, such as 1e9")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for weights, numbers and the plot")
     parser.add_argument("--out", type=Path, help="file for the numbers, FOLDER/bench.json where left out")
     given = parser.parse_args(argv)
@@ -162,6 +162,6 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":  # read when torch is loaded, which it is by now: once more
+    if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":  # read when torch is loaded, so the script starts again
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
     main(sys.argv[1:])

@@ -14,9 +14,10 @@ import bench_nets
 import torch
 from torch import nn
 
+from snnrobust.data.batch import Batch
 from snnrobust.kernels.backends import backends
 from snnrobust.objectives.logits import CrossEntropy
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 
 #: Samples of a step.
@@ -24,7 +25,7 @@ BATCH = 64
 
 
 def main() -> None:
-    """Prints how long the kernel takes to be there, and the first steps of SpikingJelly and of the twin."""
+    """Prints how long the kernel takes to be there, and the first steps of SpikingJelly and of the accelerated model."""
     parser = argparse.ArgumentParser()
     parser.add_argument("setting")
     parser.add_argument("folder", type=Path)
@@ -46,10 +47,10 @@ def main() -> None:
     backends("cpu")
     seconds["kernel"] = time.perf_counter() - began
 
-    oracle = Oracle(setting.wrap(net), CrossEntropy(), Own(), 1, 0, None)
-    for part in ("first_step", "second_step"):  # the first builds the twin and checks it
+    queries = ModelQueries(setting.wrap(net), CrossEntropy(), Own())
+    for part in ("first_step", "second_step"):  # the first builds the accelerated model and compares it with the net
         began = time.perf_counter()
-        oracle.gradient(x, y, index)
+        queries.gradient(Batch(x, y, index))
         seconds[part] = time.perf_counter() - began
     print(json.dumps(seconds))
 

@@ -1,12 +1,12 @@
-"""How much faster curvature is than with PyHessian, at equal accuracy, and how many products it takes.
+"""Speed of curvature compared with PyHessian, at equal accuracy, and its number of products.
 
     python scripts/bench/bench_curvature.py  # half an hour on two cores; needs snnrobust[data,pyhessian]
-    python scripts/bench/bench_curvature.py --quick  # a minute, on a small net: does it all still work?
+    python scripts/bench/bench_curvature.py --quick  # a minute, on a small net: a smoke test
     python scripts/bench/bench_curvature.py --net conv --seeds 1
 
-Both contenders differentiate the same net on the same samples twice: the matrix is the formal surrogate Hessian. Each
-goes through tighter and tighter tolerances until every one of the top k eigenvalues is right to 1e-4, and only that run
-counts. They take turns in one process: only ratios are meant. Prints Markdown; writes the numbers as JSON.
+Both differentiate the same net on the same samples twice: the matrix is the formal surrogate Hessian. Each runs with
+tighter and tighter tolerances until all of the top k eigenvalues are correct to 1e-4, and only that run counts. They
+alternate in one process, so that ratios are comparable. Prints Markdown; writes the numbers as JSON.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.lanczos import lanczos
-from snnrobust_landscapes.solvers.trace import trace
+from snnrobust_landscapes.solvers.trace import estimate_trace
 
 #: Largest relative error of an eigenvalue that counts as accurate.
 ACCURATE = 1e-4
-#: Tolerances that are gone through, and PyHessian's most iterations for an eigenvalue with each of them.
+#: Tolerances to try, and PyHessian's most iterations for an eigenvalue with each of them.
 OURS = (1e-1, 5e-2, 3e-2, 2e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 THEIRS = tuple((scale * 10**-decade, 10 ** min(decade, 4)) for decade in range(3, 8) for scale in (1, 0.3))
 #: Nets with the epochs of their training, k, and standard errors of the trace.
@@ -58,7 +58,7 @@ PROBES, STEPS = 100, 4
 
 @dataclass(frozen=True)
 class Case:
-    """A net and the samples that its loss is of."""
+    """A net and the samples of its loss."""
 
     name: str
     net: nn.Module
@@ -77,23 +77,23 @@ class Case:
         return cls(name, net, sr.wrap(net, steps=STEPS), train.take(count))
 
     def operator(self) -> Operator:
-        """A new one; its nodes are checked once a session of the model."""
+        """A new operator; its nodes are checked once in a session of the model."""
         landscape = Weights(self.model, self.samples, logit_scale=training.RATE_SCALE)
         return Formal().on(landscape, 4.0, Draws(0, "bench"))
 
     def pyhessian(self) -> Any:
-        """PyHessian's own object, which works out its gradient at once."""
+        """PyHessian's own object, which computes its gradient at once."""
         from pyhessian import hessian
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using backward\\(\\) with create_graph=True", UserWarning)
-            self.net.zero_grad()  # it adds to what it finds
+            self.net.zero_grad()  # it adds to gradients
             data = (self.samples.x, self.samples.y)
             return hessian(_Logits(self.net), functional.cross_entropy, data=data, cuda=False)
 
 
 class _Logits(nn.Module):
-    """What a user of PyHessian writes around a SpikingJelly net."""
+    """The usual wrapper of a SpikingJelly net for PyHessian."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class _Logits(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """The first run of a contender that was accurate, or its last one.
+    """The first accurate run of one of the two, or its last one.
 
     Attributes:
         seconds: It took.
@@ -128,7 +128,7 @@ class Run:
 
 
 def eigenvalues(case: Case, k: int, seed: int) -> dict[str, Any]:
-    """Both contenders on the top k, in turn."""
+    """Both on the top k, alternating."""
     reference = lanczos(case.operator(), k, Draws(seed, "reference"), tolerance=1e-8, most=400).values.abs().numpy()
 
     def run(solve: Callable[[], tuple[Sequence[float], int]], tolerance: float) -> Run:
@@ -186,9 +186,9 @@ def products(case: Case, k: int, seed: int, tolerance: float) -> dict[str, Any]:
 
 
 def traces(case: Case, seed: int, relative: float) -> dict[str, Any]:
-    """Products and seconds of the trace against those that PyHessian's probes need for the same standard error."""
+    """Products and seconds of the trace, and those of PyHessian's probes for the same standard error."""
     began = time.perf_counter()
-    found = trace(case.operator(), Draws(seed, "bench"), relative=relative, most=2000)
+    found = estimate_trace(case.operator(), Draws(seed, "bench"), relative=relative, most=2000)
     ours = time.perf_counter() - began
     began = time.perf_counter()
     with global_rng(seed, torch.device("cpu")):
@@ -209,7 +209,7 @@ def traces(case: Case, seed: int, relative: float) -> dict[str, Any]:
 
 
 def peak(count: int) -> float:
-    """MiB that a process takes at most to find an eigenvalue over so many samples."""
+    """Peak MiB of a process that computes an eigenvalue over so many samples."""
     command = [sys.executable, str(Path(__file__)), "--peak-of", str(count)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return float(done.stdout) / 2**20
@@ -224,7 +224,7 @@ def _print_peak(count: int) -> None:
     samples = Dataset.of(x, torch.randint(10, (count,), generator=generator))
     landscape = Weights(sr.wrap(net, steps=STEPS), samples, logit_scale=training.RATE_SCALE)
     lanczos(Formal().on(landscape, 0.5, Draws(0, "bench")), 1, Draws(0, "bench"), most=3)
-    if sys.platform == "linux":  # ru_maxrss begins at that of the process which started this one
+    if sys.platform == "linux":  # ru_maxrss starts from that of the parent process
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         print(1024 * int(status["VmHWM"].split()[0]))
     else:
@@ -301,6 +301,6 @@ def _environment() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":  # read when torch is loaded, which it is by now: once more
+    if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":  # read when torch is loaded: restart with it
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
     typer.run(main)

@@ -1,4 +1,4 @@
-"""Whether the accelerated stand-in computes what the net does, for `bench.py`: each spike, and each gradient's sign."""
+"""Compares the accelerated model with the net, for `bench.py`: each spike, and the sign of each gradient entry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Spikes = dict[str, Tensor]
 def exact(nets: Iterable[tuple[Setting, nn.Module, Splits]], neuron_steps: int) -> list[dict[str, Any]]:
     """Compares nets until `neuron_steps` membrane potentials were compared, half of them on adversarial inputs.
 
-    Each net gets an equal part, small ones as much as all the data allow; the others share what these leave.
+    Each net gets an equal part; the part that small data sets can't use goes to the other nets.
     """
     compared = [_Compared(*each) for each in nets]
     left = neuron_steps
@@ -38,7 +38,7 @@ def exact(nets: Iterable[tuple[Setting, nn.Module, Splits]], neuron_steps: int) 
 
 
 class _Compared:
-    """One net and its stand-in side by side."""
+    """Compares one net with its accelerated model."""
 
     def __init__(self, setting: Setting, net: nn.Module, splits: Splits) -> None:
         self._setting = setting
@@ -46,8 +46,8 @@ class _Compared:
         self._parts = [splits.test, splits.train, splits.validation]
         with self._model.session():
             few = splits.test.take(min(8, len(splits.test)))
-            self._twin = AcceleratedModel(self._model, Own())
-            self._twin.check(few.x, few.index)
+            self._accelerated = AcceleratedModel(self._model, Own())
+            self._accelerated.compare(few.x, few.index)
             self._a_sample = sum(each[:, 0].numel() for each in self._eager(few.x[:1], few.y[:1])[0].values())
         counts = ("neuron_steps", "adversarial_neuron_steps", "spikes", "spikes_off", "samples_off")
         signs = ("gradient_entries", "signs_off", "zeros", "zeros_off")
@@ -55,11 +55,11 @@ class _Compared:
 
     @property
     def available(self) -> int:
-        """Neuron-steps that all the data make, each sample once as it is and once attacked."""
+        """Neuron-steps of all the data, each sample once clean and once attacked."""
         return 2 * self._a_sample * sum(map(len, self._parts))
 
     def run(self, neuron_steps: int) -> int:
-        """Compares up to about so many neuron-steps; returns how many there were."""
+        """Compares up to about `neuron_steps`; returns the number compared."""
         samples = -(-neuron_steps // (2 * self._a_sample))
         with self._model.session():
             for number, part in enumerate(self._batches(samples)):
@@ -101,7 +101,7 @@ class _Compared:
         """Spikes of each node that has a fast kernel, and the gradient to the input, of the net itself."""
         spikes: Spikes = {}
         with ExitStack() as stack:
-            for name in self._twin.fast:
+            for name in self._accelerated.fast:
                 hook = self._model.net.get_submodule(name).register_forward_hook(
                     lambda module, inputs, out, name=name: spikes.__setitem__(name, out.detach())
                 )
@@ -109,17 +109,17 @@ class _Compared:
             return spikes, _gradient(self._model, x, y)
 
     def _fast(self, x: Tensor, y: Tensor) -> tuple[Spikes, Tensor]:
-        """The same of the stand-in: its spikes before any pooling that is fused with a node."""
+        """The same of the accelerated model: its spikes before any pooling that is fused with a node."""
         currents: dict[str, Tensor] = {}
         with ExitStack() as stack:
-            for name, fast in self._twin.fast.items():
+            for name, fast in self._accelerated.fast.items():
                 hook = fast.register_forward_pre_hook(
                     lambda module, inputs, name=name: currents.__setitem__(name, inputs[0].detach())
                 )
                 stack.callback(hook.remove)
-            gradient = _gradient(self._twin, x, y)
-        spikes = {name: _unpooled(self._twin.fast[name], current) for name, current in currents.items()}
-        return {name: each[:, : len(x)] for name, each in spikes.items()}, gradient  # it fills small batches up
+            gradient = _gradient(self._accelerated, x, y)
+        spikes = {name: _unpooled(self._accelerated.fast[name], current) for name, current in currents.items()}
+        return {name: each[:, : len(x)] for name, each in spikes.items()}, gradient  # small batches are padded
 
 
 @torch.no_grad()
@@ -138,6 +138,6 @@ def _without_pooling(fast: FastNode) -> Iterator[None]:
         fast.pool = pool
 
 
-def _gradient(model: sr.SpikingModel, x: Tensor, y: Tensor) -> Tensor:
+def _gradient(model: sr.SpikingModel | AcceleratedModel, x: Tensor, y: Tensor) -> Tensor:
     at = x.clone().requires_grad_()
     return torch.autograd.grad(functional.cross_entropy(model.logits(at), y, reduction="sum"), at)[0]

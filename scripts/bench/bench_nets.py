@@ -34,15 +34,15 @@ class Setting:
     """A net, its data and its attack.
 
     Attributes:
-        name: What the command line and the tables call it.
+        name: Its name on the command line and in the tables.
         about: The net in words.
         steps: T.
-        epsilons: Six L-inf radii, from where most samples stand to where few do.
-        samples: Attacked unless the command line says otherwise.
+        epsilons: Six L-inf radii, from most samples robust to few.
+        samples: Attacked samples, unless given on the command line.
         build: Builds the untrained net, [T, N, *] to [T, N, 10].
-        view: What is made of digits [N, 1, 28, 28]: static data, or sequences [N, T, *].
+        view: Maps digits [N, 1, 28, 28] to static data or sequences [N, T, *].
         temporal: Whether these are sequences.
-        sharpening: First slope of the surrogates in training; they end at their own. None: their own all the time.
+        sharpening: Slope of the surrogates at the start of training; it grows to their own. None: their own throughout.
         epochs: Of training.
     """
 
@@ -67,7 +67,7 @@ class Setting:
         return Splits(train, validation, test, self.about)
 
     def net(self, folder: Path, train: Dataset, quick: bool) -> nn.Module:
-        """The trained net, from its weights in `folder`; trained and kept there on first use."""
+        """The trained net, from its weights in `folder`; trained and saved there on first use."""
         file = folder / f"{self.name}{'-quick' if quick else ''}.pt"
         net = training.initialised(self.build, seed=0)
         if file.is_file():
@@ -106,13 +106,13 @@ class Setting:
 
 
 class ResetInForward(nn.Module):
-    """What a user of torchattacks writes around a SpikingJelly net: reset, repeat or transpose, mean over time."""
+    """A SpikingJelly net for torchattacks: reset, repeat or transpose, mean over time."""
 
     def __init__(self, net: nn.Module, setting: Setting) -> None:
         super().__init__()
         self.net = net
         self._steps = None if setting.temporal else setting.steps
-        self.train(net.training)  # torchattacks puts this back after an attack, and the net's mode with it
+        self.train(net.training)  # torchattacks restores this mode after an attack, also in the net
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] for static x [N, *] or sequences [N, T, *]."""
@@ -136,7 +136,7 @@ class _Sequences(nn.Module):
 
 
 def node(function: Callable[[], nn.Module]) -> nn.Module:
-    """SpikingJelly's leaky integrate-and-fire node; half of the membrane stays each step, all of the input goes in."""
+    """SpikingJelly's leaky integrate-and-fire node; half of the membrane potential is kept per step."""
     built: nn.Module = neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=function(), step_mode="m")
     return built
 
@@ -160,7 +160,7 @@ def dense(features: tuple[int, ...]) -> nn.Module:
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise(features):
         linear = nn.Linear(fan_in, fan_out)
-        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")  # torch's own start leaves nodes all but silent
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")  # with torch's default, nodes hardly spike
         modules += [linear, node(surrogate.ATan)]
     return nn.Sequential(nn.Flatten(2), *modules[:-1])
 
@@ -204,7 +204,7 @@ def _moved(field: Tensor, by: Tensor) -> Tensor:
 
 SIGMOID, QUADRATIC = partial(surrogate.Sigmoid, 25.0), partial(surrogate.PiecewiseQuadratic, 4.0)
 RADII = (0.01, 0.02, 0.04, 0.06, 0.08, 0.12)
-#: Convolutional nets on static digits stand longer: the radii that are customary for MNIST.
+#: Convolutional nets on static digits are more robust: the usual radii for MNIST.
 WIDE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 

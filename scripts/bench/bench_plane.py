@@ -40,12 +40,12 @@ from snnrobust_landscapes.measurements.plane import Plane
 
 STEPS, CHUNK = 8, 64
 LABEL = "plane"
-#: Once a block of so many bytes was freed, glibc gives none up to this size back to the system (its `mallopt`).
+#: glibc keeps freed blocks up to this size instead of returning them to the system (`mallopt`).
 REUSED = 31 * 2**20
 
 
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
-    """Prints what was measured as JSON, and returns it."""
+    """Prints the measurements as JSON, and returns them."""
     options = arguments(given)
     splits = sr.data.load("mnist5k")
     train = splits.train.take(500 if options.quick else 2000)
@@ -87,7 +87,7 @@ def conv(channels: Sequence[int]) -> nn.Module:
 
 
 class Loop:
-    """What is usually written: weights put in with `load_state_dict`, state reset in the forward pass, no gradients."""
+    """The usual loop: weights set with `load_state_dict`, state reset in the forward pass, no gradients."""
 
     def __init__(self, net: nn.Module, train: Dataset) -> None:
         self._net = copy.deepcopy(net)
@@ -107,7 +107,7 @@ class Loop:
 
 
 def compared(net: nn.Module, train: Dataset, points: int) -> dict[str, Any]:
-    """Seconds a point of both, and how far their losses are from each other at the most."""
+    """Seconds per point of both, and the largest difference of their losses."""
     model, loop, rng = sr.wrap(net, steps=STEPS), Loop(net, train), Draws(0, LABEL)
     plugin, data = Plane(points=points, samples=len(train), chunk=CHUNK), EvaluationData(train, train, train, 256)
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def compared(net: nn.Module, train: Dataset, points: int) -> dict[str, Any]:
     with model.session():
         landscape = Weights(model, train, chunk=CHUNK)
         first, second = (landscape.direction(rng.sub(f"{each} direction")) for each in ("first", "second"))
-        landscape.loss(0 * first)  # the twin is built and checked once
+        landscape.loss(0 * first)  # the accelerated model is built and checked once
         loop.loss(landscape.moved(0 * first))
         for row, b in enumerate(surface.y):
             for column, a in enumerate(surface.x):
@@ -155,7 +155,7 @@ def compared(net: nn.Module, train: Dataset, points: int) -> dict[str, Any]:
 
 
 def cold(net: nn.Module, train: Dataset) -> dict[str, Any]:
-    """Seconds of the first point: building the kernel, the twin and its check among them."""
+    """Seconds of the first point, including building the kernel and the accelerated model, and its check."""
     model = sr.wrap(net.eval(), steps=STEPS)
     began = time.perf_counter()
     with model.session():

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What is aimed at: times faster than six runs of torchattacks, by setting and mode.
+#: Target speedups over six runs of torchattacks, by setting and mode.
 GOALS = {("a", "nested"): 5, ("a", "bisect"): 8, ("b", "bisect"): 4, ("c", "bisect"): 4, ("d", "bisect"): 4}
 CONTENDERS = ("nested, eager", "exhaustive", "nested", "bisect", "bisect, audited")
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Everything in Markdown."""
+    """All tables in Markdown."""
     parts = (
         ("One PGD step", _steps(result["step"])),
         ("The first step of a process", _cold(result["cold"])),
         ("Robust accuracy curves", _curves(result)),
-        ("What comes out", _outcomes(result["curves"])),
+        ("Agreement", _outcomes(result["curves"])),
         ("Robust accuracy by radius", _accuracies(result["curves"])),
-        ("Spikes and gradient signs, stand-in against net", _exact(result["exact"])),
+        ("Spikes and gradient signs, accelerated model against net", _exact(result["exact"])),
         ("Scaling", _scaling(result["scaling"])),
         ("Goals", _goals(result)),
     )
@@ -62,7 +62,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def _steps(rows: list[dict[str, Any]]) -> str:
-    lines = _header(["setting", "batch", "eager", "accelerated", "kept by SpikingJelly", "accelerated", "share"])
+    lines = _header(
+        ["setting", "batch", "eager", "accelerated", "memory, SpikingJelly", "memory, accelerated", "share"]
+    )
     for row in rows:
         kept, ours = row["saved_mib"]["SpikingJelly"], row["saved_mib"]["accelerated"]
         frozen = row["saved_mib"]["SpikingJelly, frozen weights"]
@@ -73,7 +75,13 @@ def _steps(rows: list[dict[str, Any]]) -> str:
 
 
 def _cold(row: dict[str, Any]) -> str:
-    columns = ["cache", "kernel", "first step, stand-in built and checked", "second step", "SpikingJelly's first"]
+    columns = [
+        "cache",
+        "kernel",
+        "first step, with building and checking the accelerated model",
+        "second step",
+        "SpikingJelly's first",
+    ]
     lines = _header(columns)
     for cache in ("empty", "filled"):
         seconds = row[f"{cache}_cache"]
@@ -97,20 +105,20 @@ def _curves(result: dict[str, Any]) -> str:
             )
         )
     steps = result["curves"][0]["steps"]
-    said = (
+    note = (
         f"Times faster than six runs of torchattacks' PGD-{steps} and their scoring, all without a random start: the "
         "median over the turns (the least to the greatest). Cold: all turns together, and the kernel to be built."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", note])
 
 
 def _outcomes(rows: list[dict[str, Any]]) -> str:
     columns = [
         "setting",
         "pairs",
-        "nested off exhaustive",
-        "bisect off nested",
-        "off eager",
+        "nested differs from exhaustive",
+        "bisect differs from nested",
+        "differs from eager",
         "radii above torchattacks",
     ]
     lines = _header([*columns, "torchattacks broke, nested did not", "disagreements", "passes, nested", "bisect"])
@@ -120,11 +128,11 @@ def _outcomes(rows: list[dict[str, Any]]) -> str:
         counts = [off["exhaustive"], f"{off['bisect']} ({off['bisect'] / row['pairs']:.2%})", off["eager"]]
         more = [row["above_torchattacks"]["nested"], row["missed"]["nested"], row["disagreements"]["nested"]]
         lines.append(_row([row["setting"], row["pairs"], *counts, *more, *spent]))
-    said = (
+    note = (
         "Pairs of a radius and a sample. Exhaustive: carried forward to larger radii. Eager: nested without kernels. "
         "Disagreements: successes of a search that the net itself did not confirm. Passes: share of torchattacks'."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", note])
 
 
 def _accuracies(rows: list[dict[str, Any]]) -> str:
@@ -138,8 +146,16 @@ def _accuracies(rows: list[dict[str, Any]]) -> str:
 
 
 def _exact(rows: list[dict[str, Any]]) -> str:
-    columns = ["setting", "neuron-steps", "adversarial", "spikes", "spikes off", "samples off", "gradient entries"]
-    lines = _header([*columns, "signs off", "exact zeros", "zeros off"])
+    columns = [
+        "setting",
+        "neuron-steps",
+        "adversarial",
+        "spikes",
+        "spikes differ",
+        "samples differ",
+        "gradient entries",
+    ]
+    lines = _header([*columns, "signs differ", "exact zeros", "zeros differ"])
     spikes = ("neuron_steps", "adversarial_neuron_steps", "spikes", "spikes_off", "samples_off")
     keys = (*spikes, "gradient_entries", "signs_off", "zeros", "zeros_off")
     total = {"setting": "all"} | {key: sum(row[key] for row in rows) for key in keys}
@@ -147,7 +163,7 @@ def _exact(rows: list[dict[str, Any]]) -> str:
 
 
 def _scaling(rows: list[dict[str, Any]]) -> str:
-    lines = _header(["what", "axis", "value", "eager", "accelerated", "kept", "nested", "bisect"])
+    lines = _header(["what", "axis", "value", "eager", "accelerated", "memory", "nested", "bisect"])
     for row in rows:
         ratios = [_times(row["ratio"][name]) if name in row["ratio"] else "" for name in ("eager", "accelerated")]
         modes = [_times(row["ratio"][name]) if name in row["ratio"] else "" for name in ("nested", "bisect")]
@@ -158,32 +174,34 @@ def _scaling(rows: list[dict[str, Any]]) -> str:
 
 
 def _goals(result: dict[str, Any]) -> str:
-    lines = _header(["goal", "asked", "measured", "met"])
-    asked: list[tuple[str, str, str, bool]] = []
+    lines = _header(["goal", "target", "measured", "met"])
+    goals: list[tuple[str, str, str, bool]] = []
     for row in result["step"]:
         if row["setting"] == "a":
             speed, kept = row["ratio"]["accelerated"]["median"], row["saved_mib"]
             share = kept["accelerated"] / kept["SpikingJelly"]
-            asked.append(("one step on (a)", "3x", f"{speed:.2f}x", speed >= 3))
-            asked.append(("its kept tensors", "at most 1/4", f"{share:.3f}", share <= 0.25))
+            goals.append(("one step on (a)", "3x", f"{speed:.2f}x", speed >= 3))
+            goals.append(("its memory for the backward pass", "at most 1/4", f"{share:.3f}", share <= 0.25))
     for row in result["curves"]:
         for (setting, mode), goal in GOALS.items():
             if setting == row["setting"]:
                 speed = row["ratio"][mode]["median"]
-                asked.append((f"curve on ({setting}), {mode}", f"{goal}x", f"{speed:.2f}x", speed >= goal))
+                goals.append((f"curve on ({setting}), {mode}", f"{goal}x", f"{speed:.2f}x", speed >= goal))
     off = sum(row["pairs_off"]["exhaustive"] for row in result["curves"])
-    asked.append(("nested off exhaustive, all settings", "0", str(off), off == 0))
+    goals.append(("nested differs from exhaustive, all settings", "0", str(off), off == 0))
     for row in result["curves"]:
         if row["setting"] == "a":
             share = row["pairs_off"]["bisect"] / row["pairs"]
-            asked.append(("bisect off nested on (a)", "at most 0.5 %", f"{share:.2%}", share <= 0.005))
+            goals.append(("bisect differs from nested on (a)", "at most 0.5 %", f"{share:.2%}", share <= 0.005))
     above = sum(row["above_torchattacks"][mode] for row in result["curves"] for mode in ("nested", "bisect"))
-    asked.append(("radii with a robust accuracy above torchattacks'", "0", str(above), above == 0))
-    for what, key in (("spikes off", "spikes_off"), ("gradient signs off", "signs_off")):
+    goals.append(("radii with a robust accuracy above torchattacks'", "0", str(above), above == 0))
+    for what, key in (("different spikes", "spikes_off"), ("different gradient signs", "signs_off")):
         count, steps = (sum(row[each] for row in result["exact"]) for each in (key, "neuron_steps"))
-        asked.append((f"{what}, of {steps:.1e} neuron-steps", "0 of 1e9", str(count), count == 0 and steps >= 1e9))
-    lines += [_row([*cells, "yes" if met else "no"]) for *cells, met in asked]
-    return "\n".join([*lines, *(["", "Asked of the full nets; --quick runs small ones."] if result["quick"] else [])])
+        goals.append((f"{what}, of {steps:.1e} neuron-steps", "0 of 1e9", str(count), count == 0 and steps >= 1e9))
+    lines += [_row([*cells, "yes" if met else "no"]) for *cells, met in goals]
+    return "\n".join(
+        [*lines, *(["", "The targets are for the full nets; --quick runs small ones."] if result["quick"] else [])]
+    )
 
 
 def _environment(result: dict[str, Any]) -> str:
@@ -191,7 +209,7 @@ def _environment(result: dict[str, Any]) -> str:
     load = "" if about["load"] is None else f", load {about['load']:.1f} at the start"
     return (
         f"{about['cpu']} ({about['machine']}), {about['cores']} cores, {about['threads']} threads, "
-        f"OMP_WAIT_POLICY={about['omp_wait_policy']}, torch {about['torch']}{load}; {result['seconds']:.0f} s in all."
+        f"OMP_WAIT_POLICY={about['omp_wait_policy']}, torch {about['torch']}{load}; {result['seconds']:.0f} s in total."
     )
 
 

@@ -1,7 +1,7 @@
-"""What `bench.py` times: one PGD step, and the robust accuracy curve of PGD-20 over six radii.
+"""The timings of `bench.py`: one PGD step, and the robust accuracy curve of PGD-20 over six radii.
 
-Contenders take turns in one process, each chunk in another order, so that a load on the machine hits all alike: only
-ratios are meant.
+Contenders take turns in one process, each chunk in another order, so that load on the machine affects all alike: only
+ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from torch.nn import functional
 
 import snnrobust as sr
 from snnrobust.data import Dataset
-from snnrobust.evaluation.plan import Evidence, Mode
+from snnrobust.data.batch import Batch
+from snnrobust.evaluation.settings import EvidenceLevel, Mode
 from snnrobust.objectives.logits import CrossEntropy
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ Seconds = Mapping[str, list[float]]
 #: Most samples between two turns of a contender.
 CHUNK = 250
 THEIRS, OURS = "torchattacks", "nested, eager"
-#: Mode and evidence of our contenders; an audit is part of the evidence.
-MODES: dict[str, tuple[Mode, Evidence]] = {
+#: Mode and evidence of our contenders; `evidence` includes the audit.
+MODES: dict[str, tuple[Mode, EvidenceLevel]] = {
     OURS: ("nested", "none"),
     "exhaustive": ("exhaustive", "none"),
     "nested": ("nested", "none"),
@@ -52,7 +53,7 @@ MODES: dict[str, tuple[Mode, Evidence]] = {
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the baseline: the median over the turns, the least and the greatest."""
+    """How many times faster than the baseline: the median over the turns, the smallest and the largest."""
 
     median: float
     low: float
@@ -78,12 +79,12 @@ def take_turns(contenders: Mapping[str, Callable[[], T]], first: int = 0) -> dic
 
 
 def pgd_step(setting: Setting, net: nn.Module, data: Dataset, repetitions: int) -> dict[str, Any]:
-    """Times one PGD step, and the memory of the tensors that are kept for the backward pass."""
+    """Times one PGD step, and the memory of the tensors saved for the backward pass."""
     part = data.take(min(BATCH, len(data)))
     models = {name: setting.wrap(net, accelerate=name == "accelerated") for name in ("eager", "accelerated")}
     contenders = {name: _step(part, ask) for name, ask in _gradients(setting, net, models, part).items()}
     with models["eager"].session(), models["accelerated"].session():  # as within an evaluation
-        take_turns(contenders)  # twins are built, caches filled
+        take_turns(contenders)  # builds the accelerated model, fills caches
         turns = [take_turns(contenders, first) for first in range(repetitions)]
         kept = {name: saved_mib(ask) for name, ask in contenders.items()}
     seconds = {name: [turn[name][0] for turn in turns] for name in contenders}
@@ -99,7 +100,7 @@ def pgd_step(setting: Setting, net: nn.Module, data: Dataset, repetitions: int) 
 
 
 def saved_mib(work: Callable[[], object]) -> float:
-    """MiB of the distinct tensors that autograd keeps in `work`."""
+    """MiB of the distinct tensors that autograd saves in `work`."""
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def saved_mib(work: Callable[[], object]) -> float:
 
 
 def curves(setting: Setting, net: nn.Module, data: Dataset, steps: int) -> dict[str, Any]:
-    """Times the curve of PGD over the radii, chunk by chunk, and compares what comes out, sample by sample."""
+    """Times the curve of PGD over the radii, chunk by chunk, and compares the results sample by sample."""
     size = min(CHUNK, max(8, -(-len(data) // 2)))
     chunks = [data.select(torch.arange(at, min(at + size, len(data)))) for at in range(0, len(data), size)]
     _curve(setting, net, "nested", chunks[0].take(1), steps)  # the kernel is loaded
@@ -157,7 +158,7 @@ def curves(setting: Setting, net: nn.Module, data: Dataset, steps: int) -> dict[
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender says: who withstands each radius, [strength, sample], and what it spent."""
+    """The result of a contender: robust samples at each radius, [strength, sample], and the passes it took."""
 
     robust: np.ndarray
     passes: int
@@ -208,9 +209,10 @@ def _gradients(
         finally:
             net.requires_grad_(True)
 
-    oracles = {name: Oracle(model, CrossEntropy(), Own(), 1, 0, None) for name, model in models.items()}
+    all_queries = {name: ModelQueries(model, CrossEntropy(), Own()) for name, model in models.items()}
     ours = {
-        name: lambda x, oracle=oracle: oracle.gradient(x, data.y, data.index)[0] for name, oracle in oracles.items()
+        name: lambda x, queries=queries: queries.gradient(Batch(x, data.y, data.index))[0]
+        for name, queries in all_queries.items()
     }
     return {"SpikingJelly": spikingjelly, "SpikingJelly, frozen weights": frozen, **ours}
 
@@ -226,7 +228,7 @@ def _step(data: Dataset, gradient: Callable[[Tensor], Tensor], epsilon: float = 
 
 
 def cold(setting: Setting, weights: Path, quick: bool) -> dict[str, Any]:
-    """Seconds of a first step in processes of their own: with the kernel to be built, and with it in the cache."""
+    """Seconds of a first step in new processes: with the kernel to build, and with the kernel in the cache."""
     script = Path(__file__).with_name("bench_cold.py")
     command = [sys.executable, str(script), setting.name, str(weights), *(["--quick"] if quick else [])]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,16 +1,17 @@
 """A fixed evaluation, to see that a change of the code changes no number.
 
     python fixed_evaluation.py FOLDER               # runs it; prints a digest of every stored result
-    python fixed_evaluation.py FOLDER --against OLD # and names each result that differs from those in OLD
+    python fixed_evaluation.py FOLDER --against OLD # and names what differs from OLD: arrays, values, curves, verdicts
 
 Attacks of every kind, noise, curvature and activity, on a static and a temporal net, in all three modes. Run it on two
-commits, on the same machine. Timings, pages and the description of the run (run.json) are left out of the comparison.
+commits, on the same machine. Timings, pages, sentences and the description of the run (run.json) are not compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ import torch
 import snnrobust as sr
 from snnrobust.testing import tiny_data, tiny_model
 
+#: What is compared of a record and of a finding.
+RECORD = (
+    *("metric", "value", "low", "high", "count", "strength", "unit", "threat", "model", "label", "plugin", "origin"),
+    *("seed", "forwards", "backwards"),
+)
+FINDING = ("name", "passed", "value", "threshold", "required", "fatal", "model", "label", "strength")
 ATAN = {"name": "atan", "alpha": 4.0}
 RADII = [0.05, 0.1, 0.3]
 
@@ -106,12 +113,38 @@ def run(folder: Path) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Path of each stored result -> digest of its bytes."""
+    """Path of each stored result -> digest of its arrays' bytes, or of its values."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".npz", ".json") and path.name not in ("timings.json", "run.json"):
-            found[str(path.relative_to(folder))] = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        if path.suffix == ".npz":
+            content = path.read_bytes()
+        elif path.name in ("measure.json", "findings.json", "memory.json"):
+            content = repr(_values(path.name, json.loads(path.read_bytes()))).encode()
+        else:
+            continue
+        found[str(path.relative_to(folder))] = hashlib.blake2b(content, digest_size=8).hexdigest()
     return found
+
+
+def _values(name: str, content: Any) -> object:
+    """What is compared of a JSON file: the numbers with what identifies them, but not the words beside them."""
+    if name == "findings.json":
+        return [[each[field] for field in FINDING] for each in content]
+    if name == "measure.json":
+        return [[each[field] for field in RECORD] for each in content["records"]], content["artifacts"]
+    return content
+
+
+def judgement(folder: Path) -> list[object]:
+    """Curves, claims and findings of the runs in a folder, without words."""
+    found: list[object] = []
+    for path in sorted(folder.iterdir()):
+        report = sr.Report.load(path)
+        for model in report.models:
+            found += [repr(report.curve(label, model)) for label in (*report.labels("attack"), *report.labels("noise"))]
+        found += [repr(each) for each in report.claims]
+        found += [[getattr(each, field) for field in FINDING] for each in report.findings]
+    return [repr(each) for each in found]
 
 
 def main() -> int:
@@ -129,7 +162,10 @@ def main() -> int:
     before = digests(given.against)
     apart = sorted(name for name in before.keys() | found.keys() if before.get(name) != found.get(name))
     print(f"{len(found)} results, {len(apart)} differ", *apart, sep="\n  ")
-    return 1 if apart else 0
+    ours, theirs = judgement(given.folder), judgement(given.against)
+    differ = [each for each in ours if each not in theirs] + [each for each in theirs if each not in ours]
+    print(f"{len(ours)} curves, claims and findings, {len(differ)} differ", *differ, sep="\n  ")
+    return 1 if apart or differ or len(ours) != len(theirs) else 0
 
 
 if __name__ == "__main__":

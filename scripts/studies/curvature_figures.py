@@ -1,4 +1,4 @@
-"""The figures of docs/curvature.md, from what which_hessian.py worked out and one net that is trained anew.
+"""The figures of docs/curvature.md, from the results of which_hessian.py and one net that is trained here.
 
 python scripts/studies/curvature_figures.py     # seconds; after which_hessian.py
 """
@@ -21,8 +21,8 @@ from snnrobust.common.random import Draws
 from snnrobust.report.plots import COLOURS, DASHES, MARKERS
 from snnrobust.training import trainer as training
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.operators.names import kind
-from snnrobust_landscapes.validity.plateau import hidden
+from snnrobust_landscapes.operators.names import operator_spec
+from snnrobust_landscapes.validity.plateau import hidden_parameters
 
 FOLDER = Path("docs") / "figures"
 EXAMPLE = study.Case("mlp", 4, 4.0, 0)
@@ -44,13 +44,13 @@ def save(figure: Figure, name: str) -> None:
 
 
 def slices() -> None:
-    """The loss along one random direction of the hidden weights at three scales, with what operators predict."""
+    """The loss along one random direction of the hidden weights at three scales, with the operators' predictions."""
     train = sr.data.load("digits").train
     model = sr.wrap(EXAMPLE.trained(train), steps=EXAMPLE.steps)
     figure, axes = panels(3)
     with model.session():
         landscape = Weights(model, train.take(256), logit_scale=training.RATE_SCALE)
-        moving = hidden(landscape)
+        moving = hidden_parameters(landscape)
         d = landscape.direction(RNG)
         rest = landscape.flatten([torch.full_like(p, name in moving) for name, p in landscape.theta.items()])
         d = d * rest
@@ -72,7 +72,7 @@ def slices() -> None:
 
 
 def _operator(landscape: Weights, name: str) -> Any:
-    return kind(study.OPERATORS[name]).on(landscape, 1.0, RNG)
+    return operator_spec(study.OPERATORS[name]).on(landscape, 1.0, RNG)
 
 
 def by_alpha(results: Mapping[study.Case, Any]) -> None:

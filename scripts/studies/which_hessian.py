@@ -3,11 +3,11 @@
     python scripts/studies/which_hessian.py  # all nets: about two hours on two cores; needs snnrobust[data]
     python scripts/studies/which_hessian.py --net mlp  # half of them, beside another process that does --net conv
     python scripts/studies/which_hessian.py --quick  # one small net, in seconds: does it still work?
-    python scripts/studies/which_hessian.py --tables  # the tables alone, from what has been worked out
+    python scripts/studies/which_hessian.py --tables  # only the tables, from stored results
 
 For each net (an MLP and a convolutional net on 8 x 8 digits, T time steps, ATan surrogates of sharpness alpha, three
-seeds) and each operator it works out how well predicted curvature orders 64 random directions and the operator's 32
-leading ones, against the curvature of the true loss at three radii. A net that is done is kept and not done again.
+seeds) and each operator it compares predicted curvature with the measured curvature of the true loss, in 64 random
+directions and the operator's 32 leading ones, at three radii. Results of finished nets are stored and used again.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from snnrobust.common.random import Draws
 from snnrobust.training import trainer as training
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.operators.asymmetry import asymmetry
-from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.relaxed import relaxation_gap
 from snnrobust_landscapes.solvers.lanczos import lanczos
 from snnrobust_landscapes.validity.agreement import (
     RADII,
     Agreement,
-    ceiling,
     in_leading_directions,
     in_random_directions,
+    noise_ceiling,
 )
 from snnrobust_landscapes.validity.evidence import real_directions
 from snnrobust_landscapes.validity.plateau import plateau
@@ -50,7 +50,7 @@ FOLDER = Path("runs") / "which_hessian"
 STEPS, ALPHAS, SEEDS, NETS = (1, 2, 4, 8), (1.0, 2.0, 4.0, 8.0), (0, 1, 2), ("mlp", "conv")
 SAMPLES, EPOCHS = {"mlp": 256, "conv": 160}, {"mlp": 20, "conv": 12}
 DIRECTIONS, LEADING, DRAWS = 64, 32, 4
-#: Operators by the name that the tables give them.
+#: Operators by their name in the tables.
 OPERATORS: dict[str, Mapping[str, Any]] = {
     "gauss-newton": {"name": "gauss-newton"},
     "gauss-newton, own surrogates": {"name": "gauss-newton", "surrogate": "own"},
@@ -60,7 +60,7 @@ OPERATORS: dict[str, Mapping[str, Any]] = {
     "field, symmetric part": {"name": "field", "part": "symmetric"},
     "smoothed": {"name": "smoothed", "sigma": 0.03},
 }
-#: Ceilings below this leave too little that any operator could predict.
+#: Noise ceiling below which the measured curvature is too noisy for any operator to predict it.
 MEASURABLE = 0.5
 
 
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What its file is called."""
+        """The name of its file."""
         return f"{self.net}-T{self.steps}-alpha{self.alpha:g}-seed{self.seed}"
 
     def trained(self, data: sr.data.Dataset, epochs: int | None = None) -> nn.Module:
@@ -95,7 +95,7 @@ class Case:
 
 
 def measured(case: Case, *, samples: int | None = None, directions: int = DIRECTIONS, epochs: int | None = None) -> Any:
-    """Everything about one net, as plain values."""
+    """All results for one net, as plain values."""
     train = sr.data.load("digits").train
     model = sr.wrap(case.trained(train, epochs), steps=case.steps)
     rng = Draws(case.seed, "which hessian")
@@ -111,7 +111,7 @@ def measured(case: Case, *, samples: int | None = None, directions: int = DIRECT
             "operators": {},
         }
         for name, settings in OPERATORS.items():
-            operator = kind(settings).on(landscape, 1.0, rng)
+            operator = operator_spec(settings).on(landscape, 1.0, rng)
             most = min(LEADING, directions, landscape.size)
             pairs = lanczos(operator, most, rng, tolerance=0.1, most=min(landscape.size, 4 * most))
             agreements = in_random_directions(operator, rng, directions=directions, draws=DRAWS)
@@ -132,14 +132,14 @@ def _plain(each: Agreement) -> dict[str, Any]:
         "correlation": each.correlation,
         "slope": each.slope,
         "ceiling": each.ceiling,
-        "ceiling_points": ceiling(each.by_point[:, :, None], Draws(0, "points")),
+        "ceiling_points": noise_ceiling(each.by_point[:, :, None], Draws(0, "points")),
         "predicted": each.predicted.tolist(),
         "measured": each.measured.tolist(),
     }
 
 
 def cells(results: Mapping[Case, Any], operator: str, **wanted: Any) -> Iterator[dict[str, Any]]:
-    """Agreements of an operator, of the nets and places that are asked for."""
+    """Agreements of an operator, for the nets and directions with these attributes."""
     for case, found in results.items():
         for each in found["operators"][operator]["agreements"]:
             about = {**vars(case), **each}
@@ -148,12 +148,12 @@ def cells(results: Mapping[Case, Any], operator: str, **wanted: Any) -> Iterator
 
 
 def share_of_ceiling(found: list[dict[str, Any]], ceiling: str = "ceiling") -> tuple[float, int]:
-    """Median of correlation over ceiling where the ceiling is high enough, and over how many.
+    """Median of correlation over ceiling where the ceiling is high enough, and their number.
 
     Args:
         found: Agreements.
         ceiling: "ceiling", from halves disjoint in samples and points; or "ceiling_points", from halves of the points
-            alone, for which what these very samples have in common is no noise.
+            only, which counts effects of these particular samples as signal.
     """
     clear = [each for each in found if (each[ceiling] or 0) >= MEASURABLE and each["correlation"] is not None]
     shares = [each["correlation"] / each[ceiling] for each in clear]
@@ -161,7 +161,7 @@ def share_of_ceiling(found: list[dict[str, Any]], ceiling: str = "ceiling") -> t
 
 
 def tables(results: Mapping[Case, Any]) -> Iterator[str]:
-    """Markdown: over all nets by operator, place and radius; and by alpha and T."""
+    """Markdown: over all nets by operator, kind of directions and radius; and by alpha and T."""
     places = list(product(("random", "leading"), RADII))
     yield "#### Rank correlation (noise ceiling), median over all nets\n"
     yield (
@@ -209,7 +209,7 @@ def _spread(found: list[dict[str, Any]], key: str) -> str:
 
 
 def load_all() -> dict[Case, Any]:
-    """What has been worked out so far."""
+    """The stored results."""
     everything = (Case(*each) for each in product(NETS, STEPS, ALPHAS, SEEDS))
     return {case: from_json(path.read_bytes()) for case in everything if (path := _file(case)).is_file()}
 
@@ -221,10 +221,10 @@ def _file(case: Case) -> Path:
 def main(
     net: Annotated[str | None, typer.Option(help="mlp or conv; both where left out.")] = None,
     backwards: Annotated[bool, typer.Option(help="The last nets first, to meet another process half way.")] = False,
-    quick: Annotated[bool, typer.Option(help="One small net, nothing kept.")] = False,
+    quick: Annotated[bool, typer.Option(help="One small net, nothing stored.")] = False,
     show: Annotated[bool, typer.Option("--tables", help="Only the tables.")] = False,
 ) -> None:
-    """Works out what is missing and prints the tables."""
+    """Computes missing results and prints the tables."""
     console = Console(stderr=True)
     if quick:
         case = Case("mlp", 2, 2.0, 0)

@@ -1,8 +1,8 @@
-"""The table of docs/ensembles.md about randomness: robust accuracy of a Poisson-coded net over draws to each gradient.
+"""The table of docs/ensembles.md on stochastic nets: robust accuracy of a Poisson-coded net by draws per gradient.
 
     python scripts/tables/eot.py            # some minutes on two cores; needs snnrobust[data]
 
-Robust accuracy is scored on the mean logits over 50 fresh draws; epsilon 0 goes through the same path.
+Robust accuracy is scored on the mean logits over 50 fresh draws, also at epsilon 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def poisson(data: Dataset) -> sr.SpikingModel:
 
 
 def tasks() -> list[sr.Task]:
-    """The same attack with more and more draws to each gradient."""
+    """The same attack with increasing numbers of draws for each gradient."""
     return [
         sr.load("apgd", label=str(draws), epsilon=EPSILONS, steps=20, objective="margin", eot=draws) for draws in DRAWS
     ]

@@ -1,4 +1,4 @@
-"""False alarms of the audit: small nets with nothing wrong about them, judged under `standard`.
+"""False alarms of the audit: healthy small nets, evaluated under `standard`.
 
     python scripts/tables/healthy.py            # some ten minutes on two cores; needs snnrobust[data]
 
@@ -56,8 +56,8 @@ def healthy(kind: str, width: int, steps: int, seed: int, spiking: bool, train: 
     return sr.wrap(net, name=f"{kind}-{width}-{steps}", steps=steps)
 
 
-def judged(model: sr.SpikingModel, test: Dataset) -> sr.Report:
-    """The net under `standard` with fewer queries, and all the evidence."""
+def audited_report(model: sr.SpikingModel, test: Dataset) -> sr.Report:
+    """The report on the net under `standard` with fewer queries and full evidence."""
     task = sr.load("standard", epsilon=EPSILON, queries=300)
     return sr.evaluate(model, test.take(SAMPLES), [task], evidence="full", progress=False)
 
@@ -67,13 +67,13 @@ def main() -> None:
     splits, verdicts = sr.data.load("digits"), Counter[str]()
     print("| net | clean | robust | verdict | failed | missing |\n| --- | --- | --- | --- | --- | --- |")
     for kind, width, steps, seed, spiking in NETS:
-        report = judged(healthy(kind, width, steps, seed, spiking, splits.train), splits.test)
+        report = audited_report(healthy(kind, width, steps, seed, spiking, splits.train), splits.test)
         (claim,) = report.claims
         verdicts[claim.verdict] += 1
         name = f"{kind}, {width} neurons, T = {steps}, {'spiking' if spiking else 'graded'} output"
         cells = [f"{report.clean()['correct'].mean():.3f}", f"{claim.value:.3f}", claim.verdict]
-        open_ones = [", ".join(names) or "none" for names in (claim.failed, claim.missing)]
-        print("| " + " | ".join([name, *cells, *open_ones]) + " |", flush=True)
+        findings = [", ".join(names) or "none" for names in (claim.failed, claim.missing)]
+        print("| " + " | ".join([name, *cells, *findings]) + " |", flush=True)
     print(f"\nVerdicts: {dict(verdicts)}. {SAMPLES} test digits (8 x 8), L-inf {EPSILON}, ", end="")
     print(f"{platform.machine()} CPU, torch {torch.__version__}")
 

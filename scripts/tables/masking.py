@@ -31,7 +31,7 @@ def block(channels_in: int, channels: int) -> list[nn.Module]:
 
 
 def victim(data: Dataset, seed: int = 0) -> sr.SpikingModel:
-    """A small convolutional net trained with Sigmoid(alpha=25); its output does not spike."""
+    """A small convolutional net trained with Sigmoid(alpha=25); its output layer does not spike."""
     net = training.initialised(
         lambda: nn.Sequential(*block(1, 8), *block(8, 16), nn.Flatten(2), nn.Linear(16 * 7 * 7, 10)), seed
     )
@@ -40,7 +40,7 @@ def victim(data: Dataset, seed: int = 0) -> sr.SpikingModel:
 
 
 def tasks() -> list[sr.Task]:
-    """PGD-20 through the net's own surrogate, and through ATan(2)."""
+    """PGD-20 with the net's own surrogate, and with ATan(2)."""
     return [
         sr.load("pgd", label=gradient, epsilon=EPSILONS, steps=20, gradient=gradient) for gradient in ("own", "atan")
     ]

@@ -1,8 +1,8 @@
-"""The table of docs/ensembles.md about ties: Square that accepts equal objectives, and Square that does not.
+"""The table of docs/ensembles.md on ties: Square with and without accepting proposals of equal objective.
 
     python scripts/tables/ties.py            # a few minutes on two cores; needs snnrobust[data]
 
-A rate read-out over four steps takes few values, so that most proposals leave the margin exactly where it is.
+A rate read-out over four steps has few distinct values, so most proposals don't change the margin.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def rate_coded(variant: str, data: Dataset) -> sr.SpikingModel:
 
 
 def tasks() -> list[sr.Task]:
-    """The same search with and without ties; both count queries alike."""
+    """The same search with and without accepting ties, with the same number of queries."""
     return [
         sr.load("square", label=label, epsilon=EPSILON, steps=QUERIES, objective="margin", ties=ties)
         for label, ties in (("strict", False), ("ties accepted", True))

@@ -1,8 +1,8 @@
-"""The table of docs/ensembles.md about transfer: which net's examples break which other, over LIF variants and an ANN.
+"""The table of docs/ensembles.md on transfer attacks between LIF variants and an ANN.
 
     python scripts/tables/transfer.py            # a few minutes on two cores; needs snnrobust[data]
 
-The five variants of Yin et al. 2024 share an architecture; the ANN twin has ReLUs where they have spiking neurons.
+The five variants of Yin et al. 2024 share an architecture; the ANN has ReLUs instead of spiking neurons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS, EPSILON, SAMPLES = 4, 0.1, 200
 
 
 def models(data: Dataset) -> dict[str, sr.SpikingModel]:
-    """The five variants and the twin, 784-256-10 each, trained alike."""
+    """The five variants and the ANN, 784-256-10 each, trained in the same way."""
     built: dict[str, sr.SpikingModel] = {}
     for variant in demo.VARIANTS:
         build = neurons.PRESETS[variant].build
@@ -38,7 +38,7 @@ def models(data: Dataset) -> dict[str, sr.SpikingModel]:
 
 
 def ann(data: Dataset, epochs: int = 6) -> nn.Module:
-    """A ReLU net of the same sizes."""
+    """A ReLU net with the same layer sizes."""
     net = training.initialised(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), seed=0
     )
@@ -54,14 +54,14 @@ def ann(data: Dataset, epochs: int = 6) -> nn.Module:
 def main() -> None:
     """Prints the matrix."""
     splits = sr.data.load("mnist5k")
-    everyone = models(splits.train)
-    tasks = [sr.load("pgd", label=name, epsilon=EPSILON, steps=50, source=name) for name in everyone]
-    report = sr.evaluate(everyone, splits.test.take(SAMPLES), tasks, evidence="none")
-    print("| examples from \\ tried on | " + " | ".join(everyone) + " |\n|" + " --- |" * (len(everyone) + 1))
-    clean = [report.clean(name)["correct"].mean() for name in everyone]
+    nets = models(splits.train)
+    tasks = [sr.load("pgd", label=name, epsilon=EPSILON, steps=50, source=name) for name in nets]
+    report = sr.evaluate(nets, splits.test.take(SAMPLES), tasks, evidence="none")
+    print("| source \\ target | " + " | ".join(nets) + " |\n|" + " --- |" * (len(nets) + 1))
+    clean = [report.clean(name)["correct"].mean() for name in nets]
     print("| (clean) | " + " | ".join(f"{share:.3f}" for share in clean) + " |")
-    for source in everyone:
-        row = [report.curve(source, target).value[0] for target in everyone]
+    for source in nets:
+        row = [report.curve(source, target).value[0] for target in nets]
         print(f"| {source} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
     print(f"\nPGD-50 through each net's own surrogate, L-inf {EPSILON}, {SAMPLES} test digits, ", end="")
     print(f"{platform.machine()} CPU, torch {torch.__version__}")

@@ -1,8 +1,8 @@
-"""The tables of docs/ensembles.md: how far the ensembles get on nets with masked, healthy and hardened gradients.
+"""The tables of docs/ensembles.md: the ensembles on nets with masked gradients, healthy nets and hardened nets.
 
     python scripts/tables/trust.py FOLDER [VICTIM ...] [--samples N]  # an hour or two; needs snnrobust[all]
 
-Victims and runs are kept in FOLDER, and a second call goes on where the first stopped. Prints Markdown.
+Stores victims and runs in FOLDER and continues an interrupted run. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import victims
 
 import snnrobust as sr
-from snnrobust.audit.audited_attack import Audited
+from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.report import Report
 
 #: The 19 estimators of Ozdenizci & Legenstein 2024 (TMLR); `rate-relu` stands for their ReLU net.
@@ -32,7 +32,7 @@ CLASSICAL: list[Any] = [
 
 
 def attacks(epsilon: float) -> list[sr.Task]:
-    """What `standard` is measured against: attacks of others, the classical estimators, and everything at once."""
+    """The attacks that `standard` is compared with: torchattacks, the classical estimators, and all members at once."""
     classical = [
         {"name": "apgd", "label": f"apgd {number}", "gradient": gradient} for number, gradient in enumerate(CLASSICAL)
     ]
@@ -47,21 +47,21 @@ def attacks(epsilon: float) -> list[sr.Task]:
 
 
 def claimed(epsilon: float) -> list[sr.Task]:
-    """The numbers that are judged: what a paper would quote, and what it should quote."""
+    """The claims: what a paper would quote, and what it should quote."""
     return [sr.load("pgd", label="own PGD-20", epsilon=epsilon, steps=20), sr.load("standard", epsilon=epsilon)]
 
 
 def evaluate(name: str, folder: Path, samples: int) -> tuple[Report, Report]:
-    """The victim under the judged attacks and under all others, gone on with if it was stopped."""
+    """The victim under the audited attacks and under all others; continues an interrupted run."""
     model, epsilon = victims.load(name, folder), victims.VICTIMS[name].epsilon
     data = sr.data.load("mnist5k").test.take(samples)
-    judged = sr.evaluate(
+    audited = sr.evaluate(
         model, data, claimed(epsilon), evidence="full", out=folder / f"judged-{name}-{samples}", progress=False
     )
     others = sr.evaluate(
         model, data, attacks(epsilon), evidence="none", out=folder / f"others-{name}-{samples}", progress=False
     )
-    return judged, others
+    return audited, others
 
 
 def strength_table(reports: list[tuple[Report, Report]]) -> list[str]:
@@ -69,25 +69,25 @@ def strength_table(reports: list[tuple[Report, Report]]) -> list[str]:
     others = ["torchattacks:PGD", "torchattacks:APGD", "torchattacks:Square", "classical", "fast"]
     columns = ["victim", "epsilon", "clean", "own PGD-20", *others, "best member alone", "standard", "exhaustive"]
     lines = _header([*columns, "claim of own PGD-20", "claim of standard"])
-    for judged, compared in reports:
-        (epsilon,) = judged.task("standard")["strengths"]
-        (name,) = judged.models
-        alone, member = _best_alone(judged)
-        verdicts = {claim.label: claim.verdict for claim in judged.claims}
+    for audited, compared in reports:
+        (epsilon,) = audited.task("standard")["strengths"]
+        (name,) = audited.models
+        alone, member = _best_alone(audited)
+        verdicts = {claim.label: claim.verdict for claim in audited.claims}
         shares = [
-            judged.clean()["correct"].mean(),
-            judged.curve("own PGD-20").value[0],
+            audited.clean()["correct"].mean(),
+            audited.curve("own PGD-20").value[0],
             *(compared.curve(label).value[0] for label in others),
         ]
-        ends = [judged.curve("standard").value[0], compared.curve("exhaustive").value[0]]
+        ends = [audited.curve("standard").value[0], compared.curve("exhaustive").value[0]]
         cells = [*_shares(shares), f"{alone:.3f} ({member})", *_shares(ends)]
         lines.append(_row([name, f"{epsilon:g}", *cells, verdicts["own PGD-20"], verdicts["standard"]]))
     return lines
 
 
 def cost_table(report: Report) -> list[str]:
-    """What each member of `standard` had before it, and what it spent."""
-    lines = _header(["member", "alive before", "broken first", "steps", "forwards", "backwards", "steps x alive"])
+    """The samples attempted, first broken and the passes of each member of `standard`."""
+    lines = _header(["member", "attempted", "broken first", "steps", "forwards", "backwards", "steps x attempted"])
     total = bound = 0
     for member in report.members("standard"):
         allowed = (member.budget or 0) * member.attempted
@@ -97,17 +97,17 @@ def cost_table(report: Report) -> list[str]:
     return [
         *lines,
         "",
-        f"Forward passes over the sum of steps x alive before: {total} / {bound} = {total / bound:.3f}.",
+        f"Forward passes over the sum of steps x attempted: {total} / {bound} = {total / bound:.3f}.",
     ]
 
 
 def _best_alone(report: Report) -> tuple[float, str]:
     """The strongest member of `standard` by itself, on the audit's samples."""
     (epsilon,) = report.task("standard")["strengths"]
-    exhibits = Audited(report, report.models[0], "standard").all_of("steps-100")
-    rivals = [rival for exhibit in exhibits for rival in exhibit.rivals(epsilon) if ": " in rival.name]
-    best = min(rivals, key=lambda rival: float(rival.standing.mean()))
-    return float(best.standing.mean()), best.name.partition(": ")[2]
+    results = AuditedAttack(report.outcomes, report.models[0], "standard").evidence_under_norm("steps-100")
+    members = [member for result in results for member in result.attacks(epsilon) if member.kind]
+    best = min(members, key=lambda member: float(member.robust.mean()))
+    return float(best.robust.mean()), best.label
 
 
 def _shares(values: Iterable[float]) -> list[str]:
@@ -131,8 +131,8 @@ def main() -> None:
     given = parser.parse_args()
     reports = [evaluate(name, given.folder, given.samples) for name in given.names]
     print("\n".join(strength_table(reports)))
-    for judged, _ in reports:
-        print(f"\n{judged.models[0]}, verdict {judged.verdict}\n\n" + "\n".join(cost_table(judged)))
+    for audited, _ in reports:
+        print(f"\n{audited.models[0]}, verdict {audited.verdict}\n\n" + "\n".join(cost_table(audited)))
     print(f"\n{given.samples} test digits, {platform.machine()} CPU, torch {torch.__version__}")
 
 

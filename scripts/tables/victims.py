@@ -1,6 +1,6 @@
 """Small nets on 5000 MNIST digits to try attacks on: with masked gradients, healthy, and adversarially trained.
 
-    python scripts/tables/victims.py FOLDER     # trains what FOLDER lacks, then measures; needs snnrobust[data]
+    python scripts/tables/victims.py FOLDER     # trains victims missing in FOLDER, then measures; needs snnrobust[data]
 
 Prints a Markdown table of clean accuracy, robust accuracy under PGD-20, and the time of a forward and backward pass.
 """
@@ -26,7 +26,7 @@ from snnrobust.data import Dataset
 from snnrobust.training import trainer as training
 
 STEPS = 4
-ASCENTS = 5  # of PGD in adversarial training
+PGD_STEPS = 5  # in adversarial training
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Victim:
     """A net and how it is trained.
 
     Attributes:
-        name: What `load` knows it by, and the name of its file.
-        surrogate: The surrogate that it is trained with.
-        epsilon: The Linf radius at which it is attacked.
+        name: Key of `VICTIMS` and name of its file.
+        surrogate: The surrogate of its training.
+        epsilon: The Linf radius of the attacks.
         build: Builds the untrained net.
         fit: Trains the net in place on the data from a seed.
     """
@@ -49,7 +49,7 @@ class Victim:
 
 
 def node(function: nn.Module, v: float = 1.0) -> neuron.LIFNode:
-    """A leaky integrate-and-fire node of threshold v that keeps half of its membrane; resets to 0."""
+    """A leaky integrate-and-fire node with threshold v and decay 1/2, reset to 0."""
     return neuron.LIFNode(tau=2.0, decay_input=False, v_threshold=v, surrogate_function=function, step_mode="m")
 
 
@@ -59,10 +59,10 @@ def mlp(function: Callable[[], nn.Module], hidden: int = 256) -> Callable[[], nn
 
 
 def deep(function: Callable[[], nn.Module], threshold: float, hidden: tuple[int, ...]) -> Callable[[], nn.Module]:
-    """784-hidden-10, all layers spiking, with He's weights times the threshold, so that as many neurons fire as at 1.
+    """784-hidden-10, all layers spiking, with He initialisation times the threshold, so that firing rates are equal.
 
-    The width of the surrogate stays as it is: the larger the threshold, the fewer membranes lie where it has a slope,
-    and every further layer multiplies such slopes.
+    The width of the surrogate is not scaled: the larger the threshold, the fewer membrane potentials are where its
+    slope is not 0, and gradients shrink with every layer.
     """
 
     def build() -> nn.Module:
@@ -82,10 +82,10 @@ def plain(epochs: int, lr: float) -> Callable[[nn.Module, Dataset, int], object]
 def annealed(
     amplitude: float, start: float, end: float, epochs: int, lr: float
 ) -> Callable[[nn.Module, Dataset, int], object]:
-    """Training on clean digits and as many with every pixel moved up or down by `amplitude`, cut to [0, 1].
+    """Training on clean digits and on as many with each pixel changed by +-`amplitude`, clipped to [0, 1].
 
-    The surrogates, Sigmoid(alpha), start wide, as a narrow one doesn't train a deep net: in epoch e of E from 0 on,
-    alpha = start (end / start)^((e / (E - 1))^3), late enough for the step size to have fallen when it is large.
+    The surrogates, Sigmoid(alpha), start wide, because a narrow one doesn't train a deep net: in epoch e = 0, 1, ... of
+    E, alpha = start (end / start)^((e / (E - 1))^3), so that the learning rate is small when alpha is large.
     """
 
     def fit(net: nn.Module, data: Dataset, seed: int) -> None:
@@ -108,17 +108,17 @@ def annealed(
 
 
 def harden(net: nn.Module, data: Dataset, seed: int, *, epsilon: float, epochs: int = 15, lr: float = 2e-3) -> None:
-    """Trains `net` in place on PGD's perturbations of each batch alone (Madry et al. 2018, arXiv 1706.06083).
+    """Adversarial training of `net` in place, on PGD examples only (Madry et al. 2018, arXiv 1706.06083).
 
-    PGD goes through the net's own surrogate. The radius grows over the first third of the epochs.
+    PGD uses the net's own surrogate. The radius grows linearly over the first third of the epochs.
 
     Args:
         net: Maps [T, N, *] to [T, N, K].
         data: Samples [N, *] in [0, 1].
-        seed: Of the order of samples and of the random starts.
-        epsilon: The Linf radius at the end.
+        seed: Seed of the order of samples and of the random starts.
+        epsilon: The final Linf radius.
         epochs: Passes over the data.
-        lr: Adam's first step size; it falls to 0 along a half cosine.
+        lr: Initial learning rate of Adam; cosine annealing to 0.
     """
     rng = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=lr)
@@ -128,14 +128,14 @@ def harden(net: nn.Module, data: Dataset, seed: int, *, epsilon: float, epochs: 
         radius = epsilon * min(1.0, 3 * (epoch + 1) / epochs)
         for at in torch.split(torch.randperm(len(data), generator=rng), 50):
             x, y = data.x[at], data.y[at]
-            hard = (x + radius * (2 * torch.rand(x.shape, generator=rng) - 1)).clamp(0, 1)
-            for _ in range(ASCENTS):
-                hard.requires_grad_()
-                (gradient,) = torch.autograd.grad(loss(net, hard, y), hard)
-                hard = hard.detach() + 2.5 * radius / ASCENTS * gradient.sign()
-                hard = (x + (hard - x).clamp(-radius, radius)).clamp(0, 1)
+            x_adv = (x + radius * (2 * torch.rand(x.shape, generator=rng) - 1)).clamp(0, 1)
+            for _ in range(PGD_STEPS):
+                x_adv.requires_grad_()
+                (gradient,) = torch.autograd.grad(loss(net, x_adv, y), x_adv)
+                x_adv = x_adv.detach() + 2.5 * radius / PGD_STEPS * gradient.sign()
+                x_adv = (x + (x_adv - x).clamp(-radius, radius)).clamp(0, 1)
             optimiser.zero_grad()
-            torch.autograd.backward(loss(net, hard, y))
+            torch.autograd.backward(loss(net, x_adv, y))
             optimiser.step()
         schedule.step()
     net.eval()
@@ -143,7 +143,7 @@ def harden(net: nn.Module, data: Dataset, seed: int, *, epsilon: float, epochs: 
 
 
 def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of the freshly reset net's mean output for samples x [N, *]."""
+    """Cross entropy of the net's mean output for samples x [N, *], after a reset."""
     spiking.reset_net(net)
     return functional.cross_entropy(net(x.expand(STEPS, *x.shape)).mean(0), y)
 
@@ -172,12 +172,12 @@ VICTIMS: dict[str, Victim] = {
 
 
 def load(name: str, folder: Path, seed: int = 0) -> sr.SpikingModel:
-    """The victim of that name, from its weights in `folder`; trained and kept there on first use.
+    """Loads a victim from `folder`; on first use, trains it and saves its weights there.
 
     Args:
         name: A key of `VICTIMS`.
-        folder: Where the weights lie, one file a victim and seed.
-        seed: Of the initial weights and of the training.
+        folder: Folder of the weights, one file for each victim and seed.
+        seed: Seed of the initial weights and of the training.
     """
     victim, file = VICTIMS[name], Path(folder) / f"{name}-{seed}.pt"
     net = training.initialised(victim.build, seed)
@@ -191,7 +191,7 @@ def load(name: str, folder: Path, seed: int = 0) -> sr.SpikingModel:
 
 
 def seconds(model: sr.SpikingModel, data: Dataset) -> float:
-    """Time of a forward and backward pass of all the data, the median of a few."""
+    """Median time of a forward and backward pass on all data."""
     times, x = [], data.x.clone().requires_grad_()
     for _ in range(5):
         started = time.perf_counter()

@@ -34,12 +34,12 @@ def rewritten(
     Args:
         net: Takes [T, N, *].
         adapter: Its framework.
-        fast: What stands for each spiking node, by the node's name. Nodes inside blocks of the framework stay, and
-            those that are called more than once a pass.
+        fast: The replacement of each spiking node, by the node's name. Nodes inside blocks of the framework are not
+            replaced, nor those that are called more than once a pass.
         steps: T, if the input is the same at each step and is to be given as [1, N, *]; else None.
     """
-    if _heard(net):
-        return None  # whoever listens to the whole net is to hear of each pass
+    if _has_own_hooks(net):
+        return None  # hooks on the whole net have to be called at each pass
     attributes = [(module, dict(vars(module))) for module in net.modules()]
     lists = [(each, copy(each)) for _, held in attributes for each in held.values() if type(each) in (list, dict, set)]
     try:
@@ -56,7 +56,7 @@ def rewritten(
             held.extend(content) if isinstance(held, list) else held.update(content)
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     if any(node.op == "get_attr" and node.target not in tensors for node in graph.nodes):
-        return None  # a tensor that the pass made by itself would be the same at all times
+        return None  # a tensor created in the pass would become a constant
     rewriter = _Rewriter(dict(net.named_modules()), adapter, graph)
     rewriter.place(fast)
     rewriter.hoist(steps)
@@ -81,10 +81,12 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of `m` is a step of the graph."""
-        return self._adapter.is_block(m) or _heard(m) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            self._adapter.is_framework_block(m) or _has_own_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+        )
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A step of the graph, which can't say that gradients or full precision were switched off around it."""
+        """A step of the graph; refused under no_grad or autocast, which a graph does not record."""
         if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             raise _Hidden
         return super().create_node(*args, **kwargs)
@@ -113,7 +115,7 @@ class _Rewriter:
         """Computes what is the same at each step once, and repeats it where it begins to differ.
 
         Args:
-            steps: T, if the net's input is one step for all; else only what the net repeats by itself is.
+            steps: T, if the net's input is one step for all; None: only inputs that the net itself repeats are.
         """
         fixed: dict[fx.Node, int] = {}  # one step [1, N, *] -> the T that it stands for
         repeated: dict[fx.Node, fx.Node] = {}
@@ -144,7 +146,7 @@ class _Rewriter:
 
     def _per_step(self, node: fx.Node) -> bool:
         if (module := self._module(node)) is not None:
-            return self._adapter.per_step(module) and not (has_hooks(module) or _trains(module))
+            return self._adapter.is_stepwise(module) and not (has_hooks(module) or _trains(module))
         if node.op == "call_function" and node.target in _ENTRYWISE:
             return True
         flattens = (node.op, node.target) in (("call_function", torch.flatten), ("call_method", "flatten"))
@@ -155,7 +157,7 @@ class _Rewriter:
         if not isinstance(before, fx.Node) or list(before.users) != [node] or len(before.args) != 1 or before.kwargs:
             return
         norm = self._module(before)
-        if norm is None or has_hooks(norm) or _trains(norm) or not self._adapter.channel_norm(norm):
+        if norm is None or has_hooks(norm) or _trains(norm) or not self._adapter.is_fixed_batch_norm(norm):
             return
         fast.take_norm(norm)
         node.args = before.args
@@ -166,14 +168,14 @@ class _Rewriter:
         if not isinstance(before, fx.Node) or list(before.users) != [node] or len(before.args) != 1 or before.kwargs:
             return
         conv = self._module(before)
-        if conv is None or has_hooks(conv) or not self._adapter.windows(conv):
+        if conv is None or has_hooks(conv) or not self._adapter.is_conv3x3(conv):
             return
         fast.take_conv(conv)
         node.args = before.args
         self._graph.erase_node(before)
 
     def _pass_channels_last(self) -> None:
-        """From convolution to convolution, where nobody else reads what one gives to the next."""
+        """From convolution to convolution, where nothing else reads the output in between."""
         for node in self._graph.nodes:
             module, behind = self._module(node), [self._module(user) for user in node.users]
             if isinstance(module, FastNode) and len(behind) == 1 and isinstance(behind[0], FastNode):
@@ -184,7 +186,7 @@ class _Rewriter:
         if behind is None or len(node.users) != 1:
             return
         pool = self._module(behind)
-        if pool is None or has_hooks(pool) or (kind := self._adapter.halving(pool)) is None:
+        if pool is None or has_hooks(pool) or (kind := self._adapter.pool2x2_kind(pool)) is None:
             return
         fast.pool = kind
         behind.replace_all_uses_with(node)
@@ -200,17 +202,17 @@ def called_modules(graph: fx.GraphModule) -> set[nn.Module]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody listens to the module or a part of it: what they hear must then stay what it was."""
-    return any(_heard(each) for each in module.modules())
+    """Whether the module or a part of it has hooks, which have to be called with unchanged values."""
+    return any(_has_own_hooks(each) for each in module.modules())
 
 
-def _heard(module: nn.Module) -> bool:
+def _has_own_hooks(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(bool(each) for each in hooks)
 
 
 def _trains(module: nn.Module) -> bool:
-    """Whether a part of the module stays in train mode, where the net's own `eval` says so."""
+    """Whether a part of the module is in train mode: the net's own `eval` may leave some in it."""
     return any(each.training for each in module.modules())
 
 

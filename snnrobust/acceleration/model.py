@@ -1,13 +1,13 @@
-"""An accelerated stand-in of a model: shares the user's parameters, and only ever searches.
+"""The accelerated model: a faster computation of a model's outputs, with the user's parameters, for searches only.
 
-What it finds counts only after the user's own net, eager and freshly reset, has agreed.
+What a search finds with it counts only after the user's own net, eager and freshly reset, has confirmed it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -16,51 +16,59 @@ from torch import Tensor, nn
 from snnrobust.acceleration.graph import called_modules, has_hooks, rewritten
 from snnrobust.acceleration.node import FastNode
 from snnrobust.common.batching import even_parts, out_of_memory
+from snnrobust.common.session_cache import CacheKey
 from snnrobust.errors import InputError, SnnRobustError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin.protocols import AnyEstimator, PerModule, Pointwise
+from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, passes
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
 
 #: Matrix products of fewer than 8 rows and 1 x 1 convolutions of fewer than 16 take other paths, with other rounding
 #: (measured on x86-64). Smaller batches are filled up to this, so that a sample's search does not depend on how many
-#: are left beside it; and a new twin is checked on so many.
-ROWS = 16
-#: The share of them whose outputs must agree, and of these all gradients. A spike on the threshold may fall either
-#: way where a sum is rounded otherwise.
+#: others remain; and a new accelerated model is compared with the net on so many.
+MIN_BATCH = 16
+#: The share of them whose outputs must agree, and of these all gradients. A membrane potential next to the threshold
+#: may fall on either side of it where a sum is rounded otherwise.
 AGREEING = 0.75
-
-
-#: Under which a session keeps inputs [N, *] and ids [N] of a few samples, for twins to be checked on.
-FIRST = "first samples"
-#: Bytes above which glibc asks the system for fresh memory each time, to be cleared page by page.
+#: Bytes above which glibc gets fresh memory from the system each time, which is cleared page by page.
 REUSED = 32 * 2**20
+
+_DIFFER = "differ from the net's own: the forward pass does more than was understood"
+#: The derivative of a spike at u, or None where it is of no known family.
+DerivativeSource = Callable[[], Callable[[Tensor], Tensor] | None]
 
 
 class NotAccelerated(SnnRobustError):
-    """A model or estimator that can't be accelerated; the message says why."""
+    """A model or estimator that can't be accelerated; the message has the reason."""
 
 
-class AcceleratedModel(SpikingModel):
-    """A model whose spiking nodes run in fast kernels, with the derivatives that an estimator gives.
+class AcceleratedModel:
+    """Computes a model's outputs with its spiking nodes in fast kernels, and the derivatives that an estimator gives.
 
-    It holds no values of its own: parameters, buffers and the numbers of each node are read at each pass.
+    Weights stay the user's own tensors. The numbers of each node and of batch normalisation are read once, when the
+    accelerated model is made: it is valid for a session of the model, in which nobody changes the net.
 
     Args:
         model: The model.
         estimator: How a gradient passes a spike: the net's own surrogates, or estimators with a `derivative`.
+        read_once: False to read the numbers at each pass, for a caller that moves the weights.
+
+    Attributes:
+        fast: Fast nodes by the name of the node that they compute.
 
     Raises:
         NotAccelerated: If there is nothing to accelerate, or the estimator is more than a derivative.
     """
 
-    def __init__(self, model: SpikingModel, estimator: AnyEstimator) -> None:
-        vars(self).update(vars(model))
-        self._original = model
+    def __init__(self, model: SpikingModel, estimator: AnyEstimator, *, read_once: bool = True) -> None:
+        self.model = model
+        self.net = model.net
+        self.device, self.dtype = model.device, model.dtype
         self._refusal: NotAccelerated | None = None
-        self._checked = False
+        self._compared = False
         self._estimator = estimator
         adapter = model.adapter
         if adapter is None:
@@ -68,53 +76,47 @@ class AcceleratedModel(SpikingModel):
         if model.foreign_randomness:
             raise NotAccelerated("the net draws random numbers")
         chosen = _derivatives(model, adapter, estimator)
-        self._backends, reason = backends(model.device.type)
-        if not self._backends:
+        kernels, reason = backends(model.device.type)
+        if not kernels:
             raise NotAccelerated(reason)
         self.fast = {
-            name: FastNode(node, adapter, derivative, self._backends) for name, (node, derivative) in chosen.items()
+            name: FastNode(node, adapter, derivative, kernels, read_once=read_once)
+            for name, (node, derivative) in chosen.items()
         }
         fixed = model.layout == "TN" and model.encoder == "repeat"
         with model.session():  # in eval mode and freshly reset, as each pass will be
             model.reset()
             graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None)
-        self._hoisted = graph is not None and fixed
-        if not chosen and not self._hoisted:
-            raise NotAccelerated("its nodes run on operators of their framework, and nothing is the same at each step")
+        # The input is the same at each step: what comes before the first spiking node is computed for one step.
+        self._one_step = graph is not None and fixed
+        if not chosen and not self._one_step:
+            raise NotAccelerated("its nodes run on operators of their framework, and no input is the same at each step")
         self._graph: nn.Module = model.net if graph is None else graph
         called = set() if graph is None else called_modules(graph)
         nodes = adapter.nodes(model.net)
+        self._nodes = len(nodes)
         left = [name for name in self.fast if nodes[name] in called]
         for name in left:
             del self.fast[name]
         if left and not (self.fast and isinstance(estimator, Own)):
             raise NotAccelerated(f"nodes {left} are called more than once a pass")
-        #: Fast nodes where the net was not looked into, put in place for each pass.
-        self._placed = {name: each for name, each in self.fast.items() if each not in called}
+        #: Fast nodes of a net that could not be traced: patched into it for each pass.
+        self._patched = [(nodes[name], each) for name, each in self.fast.items() if each not in called]
 
-    def session(self) -> AbstractContextManager[None]:
-        """That of the original: it is one net."""
-        return self._original.session()
-
-    def reset(self) -> None:
-        """Resets what runs as it is beside the fast nodes."""
-        self._original.reset()
-
-    def summary(self) -> str:
+    @property
+    def path(self) -> ExecutionPath:
         """Which kernels it ran on, for the record."""
-        nodes = len(self._original.adapter.nodes(self.net)) if self._original.adapter is not None else 0
-        counts = Counter(each.kernel for each in self.fast.values())
-        ran = " and ".join(f"{kernel} kernels at {count}" for kernel, count in counts.items())
-        return f"{ran or 'no kernels at any'} of {nodes} spiking nodes"
+        kernels = Counter(each.kernel for each in self.fast.values())
+        return ExecutionPath(True, kernels=dict(kernels), nodes=self._nodes)
 
-    def check(self, x: Tensor, keys: Tensor) -> None:
+    def compare(self, x: Tensor, keys: Tensor) -> None:
         """Compares outputs and their gradients with those of the user's net, for a few samples x [N, *].
 
         Raises:
             NotAccelerated: If they differ: the net does something that the rewriting does not understand.
         """
-        some = torch.arange(ROWS) % len(x)
-        x, keys = x.detach()[some], keys[some]
+        some = torch.arange(MIN_BATCH) % len(x)
+        x, keys = x.detach()[some].to(device=self.device, dtype=self.dtype), keys[some]
         for fast in self.fast.values():
             fast.calls = 0
         try:
@@ -126,27 +128,21 @@ class AcceleratedModel(SpikingModel):
         if again := [name for name, fast in self.fast.items() if fast.calls > 1]:
             raise NotAccelerated(f"nodes {again} are called more than once a pass")
         with passes(self.net, self._estimator)[0].at(keys):
-            theirs, gradient = _outputs_and_gradient(self._original, x, keys)
+            theirs, gradient = _outputs_and_gradient(self.model, x, keys)
         same = _close(ours, theirs)
         if same.float().mean() < AGREEING:
-            raise NotAccelerated(
-                "its outputs differ from the net's own: the forward pass does more than was understood"
-            )
+            raise NotAccelerated(f"its outputs {_DIFFER}")
         if not _close(our_gradient, gradient)[same].all():
-            raise NotAccelerated(
-                "its gradients differ from the net's own: the forward pass does more than was understood"
-            )
+            raise NotAccelerated(f"its gradients {_DIFFER}")
 
-    def check_once(self, x: Tensor, keys: Tensor) -> None:
-        """As `check`, the first time; on the inputs that the session names, if it does, so that it does not depend on
-        the batch, the order or an interruption what searches run on."""
-        if not self._checked:
-            x, keys = self._original.kept.get(FIRST, (x, keys))
+    def compare_once(self, x: Tensor, keys: Tensor) -> None:
+        """As `compare`, the first time; later the same verdict without a pass."""
+        if not self._compared:
             try:
-                self.check(x.to(device=self.device, dtype=self.dtype), keys)
+                self.compare(x, keys)
             except NotAccelerated as reason:
                 self._refusal = reason
-            self._checked = True
+            self._compared = True
         if self._refusal is not None:
             raise self._refusal
 
@@ -155,38 +151,37 @@ class AcceleratedModel(SpikingModel):
         if self.device.type != "cpu":
             return [slice(0, count)]
         largest = max((each.largest for each in self.fast.values()), default=0)
-        return even_parts(count, max(2 * ROWS, REUSED // largest) if largest else AT_ONCE)
+        return even_parts(count, max(2 * MIN_BATCH, REUSED // largest) if largest else AT_ONCE)
 
-    def outputs(
+    def outputs(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Tensor:
+        """As `SpikingModel.outputs`, [N, T, K], whatever the size of the batch. No gradient reaches the weights."""
+        model, count = self.model, len(x)
+        x = x.to(device=self.device, dtype=self.dtype)
+        keys = torch.arange(count) if keys is None else keys
+        if count < MIN_BATCH:
+            rows = torch.cat([torch.arange(count), torch.zeros(MIN_BATCH - count, dtype=torch.long)])
+            draw = draw[rows] if isinstance(draw, Tensor) else draw
+            x, keys = x[rows], keys[rows]
+        with model.session(), _frozen_weights(self.net), ExitStack() as undo:
+            model.reset()  # what runs beside the fast nodes
+            for node, fast in self._patched:
+                undo.callback(put_forward, node, vars(node).get("forward"))
+                put_forward(node, fast)
+            sequence = x.unsqueeze(1) if self._one_step else model.encode(x, keys, draw)
+            out = self._graph(model.arrange(sequence))
+            return model.batch_first(out, len(x))[:count]
+
+    def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
     ) -> Tensor:
-        """As `SpikingModel.outputs`, whatever the size of the batch."""
-        keys = torch.arange(len(x)) if keys is None else keys
-        filler = torch.zeros(max(0, ROWS - len(x)), dtype=torch.long)  # more of the first sample
-        if len(filler):
-            rows = torch.cat([torch.arange(len(x)), filler])
-            draw = draw[rows] if isinstance(draw, Tensor) else draw
-            return super().outputs(x[rows], keys=keys[rows], draw=draw)[: len(x)]
-        return super().outputs(x, keys=keys, draw=draw)
-
-    def _sequence(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
-        # One step for all, [N, 1, *]: what is the same at each step is computed once.
-        return x.unsqueeze(1) if self._hoisted else super()._sequence(x, keys, draw)
-
-    def _call(self, x: Tensor) -> Tensor:
-        nodes = self._original.net.get_submodule
-        with _without_weights(self.net), ExitStack() as undo:
-            for name, fast in self._placed.items():
-                undo.callback(put_forward, nodes(name), vars(nodes(name)).get("forward"))
-                put_forward(nodes(name), fast)
-            out: Tensor = self._graph(x)
-            return out
+        """As `SpikingModel.logits`, [N, K]."""
+        return self.model.read(self.outputs(x, keys=keys, draw=draw), lengths)
 
 
 def _derivatives(
     model: SpikingModel, adapter: Adapter, estimator: AnyEstimator
-) -> dict[str, tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor] | None]]]:
-    """The nodes that can be accelerated, by name, with what a spike's derivative is.
+) -> dict[str, tuple[nn.Module, DerivativeSource]]:
+    """The nodes that can be accelerated, by name, with the derivative of their spikes.
 
     A node stays as it is where its framework's own operator is fast already, so that there may be none.
     """
@@ -195,13 +190,13 @@ def _derivatives(
     named = estimator.modules if isinstance(estimator, PerModule) else dict.fromkeys(nodes, estimator)
     if others := sorted(set(named) - set(nodes)):
         raise NotAccelerated(f"{others} are no spiking nodes")
-    chosen: dict[str, tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor] | None]]] = {}
-    kept = []
+    chosen: dict[str, tuple[nn.Module, DerivativeSource]] = {}
+    on_own_operator = []
     for name, node in nodes.items():
         each = named.get(name, Own())
         derivative: Callable[[Tensor], Tensor] | None
         if isinstance(each, Own) and adapter.has_operator(node, model.device):
-            kept.append(name)
+            on_own_operator.append(name)
             continue
         if isinstance(each, Own):
             derivative = adapter.derivative(node)
@@ -210,18 +205,17 @@ def _derivatives(
         else:
             raise NotAccelerated(f"{each!r} is no derivative that the fast kernels know")
         if derivative is not None and _fits(node, adapter):
-            # Read at each pass, as all numbers of a node are.
             chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):
             raise NotAccelerated(f"node '{name}' ({type(node).__name__}) has no fast kernel")
-    if not chosen and not kept:
+    if not chosen and not on_own_operator:
         raise NotAccelerated(
             "none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate"
         )
     return chosen
 
 
-def _always(derivative: Callable[[Tensor], Tensor]) -> Callable[[], Callable[[Tensor], Tensor]]:
+def _always(derivative: Callable[[Tensor], Tensor]) -> DerivativeSource:
     return lambda: derivative
 
 
@@ -230,12 +224,12 @@ def _fits(node: nn.Module, adapter: Adapter) -> bool:
         adapter.dynamics(node)
     except InputError:
         return False
-    return adapter.multi_step(node) and not adapter.keeps_voltages(node) and not has_hooks(node)
+    return adapter.is_multi_step(node) and not adapter.records_membrane(node) and not has_hooks(node)
 
 
 @contextmanager
-def _without_weights(net: nn.Module) -> Iterator[None]:
-    """The gradient goes to the input only: nothing is kept for that of the weights."""
+def _frozen_weights(net: nn.Module) -> Iterator[None]:
+    """Weights require no gradient inside: autograd keeps nothing for them."""
     learnt = [each for each in net.parameters() if each.requires_grad]
     for each in learnt:
         each.requires_grad_(False)
@@ -254,7 +248,7 @@ def _close(mine: Tensor, real: Tensor) -> Tensor:
     return (mine - real).flatten(1).abs().amax(dim=1) <= 1e-3 * scale + 1e-12
 
 
-def _outputs_and_gradient(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs_and_gradient(model: SpikingModel | AcceleratedModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs [N, T, K] and the gradient [N, *] of a weighted sum of them."""
     at = x.clone().requires_grad_()
     with torch.enable_grad():
@@ -265,24 +259,22 @@ def _outputs_and_gradient(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple
     return out.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
-def accelerated_model(model: SpikingModel, estimator: AnyEstimator) -> AcceleratedModel:
-    """A twin; within a session of the model the same one for equal estimators.
+def accelerated_model(model: SpikingModel, estimator: AnyEstimator, *, read_once: bool = True) -> AcceleratedModel:
+    """An accelerated model; within a session of the model the same one for equal arguments.
 
     Raises:
         NotAccelerated: If there can be none.
     """
-    key = AcceleratedModel, repr(estimator)
-    if key in model.kept:
-        found: AcceleratedModel | NotAccelerated = model.kept[key]
-        if isinstance(found, NotAccelerated):
-            raise found
-        return found
-    try:
-        found = AcceleratedModel(model, estimator)
-    except NotAccelerated as reason:
-        found = reason
-    if model.in_session:
-        model.kept[key] = found
+
+    def made() -> AcceleratedModel | NotAccelerated:
+        try:
+            return AcceleratedModel(model, estimator, read_once=read_once)
+        except NotAccelerated as reason:
+            return reason
+
+    found = model.cache.get(
+        CacheKey[AcceleratedModel | NotAccelerated]("accelerated model", (repr(estimator), read_once)), made
+    )
     if isinstance(found, NotAccelerated):
         raise found
     return found

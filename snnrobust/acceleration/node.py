@@ -1,8 +1,9 @@
-"""A fast kernel in the place of a spiking node of a net, and of what stands right before and behind it."""
+"""A fast kernel in the place of a spiking node of a net, and of what comes right before and behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,37 +11,46 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.kernels.convolved import convolved
-from snnrobust.kernels.fast import Backend, backend_for, run
-from snnrobust.kernels.unit import Affine, Pooling, Unit
+from snnrobust.kernels.convolved import convolution_kernel
+from snnrobust.kernels.dynamics import Dynamics
+from snnrobust.kernels.fast import Backend, backend_for, run_on
+from snnrobust.kernels.unit import Affine, PoolKind, Unit
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What a node computes with: its equation, the derivative of its spikes, and batch normalisation before it."""
+
+    dynamics: Dynamics
+    derivative: Callable[[Tensor], Tensor]
+    norm: Affine | None
 
 
 class FastNode(nn.Module):
-    """Runs a spiking node's equation from its reset state on, [T, N, *] to [T, N, *], and leaves its memories alone.
-
-    All numbers are read from the node at each pass, so that nothing is stale after a change.
+    """Runs a spiking node's equation from its reset state on, [T, N, *] to [T, N, *]; its memories are not touched.
 
     Args:
         node: The user's spiking node.
         adapter: Its framework.
-        derivative: Says what a spike's derivative is in the backward pass.
+        derivative: Gives a spike's derivative in the backward pass.
         backends: The fast kernels, in order of preference.
+        read_once: Whether the node's numbers are read at the first pass only, rather than at each.
 
     Attributes:
         calls: Passes so far.
         kernel: Which kernel the last one ran on.
-        largest: Bytes a sample of the last input, current or output, whichever has most.
+        largest: Bytes a sample of the last input, current or output, whichever is largest.
         held: The same of those that were in memory: not the current, where the convolution was in the same kernel.
     """
 
-    #: A convolution that is taken over, applied before all else: 3 x 3, with stride 1 and without a bias.
+    #: A convolution that is fused, applied before all else: 3 x 3, with stride 1 and without a bias.
     conv: nn.Module | None = None
-    #: Whether channels may come last in memory, as they are read by the convolution behind.
+    #: Whether the output may have its channels last in memory, as the convolution behind reads them.
     channels_last = False
-    #: Batch normalisation that is taken over, applied before the node.
+    #: Batch normalisation that is fused, applied before the node.
     norm: nn.Module | None = None
-    #: Pooling that is taken over, applied behind the node.
-    pool: Pooling | None = None
+    #: Pooling that is fused, applied behind the node.
+    pool: PoolKind | None = None
     #: T, where the input is one step [1, N, *] for all.
     steps: int | None = None
 
@@ -50,55 +60,66 @@ class FastNode(nn.Module):
         adapter: Adapter,
         derivative: Callable[[], Callable[[Tensor], Tensor] | None],
         backends: Sequence[Backend],
+        *,
+        read_once: bool = True,
     ) -> None:
         super().__init__()
         self._node = [node]  # in a list: registers no submodule
         self._adapter = adapter
         self._derivative = derivative
         self._backends = backends
+        self._read_once = read_once
+        self._numbers: _Numbers | None = None
         self.calls = 0
         self.kernel = "no"
         self.largest = self.held = 0
 
     def take_norm(self, norm: nn.Module) -> None:
-        """Takes batch normalisation over."""
+        """Fuses batch normalisation before the node."""
         object.__setattr__(self, "norm", norm)  # registers no submodule
 
     def take_conv(self, conv: nn.Module) -> None:
-        """Takes a convolution over."""
+        """Fuses a convolution before the node."""
         object.__setattr__(self, "conv", conv)  # registers no submodule
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
         self.calls += 1
-        dynamics = self._adapter.dynamics(self._node[0])
-        derivative = self._derivative()
-        if derivative is None:
-            raise InputError(
-                f"expected the surrogate of {type(self._node[0]).__name__} to stay of a known family, got another; "
-                f"leave the net as it is while it is evaluated"
-            )
-        unit = Unit(dynamics, derivative, self.steps or len(x), self.pool)
-        numbers = None if self.norm is None else affine(self.norm)
+        numbers = self._numbers or self._read()
+        unit = Unit(numbers.dynamics, numbers.derivative, self.steps or len(x), self.pool)
         if self.conv is not None:
-            if (spikes := self._convolved(self.conv, unit, x, numbers)) is not None:
+            if (spikes := self._convolved(self.conv, unit, x, numbers.norm)) is not None:
                 return spikes
             x = self.conv(x.contiguous())  # a convolution rounds otherwise where channels come last
         backend = backend_for(self._backends, unit, x)
         self.kernel = "eager" if backend is None else backend.name
-        spikes = run(self._backends, unit, x, numbers)
+        spikes = run_on(backend, unit, x, numbers.norm)
         self.largest = self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
         return spikes
 
-    def _convolved(self, conv: nn.Module, unit: Unit, x: Tensor, numbers: Affine | None) -> Tensor | None:
-        """The spikes, with the convolution in the same kernel; None where there is none, or a gradient is asked for."""
-        kernel = convolved()
+    def _read(self) -> _Numbers:
+        """Equation, derivative and batch normalisation as they are now."""
+        node, derivative = self._node[0], self._derivative()
+        if derivative is None:
+            raise InputError(
+                f"expected the surrogate of {type(node).__name__} to stay of a known family, got another; "
+                f"leave the net as it is while it is evaluated"
+            )
+        numbers = _Numbers(self._adapter.dynamics(node), derivative, None if self.norm is None else affine(self.norm))
+        if self._read_once:
+            self._numbers = numbers
+        return numbers
+
+    def _convolved(self, conv: nn.Module, unit: Unit, x: Tensor, norm: Affine | None) -> Tensor | None:
+        """The spikes, with the convolution in the same kernel; None where there is no such kernel, or a gradient is
+        needed."""
+        kernel = convolution_kernel()
         if kernel is None or (x.requires_grad and torch.is_grad_enabled()):
             return None
         weight = conv.get_parameter("weight").detach()
         if not kernel.supports(unit, x, weight):
             return None
-        spikes = kernel.forward(unit, x, weight, numbers, channels_last=self.channels_last)
+        spikes = kernel.forward(unit, x, weight, norm, channels_last=self.channels_last)
         self.kernel = "native"
         self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
         self.largest = max(self.held, x[:, 0, 0].nbytes * len(weight))

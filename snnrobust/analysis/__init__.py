@@ -1,1 +1,1 @@
-"""Facts of a stored run: curves, comparisons, records. Nothing here judges."""
+"""Numbers computed from a stored run: curves, comparisons, records. No findings or verdicts."""

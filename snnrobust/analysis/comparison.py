@@ -1,4 +1,4 @@
-"""Two models on the same samples under the same attack: how far apart, and whether chance explains it."""
+"""The paired difference in robust accuracy of two models under the same attack, and its significance."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Comparison:
         second: Name of the second model.
         label: The attack.
         strength: The radius.
-        count: Samples.
+        count: Number of samples.
         values: Robust accuracy of the first and of the second.
         difference: First minus second.
         low: Lower end of the difference's 95 % interval (Newcombe 1998), for the population of samples.
         high: Upper end.
-        first_only: Samples that stand in the first alone.
-        second_only: Samples that stand in the second alone.
-        p_value: Two-sided, of the exact McNemar test that both stand equally often.
-        adjusted: The same among all comparisons made at once (Holm 1979); `p_value` itself for a single one.
-        assumed: Samples that count as right in the first and in the second although they were attacked at a larger
-            radius alone (mode="bisect").
+        first_only: Number of samples on which only the first model is robust.
+        second_only: Number of samples on which only the second model is robust.
+        p_value: Two-sided p-value of the exact McNemar test of equal robust accuracy.
+        adjusted: `p_value` after Holm correction for all comparisons made together; `p_value` for a single comparison.
+        assumed: How many samples are assumed robust for the first and for the second model, because they are robust at
+            a larger radius (mode="bisect").
     """
 
     first: str
@@ -54,21 +54,21 @@ class Comparison:
 
 
 def compare(outcomes: Outcomes, first: str, second: str, label: str, strength: float) -> Comparison:
-    """Two models of one family under an attack at one radius; see `Report.compare`."""
+    """Compares two models of one family under an attack at one radius; see `Report.compare`."""
     if first == second:
         raise InputError(f"expected two models, got '{first}' twice; name another one")
     one, other = (_family(outcomes, model) for model in (first, second))
-    if apart := [name for name in one if one[name] != other[name]]:
+    if differing := [name for name in one if one[name] != other[name]]:
         raise InputError(
-            f"expected two models of one family, got '{first}' and '{second}' that differ in {', '.join(apart)}; "
-            f"a test on samples asks about these two nets alone and can't tell their families apart from their "
-            f"training seeds: train several seeds of each and compare across seeds"
+            f"expected two models of one family, got '{first}' and '{second}' that differ in {', '.join(differing)}; "
+            f"a test on samples can't separate the difference between families from that between training seeds: train "
+            f"several seeds of each and compare across seeds"
         )
     return _compare(outcomes, first, second, label, strength)
 
 
 def compare_all(outcomes: Outcomes, label: str, strength: float) -> list[Comparison]:
-    """All pairs of models of one family, with p-values adjusted for their number; see `Report.compare_all`."""
+    """Compares all pairs of models of one family, with Holm correction; see `Report.compare_all`."""
     pairs = [(a, b) for a, b in combinations(outcomes.models, 2) if _family(outcomes, a) == _family(outcomes, b)]
     made = [_compare(outcomes, a, b, label, strength) for a, b in pairs]
     adjusted = holm([each.p_value for each in made])
@@ -83,13 +83,13 @@ def paired_interval(first: np.ndarray, second: np.ndarray, level: float = 0.95) 
         low  = p1 - p2 - sqrt((p1 - l1)^2 - 2 phi (p1 - l1)(u2 - p2) + (u2 - p2)^2)
         high = p1 - p2 + sqrt((u1 - p1)^2 - 2 phi (u1 - p1)(p2 - l2) + (p2 - l2)^2),
 
-    phi corrected for continuity where it is positive. Unlike a Wald interval or a bootstrap it keeps a width where no
-    sample differs.
+    phi corrected for continuity where it is positive. Unlike a Wald interval or a bootstrap, its width is positive even
+    where no sample differs.
 
     Args:
-        first: One outcome per sample, [N].
-        second: The other, [N].
-        level: Of the interval.
+        first: The first outcome of each sample, [N].
+        second: The second outcome of each sample, [N].
+        level: Confidence level.
 
     Example:
         >>> outcomes = [(1, 1)] * 20 + [(1, 0)] * 12 + [(0, 1)] * 2 + [(0, 0)] * 16
@@ -118,7 +118,7 @@ def _compare(outcomes: Outcomes, first: str, second: str, label: str, strength: 
     one, other = (outcomes.robust(label, model)[k] for model in (first, second))
     test, (low, high) = mcnemar(one, other), paired_interval(one, other)
     values = float(one.mean()), float(other.mean())
-    first_rests, second_rests = (int(outcomes.assumed(label, model)[k].sum()) for model in (first, second))
+    first_assumed, second_assumed = (int(outcomes.assumed(label, model)[k].sum()) for model in (first, second))
     return Comparison(
         first=first,
         second=second,
@@ -133,12 +133,12 @@ def _compare(outcomes: Outcomes, first: str, second: str, label: str, strength: 
         second_only=test.second_only,
         p_value=test.two_sided,
         adjusted=test.two_sided,
-        assumed=(first_rests, second_rests),
+        assumed=(first_assumed, second_assumed),
     )
 
 
 def _family(outcomes: Outcomes, model: str) -> dict[str, Any]:
-    """What models of one family share: all that is recorded of a model but its name and its weights.
+    """What identifies a model's family: its recorded settings without name and weights.
 
     Raises:
         InputError: If there is no such model.

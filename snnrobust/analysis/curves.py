@@ -1,4 +1,4 @@
-"""Curves over strengths from per-sample outcomes: of an attack, of the worst case over attacks, of noise."""
+"""Curves over strengths from per-sample outcomes: under an attack, the worst case of several attacks, or noise."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from snnrobust.analysis.members import attribution, first_breakers
+from snnrobust.analysis.members import attribution, first_broken_by
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.common.statistics import bootstrap_mean, clopper_pearson
 from snnrobust.errors import InputError
 from snnrobust.results.records import Curve, Sense
 
-#: An audit asks for the same few curves many times over, and an exact interval takes milliseconds.
+#: Cached: an audit needs the same few intervals many times, and an exact one takes milliseconds.
 _interval = lru_cache(maxsize=4096)(clopper_pearson)
 
 
@@ -27,7 +27,9 @@ def accuracy_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | No
     if task["kind"] == "noise":
         return _noise_curve(outcomes, label, model)
     if task["kind"] != "attack":
-        raise InputError(f"expected the label of an attack or of noise, got '{label}' of kind '{task['kind']}'")
+        raise InputError(
+            f"expected the label of an attack or of noise, got '{label}' of kind '{task['kind']}'; name one of these"
+        )
     return _attack_curve(outcomes, label, model, sense)
 
 
@@ -42,23 +44,23 @@ def _attack_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | Non
         return share_curve(outcomes, label, model, last, "last-iterate")
     found = share_curve(outcomes, label, model, outcomes.robust(label, model))
     found = dataclasses.replace(found, attribution=attribution(outcomes, label, model))
-    return _marked(found, outcomes.assumed(label, model)) if outcomes.bisected(label, model) else found
+    return _with_assumed(found, outcomes.assumed(label, model)) if outcomes.bisected(label, model) else found
 
 
 def share_curve(
     outcomes: Outcomes,
     label: str,
     model: str,
-    kept: np.ndarray,
+    robust: np.ndarray,
     sense: Sense = "any-iterate",
     strengths: list[float] | None = None,
 ) -> Curve:
-    """Shares of `kept` [strength, sample] with Clopper-Pearson intervals, as a curve of an attack."""
-    count = kept.shape[1]
-    intervals = [_interval(int(row.sum()), count) for row in kept]
+    """The shares of samples in `robust` [strength, sample] with Clopper-Pearson intervals, as a curve of an attack."""
+    count = robust.shape[1]
+    intervals = [_interval(int(row.sum()), count) for row in robust]
     return Curve(
         strength=tuple(outcomes.task(label)["strengths"] if strengths is None else strengths),
-        value=tuple(float(row.mean()) for row in kept),
+        value=tuple(float(row.mean()) for row in robust),
         low=tuple(low for low, _ in intervals),
         high=tuple(high for _, high in intervals),
         count=count,
@@ -67,7 +69,7 @@ def share_curve(
         model=model,
         label=label,
         unit="epsilon",
-        assumed=(0,) * len(kept),
+        assumed=(0,) * len(robust),
     )
 
 
@@ -90,7 +92,7 @@ def _noise_curve(outcomes: Outcomes, label: str, model: str) -> Curve:
     )
 
 
-def worst_case(outcomes: Outcomes, model: str, threat: str | None) -> Curve:
+def worst_case_curve(outcomes: Outcomes, model: str, threat: str | None) -> Curve:
     """Per-sample worst case over all attacks of one threat model; see `Report.worst_case`."""
     by_threat: dict[str, list[str]] = {}
     for label in outcomes.labels("attack"):
@@ -104,36 +106,37 @@ def worst_case(outcomes: Outcomes, model: str, threat: str | None) -> Curve:
         raise InputError(f"expected a threat model in {sorted(by_threat)}, got {chosen!r}; name one of these")
     labels = by_threat[chosen]
     radii = sorted({radius for label in labels for radius in outcomes.task(label)["strengths"]})
-    broken_by = {label: first_breakers(outcomes, label, model) for label in labels}
-    credit = {name: 0 for label in labels for name in _names(outcomes, label)}
-    standing = outcomes.clean(model)["correct"].copy()
-    untried = {label: outcomes.assumed(label, model) for label in labels}
-    rows, rests = [], []
+    broken_by = {label: first_broken_by(outcomes, label, model) for label in labels}
+    attributed = {name: 0 for label in labels for name in _attributed_names(outcomes, label)}
+    robust = outcomes.clean(model)["correct"].copy()
+    assumed = {label: outcomes.assumed(label, model) for label in labels}
+    robust_rows, assumed_rows = [], []
     for radius in radii:
-        rest = np.zeros_like(standing)
+        assumed_here = np.zeros_like(robust)
         for label in labels:
             strengths = outcomes.task(label)["strengths"]
             if radius in strengths:
                 k = strengths.index(radius)
-                who = broken_by[label][k]
-                newly = standing & (who >= 0)
-                for m, name in enumerate(_names(outcomes, label)):
-                    credit[name] += int((newly & (who == m)).sum())
-                standing &= ~newly
-                rest |= untried[label][k]
-        rows.append(standing.copy())
-        rests.append(standing & rest)
-    found = share_curve(outcomes, labels[0], model, np.stack(rows), strengths=radii)
-    found = dataclasses.replace(found, label="worst case", attribution=credit)
-    return _marked(found, np.stack(rests)) if any(outcomes.bisected(label, model) for label in labels) else found
+                member = broken_by[label][k]
+                newly = robust & (member >= 0)
+                for m, name in enumerate(_attributed_names(outcomes, label)):
+                    attributed[name] += int((newly & (member == m)).sum())
+                robust &= ~newly
+                assumed_here |= assumed[label][k]
+        robust_rows.append(robust.copy())
+        assumed_rows.append(robust & assumed_here)
+    found = share_curve(outcomes, labels[0], model, np.stack(robust_rows), strengths=radii)
+    found = dataclasses.replace(found, label="worst case", attribution=attributed)
+    bisected = any(outcomes.bisected(label, model) for label in labels)
+    return _with_assumed(found, np.stack(assumed_rows)) if bisected else found
 
 
-def _marked(found: Curve, rests: np.ndarray) -> Curve:
-    """The curve as one by bisection, with how many samples rest on its assumption, [strength, sample]."""
-    counts = tuple(int(row.sum()) for row in rests)
+def _with_assumed(found: Curve, assumed: np.ndarray) -> Curve:
+    """The curve as one by bisection, with the number of samples that are assumed robust, from [strength, sample]."""
+    counts = tuple(int(row.sum()) for row in assumed)
     return dataclasses.replace(found, sense="any-iterate, bisect", assumed=counts)
 
 
-def _names(outcomes: Outcomes, label: str) -> list[str]:
-    """Whom a broken sample may be credited to: the attack, or the members of an ensemble."""
+def _attributed_names(outcomes: Outcomes, label: str) -> list[str]:
+    """The names to which broken samples are attributed: the attack, or the members of an ensemble."""
     return [f"{label}: {member['label']}" for member in outcomes.task(label)["members"]] or [label]

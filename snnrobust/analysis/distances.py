@@ -1,4 +1,4 @@
-"""How far each sample is from the closest example that an attack counted."""
+"""The distance of each sample to the closest adversarial example that an attack found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from snnrobust.analysis.outcomes import Outcomes
 
 
 def distances(outcomes: Outcomes, label: str, model: str) -> np.ndarray:
-    """Least distance, in the attack's norm, at which it broke each sample, [sample]."""
+    """Distance, in the attack's norm, of the closest example found for each sample, [sample]; infinity if none."""
     outcomes.attack(label)
     closest = np.full(outcomes.clean(model)["correct"].shape, np.inf)
     for cell in outcomes.cells(model, label):

@@ -1,4 +1,4 @@
-"""The outcomes of a stored run: per-sample results by model and task, and what follows from them at once."""
+"""The outcomes of a stored run: per-sample results by model and task."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 from snnrobust.common.files import Arrays
 from snnrobust.errors import InputError
 from snnrobust.results.artifacts import Artifact
+from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.records import NAN, Finding, Record
 from snnrobust.results.store import Store
 from snnrobust.threat_models.threat_model import ThreatModel
 
 
 class Outcomes:
-    """What a run stored, read by model and task label; nothing is judged here.
+    """The stored outcomes of a run by model and task label, without findings or verdicts.
 
     Args:
         store: A finished run.
 
     Attributes:
-        run: Models, data, tasks, seed, mode and environment, as recorded.
+        run: The recorded models, data, tasks, seed, mode and environment.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,7 +43,7 @@ class Outcomes:
         """The recorded settings of a task.
 
         Raises:
-            InputError: If there is none of that label.
+            InputError: If no task has this label.
         """
         if label not in self._tasks:
             raise InputError(f"expected a task label in {sorted(self._tasks)}, got {label!r}; name one of these")
@@ -52,7 +53,7 @@ class Outcomes:
         """The recorded settings of an attack.
 
         Raises:
-            InputError: If the label is that of something else.
+            InputError: If the label is not that of an attack.
         """
         task = self.task(label)
         if task["kind"] != "attack":
@@ -60,14 +61,14 @@ class Outcomes:
         return task
 
     def quoted(self) -> list[str]:
-        """Labels of the attacks whose numbers one would quote."""
+        """Labels of the attacks whose numbers are to be quoted."""
         return list(self.run["quoted"])
 
     def cell(self, model: str, label: str, position: int) -> Arrays:
         """Per-sample outcomes of a task at its `position`-th strength.
 
         Raises:
-            InputError: If that cell was not computed.
+            InputError: If the cell was not computed.
         """
         arrays = self._store.cell(model, label, position)
         if arrays is None:
@@ -83,60 +84,66 @@ class Outcomes:
         return self.cell(model, "clean", 0)
 
     def robust(self, label: str, model: str, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
-        """Whether each sample withstands an attack, [strength, sample]: right when clean, and broken at no strength up
-        to this one. An example found at a smaller radius is allowed at a larger one."""
+        """Whether each sample is robust, [strength, sample]: correct when clean, and broken at no strength up to this
+        one. An example found at a smaller radius also counts at a larger one."""
         unbroken = np.stack([cell[by] != 0 for cell in self.cells(model, label)])
         robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(model)[by]
         return robust
 
     def margins(self, label: str, model: str) -> np.ndarray:
-        """True logit minus the best other at the strongest example, [strength, sample]; NaN: not attempted."""
+        """Margin at the strongest example, [strength, sample]: logit of the true class minus the largest other one; NaN
+        if the sample was not attacked."""
         return np.stack([cell["margin"] for cell in self.cells(model, label)])
 
     def bisected(self, label: str, model: str) -> bool:
-        """Whether an attack's radii were bisected on a model."""
+        """Whether an attack was run by bisection (mode="bisect") on a model."""
         return bool(self.attack(label)["strengths"]) and "assumed" in self.cell(model, label, 0)
 
     def assumed(self, label: str, model: str) -> np.ndarray:
-        """Which samples count as right at a radius without having been attacked there, since they withstood a larger
-        one, [strength, sample]; none unless the attack was bisected."""
+        """Which samples were not attacked at a radius but are assumed robust there, because they are robust at a larger
+        one, [strength, sample]; none without bisection."""
         self.attack(label)
         nothing = np.zeros(len(self.clean(model)["correct"]), dtype=bool)
         return np.stack([cell.get("assumed", nothing) for cell in self.cells(model, label)])
 
     def threat(self, label: str, model: str) -> str:
-        """The ball that an attack searched, without its radius."""
+        """The threat model of an attack, without its radius."""
         settings = self.run["models"][model]
         norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
         return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
 
     def threats(self) -> list[str]:
-        """The threat models of the attacks, radius apart."""
+        """The threat models of all attacks, without their radii."""
         return list(dict.fromkeys(self.threat(label, name) for name in self.models for label in self.labels("attack")))
 
-    def measured(self, model: str, label: str) -> list[Record]:
-        """The records of a measurement, as it yielded them."""
+    def measurement_records(self, model: str, label: str) -> list[Record]:
+        """The records that a measurement yielded."""
         found = self._store.measurement(model, label)
         return found[0] if found is not None else []
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """What measurements drew."""
+        """The artifacts of all measurements."""
         found = (self._store.measurement(name, label) for name in self.models for label in self.labels("measurement"))
         return [artifact for each in found if each is not None for artifact in each[1]]
 
     def probed(self) -> list[Finding]:
-        """What the probe found for each model before the run."""
+        """The findings of the probe on each model."""
         return [finding for name in self.models for finding in self._store.probe_findings(name) or []]
 
-    def ways(self, model: str) -> dict[str, list[str]]:
-        """What the searches of each task, or member of an ensemble, ran on, in words."""
-        return self._store.ways(model)
+    def examples(self, model: str, label: str, position: int) -> Arrays | None:
+        """The examples that were kept of a cell: held [n], x [n, *] and logits [n, K], of the first n samples; those of
+        "clean" are the originals, with y [n] and index [n]. None where the run kept none."""
+        return self._store.examples(model, label, position)
+
+    def execution_paths(self, model: str) -> dict[str, list[ExecutionPath]]:
+        """The execution paths of the searches of each task, or member of an ensemble."""
+        return self._store.execution_paths(model)
 
     def halved(self, model: str) -> list[int]:
-        """Samples in flight after each time that memory ran out."""
+        """The batch size after each time that memory ran out."""
         return self._store.halved(model)
 
     def seconds(self, model: str, name: str) -> float:
-        """Seconds that the cell "LABEL/POSITION" or the measurement "LABEL" took; NaN where unknown."""
+        """Wall time of the cell "LABEL/POSITION" or the measurement "LABEL" in seconds; NaN if unknown."""
         return self._store.seconds[model].get(name, NAN)

@@ -1,4 +1,4 @@
-"""A report's numbers, one record each."""
+"""All numbers of a run as records."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from snnrobust.analysis.curves import accuracy_curve, share_curve
-from snnrobust.analysis.members import members
+from snnrobust.analysis.members import member_results
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.common.statistics import bootstrap_area, clopper_pearson
 from snnrobust.results.records import Curve, Record
 
 
 def records(outcomes: Outcomes) -> list[Record]:
-    """Every number of a run, one record each."""
+    """All numbers of a run, one record each."""
     return [
         each
         for model in outcomes.models
@@ -25,7 +25,7 @@ def records(outcomes: Outcomes) -> list[Record]:
 
 
 def task_records(outcomes: Outcomes, model: str, label: str) -> list[Record]:
-    """Every number that a task yielded on a model."""
+    """All numbers of a task on a model."""
     task = outcomes.task(label)
     common = {
         "model": model,
@@ -36,16 +36,18 @@ def task_records(outcomes: Outcomes, model: str, label: str) -> list[Record]:
     }
     if task["kind"] == "measurement":
         seconds = outcomes.seconds(model, label)
-        return [dataclasses.replace(each, **common, seconds=seconds) for each in outcomes.measured(model, label)]
+        return [
+            dataclasses.replace(each, **common, seconds=seconds) for each in outcomes.measurement_records(model, label)
+        ]
     if task["kind"] == "clean":
         return _clean_records(outcomes, model, common)
     curve = accuracy_curve(outcomes, label, model)
     if task["kind"] == "noise":
         return _curve_records(outcomes, curve, "accuracy", common)
     robust, clean = outcomes.robust(label, model), outcomes.clean(model)
-    # A margin of 0 is a tie that argmax happens to win: strictly speaking it is not right. What is assumed right is no
-    # better than at the larger radius that it was right at.
-    margins = _with_next(outcomes.margins(label, model), outcomes.assumed(label, model))
+    # Strict robust accuracy counts a margin of 0, a tie that argmax resolves, as wrong. The margin of a sample that is
+    # assumed robust is that at the larger radius.
+    margins = _filled_from_next(outcomes.margins(label, model), outcomes.assumed(label, model))
     lowest = np.fmin.accumulate(np.nan_to_num(margins, nan=np.inf), axis=0)
     strict = robust & (lowest > 0) & (clean["margin"] > 0)
     curves = {
@@ -91,25 +93,26 @@ def _curve_records(outcomes: Outcomes, curve: Curve, metric: str, common: dict[s
 
 
 def _area_record(outcomes: Outcomes, curve: Curve, robust: np.ndarray, common: dict[str, Any]) -> list[Record]:
-    """Area under the curve from clean accuracy, at 0, to the largest radius, as a share of that range."""
-    strengths, kept = list(curve.strength), robust  # [strength, sample]
+    """Area under the curve from 0 (clean accuracy) to the largest radius, divided by that radius."""
+    strengths, rows = list(curve.strength), robust  # [strength, sample]
     if strengths[0] > 0:
-        strengths, kept = [0.0, *strengths], np.vstack([outcomes.clean(curve.model)["correct"], robust])
+        strengths, rows = [0.0, *strengths], np.vstack([outcomes.clean(curve.model)["correct"], robust])
     if len(strengths) < 2:
         return []
-    area = bootstrap_area(kept, strengths, outcomes.run["seed"])
+    area = bootstrap_area(rows, strengths, outcomes.run["seed"])
     at: dict[str, Any] = {"strength": strengths[-1], "unit": curve.unit, "threat": curve.threat}
     seconds = sum(outcomes.seconds(curve.model, f"{curve.label}/{k}") for k in range(len(curve.strength)))
     return [Record(area.name, area.value, area.low, area.high, area.count, seconds=seconds, **at, **common)]
 
 
 def _member_records(outcomes: Outcomes, curve: Curve, common: dict[str, Any]) -> list[Record]:
-    """How many samples each member of an ensemble was the first to break, of those that it was tried on."""
+    """The number of samples that each member of an ensemble was the first to break; the count is those it attacked."""
     if not outcomes.task(curve.label)["members"]:
         return []
     return [
         Record(
             metric=f"broken_first:{member.label}",
+            quantity="broken_first",
             value=float(member.broken),
             count=member.attempted,
             strength=member.strength,
@@ -119,7 +122,7 @@ def _member_records(outcomes: Outcomes, curve: Curve, common: dict[str, Any]) ->
             backwards=member.backwards,
             **common,
         )
-        for member in members(outcomes, curve.label, curve.model)
+        for member in member_results(outcomes, curve.label, curve.model)
     ]
 
 
@@ -142,11 +145,11 @@ def _clean_records(outcomes: Outcomes, model: str, common: dict[str, Any]) -> li
     return records
 
 
-def _with_next(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """Values [strength, sample] where those at `gaps` are taken from the next larger strength that is none.
+def _filled_from_next(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Values [strength, sample]; where `gaps` is True, the value of the next larger strength without a gap.
 
     Example:
-        >>> _with_next(np.array([[1.0], [2.0], [3.0]]), np.array([[True], [True], [False]])).ravel().tolist()
+        >>> _filled_from_next(np.array([[1.0], [2.0], [3.0]]), np.array([[True], [True], [False]])).ravel().tolist()
         [3.0, 3.0, 3.0]
     """
     filled = values.copy()

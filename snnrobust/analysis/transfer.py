@@ -1,4 +1,4 @@
-"""What examples made on one model leave standing of another."""
+"""Transfer attacks: robust accuracy of one model under examples made on another."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from snnrobust.results.records import NAN
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """Robust accuracy by the model that the examples were made on, and the model that they were tried on.
+    """Robust accuracy by source model (on which the examples were made) and target model (on which they are scored).
 
     Attributes:
-        sources: Models that the examples were made on, the rows.
-        targets: Models that they were tried on, the columns.
+        sources: Source models, the rows.
+        targets: Target models, the columns.
         values: Robust accuracy, [source, target]; NaN where nothing was run.
         low: Lower ends of the 95 % intervals, [source, target].
         high: Upper ends, [source, target].
-        count: Samples behind each number.
+        count: Number of samples.
         strength: The radius.
         labels: The tasks that the numbers come from.
-        assumed: How many samples count as right since they withstood a larger radius (mode="bisect"), [source, target].
+        assumed: How many samples are assumed robust because they are robust at a larger radius (mode="bisect"),
+            [source, target].
     """
 
     sources: tuple[str, ...]
@@ -40,27 +41,27 @@ class Transfer:
     assumed: np.ndarray
 
 
-def groups(outcomes: Outcomes) -> list[list[str]]:
-    """Labels of attacks that are alike but for their source, where at least one has another model as its source."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+def transfer_groups(outcomes: Outcomes) -> list[list[str]]:
+    """Labels of attacks that differ only in their source model; groups in which no attack has a source are left out."""
+    by_settings: dict[tuple[str, ...], list[str]] = {}
     for label in outcomes.labels("attack"):
         task = outcomes.task(label)
         if not task["members"]:
             factors = {name: value for name, value in task["attack"].items() if name != "source"}
-            alike.setdefault((task["plugin"], repr(sorted(factors.items()))), []).append(label)
-    return [labels for labels in alike.values() if any(_source(outcomes.task(label)) for label in labels)]
+            by_settings.setdefault((task["plugin"], repr(sorted(factors.items()))), []).append(label)
+    return [labels for labels in by_settings.values() if any(_source(outcomes.task(label)) for label in labels)]
 
 
-def strengths(outcomes: Outcomes, labels: list[str]) -> list[float]:
-    """The radii at which a group has examples from a source."""
+def transfer_strengths(outcomes: Outcomes, labels: list[str]) -> list[float]:
+    """The radii of a group's transfer attacks."""
     tasks = [outcomes.task(label) for label in labels]
     return sorted({radius for task in tasks if _source(task) for radius in task["strengths"]})
 
 
 def transfer(outcomes: Outcomes, strength: float, label: str | None = None) -> Transfer:
     """The matrix of one group of attacks at one radius; see `Report.transfer`."""
-    labels = _chosen(outcomes, label)
-    if strength not in (known := strengths(outcomes, labels)):
+    labels = _group_of(outcomes, label)
+    if strength not in (known := transfer_strengths(outcomes, labels)):
         raise InputError(f"expected a strength of {labels} in {known}, got {strength!r}; name one of these")
     used = [each for each in labels if strength in outcomes.task(each)["strengths"]]
     named = [source for each in used if (source := _source(outcomes.task(each)))]
@@ -71,7 +72,7 @@ def transfer(outcomes: Outcomes, strength: float, label: str | None = None) -> T
     found = np.full((3, len(rows), len(columns)), NAN)
     assumed = np.zeros((len(rows), len(columns)), dtype=int)
     count = 0
-    # Those without a source come first: what was run from the model itself as a source is the same, and overwrites.
+    # Attacks without a source come first. An attack with the model itself as its source gives the same numbers.
     for each in sorted(used, key=lambda name: _source(outcomes.task(name)) is not None):
         for j, target in enumerate(columns):
             curve = accuracy_curve(outcomes, each, target)
@@ -83,10 +84,10 @@ def transfer(outcomes: Outcomes, strength: float, label: str | None = None) -> T
     return Transfer(tuple(rows), tuple(columns), values, low, high, count, strength, tuple(used), assumed)
 
 
-def _chosen(outcomes: Outcomes, label: str | None) -> list[str]:
-    known = groups(outcomes)
+def _group_of(outcomes: Outcomes, label: str | None) -> list[str]:
+    known = transfer_groups(outcomes)
     if not known:
-        raise InputError("expected attacks from a source, got none; evaluate with sr.load('pgd', ..., source='MODEL')")
+        raise InputError("expected attacks with a source, got none; evaluate with sr.load('pgd', ..., source='MODEL')")
     if label is None:
         if len(known) > 1:
             raise InputError(
@@ -96,8 +97,8 @@ def _chosen(outcomes: Outcomes, label: str | None) -> list[str]:
     for each in known:
         if label in each:
             return each
-    everyone = [each for labels in known for each in labels]
-    raise InputError(f"expected a label in {everyone}, got {label!r}; name an attack that has a source")
+    grouped = [each for labels in known for each in labels]
+    raise InputError(f"expected a label in {grouped}, got {label!r}; name an attack that has a source")
 
 
 def _source(task: dict[str, Any]) -> str | None:

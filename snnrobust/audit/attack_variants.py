@@ -1,4 +1,4 @@
-"""Findings from variants of an attack: more steps, other radii, another order, more draws."""
+"""Findings from variants of an attack: more steps, other radii, another sample order, more draws."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ from typing import Any
 import numpy as np
 
 from snnrobust.analysis.curves import accuracy_curve
-from snnrobust.audit.audited_attack import Audited
-from snnrobust.audit.gaps import Gap, conclude
+from snnrobust.audit.audited_attack import AuditedAttack
+from snnrobust.audit.gaps import Gap, compare_gaps
 from snnrobust.results.records import NAN, Finding
 
-#: Points that 100 steps may break beyond 50.
+#: Allowed difference of robust accuracy between 50 and 100 steps.
 STEPS_GAP = 0.01
-#: Share of samples that may stand at a radius although they broke at a smaller one.
+#: Allowed share of samples that are robust at a radius although they were broken at a smaller one.
 MONOTONE = 0.01
-#: Share of samples that an attack alone may leave standing when every input is allowed.
+#: Allowed robust accuracy under the attack when every input is allowed.
 FULL_RANGE = 0.05
-#: Points that twice the draws may break beyond the attack's own number.
+#: Allowed gap between robust accuracy and that with twice the draws.
 PLATEAU = 0.02
-#: Findings that hold outcomes on a part of the data against those on all of it.
-PART_OF_ALL = frozenset({"epsilon-zero", "full-range", "attack-order"})
-#: Points between any-iterate and last-iterate robust accuracy.
+#: Findings that compare outcomes on a subset of the data with those on all of it.
+COMPARES_SUBSET = frozenset({"epsilon-zero", "full-range", "attack-order"})
+#: Allowed difference between last-iterate and any-iterate robust accuracy.
 LAST_ITERATE = 0.05
 
 
-def about_claim(audited: Audited, strength: float) -> list[Finding]:
+def attack_variant_findings(audited: AuditedAttack, strength: float) -> list[Finding]:
     """Findings about the robust accuracy under an attack at one radius."""
     found = [
         _epsilon_zero(audited, strength),
-        _steps(audited, strength),
+        _steps_converged(audited, strength),
         _monotone(audited, strength),
         _full_range(audited, strength),
         _full_range_attack(audited, strength),
-        _order(audited, strength),
+        _attack_order(audited, strength),
         _last_iterate(audited, strength),
     ]
     if audited.stochastic:
-        found.append(_plateau(audited, strength))
+        found.append(_eot_plateau(audited, strength))
     return [*found, *_resolution(audited, strength)]
 
 
-def _finding(audited: Audited, strength: float, name: str, value: float, threshold: float, **more: Any) -> Finding:
-    """A finding that passes at or below its threshold, and is missing where there is no value."""
+def _finding(
+    audited: AuditedAttack, strength: float, name: str, value: float, threshold: float, **more: Any
+) -> Finding:
+    """A finding that passes at or below its threshold; its evidence is missing where the value is NaN."""
     if np.isnan(value):
-        more["remedy"] = "evaluate with evidence='full'"
-    if name in PART_OF_ALL and not audited.comparable:
-        more |= {"passed": None, "required": False, "remedy": "none: this net's randomness can't be keyed by sample"}
+        more["remedy"] = "Evaluate with evidence='full'."
+    if name in COMPARES_SUBSET and not audited.comparable:
+        remedy = "None: this net uses a global random generator, so outcomes of a sample depend on its batch."
+        more |= {"passed": None, "required": False, "remedy": remedy}
     passed = more.pop("passed", None if np.isnan(value) else bool(value <= threshold))
     return Finding(
         name,
@@ -60,82 +63,86 @@ def _finding(audited: Audited, strength: float, name: str, value: float, thresho
     )
 
 
-def _epsilon_zero(audited: Audited, strength: float) -> Finding:
-    apart = NAN
+def _epsilon_zero(audited: AuditedAttack, strength: float) -> Finding:
+    share = NAN
     if 0.0 in audited.task["strengths"]:
-        tried = ~audited.assumed[audited.task["strengths"].index(0.0)]  # what was assumed right shows nothing
-        apart = float((audited.standing(0.0) != audited.clean)[tried].mean()) if tried.any() else NAN
-    if np.isnan(apart) and (exhibit := audited.exhibit("epsilon-zero")) is not None:
-        standing = exhibit.standing(0.0)
-        apart = NAN if standing is None else float((standing != exhibit.clean).mean())
+        tried = ~audited.assumed[audited.task["strengths"].index(0.0)]  # assumed outcomes are no evidence
+        share = float((audited.robust(0.0) != audited.clean)[tried].mean()) if tried.any() else NAN
+    if np.isnan(share) and (result := audited.evidence("epsilon-zero")) is not None:
+        robust = result.robust(0.0)
+        share = NAN if robust is None else float((robust != result.clean).mean())
     return _finding(
         audited,
         strength,
         "epsilon-zero",
-        apart,
+        share,
         0.0,
-        why="share of samples whose outcome at epsilon 0 differs from the clean one, through the full attack path",
-        remedy="look for state or randomness that leaks into the attack",
+        why="Share of samples whose outcome under the attack at epsilon 0 differs from the clean one. Above 0, the "
+        "attack's code path changes the model, not only the input.",
+        remedy="Look for state that is not reset, or for random numbers that are not keyed by sample.",
         fatal=True,
     )
 
 
-def _steps(audited: Audited, strength: float) -> Finding:
-    shorter, longer = audited.exhibit("steps-50"), audited.exhibit("steps-100")
+def _steps_converged(audited: AuditedAttack, strength: float) -> Finding:
+    shorter, longer = audited.evidence("steps-50"), audited.evidence("steps-100")
     gaps = []
-    few = None if shorter is None else shorter.under_gradients(strength)
-    many = None if longer is None else longer.under_gradients(strength, like=shorter)
+    few = None if shorter is None else shorter.robust_to_gradient_attacks(strength)
+    many = None if longer is None else longer.robust_to_gradient_attacks(strength, like=shorter)
     if longer is not None and few is not None and many is not None:
-        gap, back = Gap.between(few, many), Gap.between(many, few)
-        gaps.append(max(gap, back, key=lambda each: each.value))
-        # Variants that agree don't speak for a number that was made with fewer steps than either.
-        gaps.append(Gap.between(audited.standing(strength)[longer.rows], many, "the attack with its own steps"))
-    end = conclude(gaps, STEPS_GAP, "the attack takes no steps along a gradient, or its variants were not run")
+        gap, reverse = Gap.between(few, many), Gap.between(many, few)
+        gaps.append(max(gap, reverse, key=lambda each: each.value))
+        # 50 and 100 steps may agree although the claimed number was computed with fewer steps.
+        gaps.append(Gap.between(audited.robust(strength)[longer.rows], many, "the attack with its own steps"))
+    missing = "the attack takes no gradient steps, or its variants were not run"
+    result = compare_gaps(gaps, STEPS_GAP, missing)
     return _finding(
         audited,
         strength,
         "steps-converged",
-        end.value,
+        result.value,
         STEPS_GAP,
-        passed=end.passed,
-        why="difference of robust accuracy between 50 and 100 steps, or its own and 100" + end.words,
-        remedy="evaluate more samples" if end.passed is None else "take more steps, and more restarts",
+        passed=result.passed,
+        why="Difference of robust accuracy between 50 and 100 steps, or between the attack's own steps and 100. Above "
+        "the threshold, the attack has not converged: more steps break more samples." + result.note,
+        remedy="Evaluate more samples." if result.passed is None else "Pass more steps= and restarts= to the attack.",
     )
 
 
-def _monotone(audited: Audited, strength: float) -> Finding:
-    """Searched anew at each radius: what broke at a smaller one can break at a larger one by the same example."""
-    exhibit, widest = audited.exhibit("steps-100"), audited.exhibit("full-range")
+def _monotone(audited: AuditedAttack, strength: float) -> Finding:
+    """Whether samples are robust at a radius although a separate search broke them at a smaller one."""
+    longer, full_range = audited.evidence("steps-100"), audited.evidence("full-range")
     share = NAN
-    here = None if exhibit is None else exhibit.standing(strength)
-    if exhibit is not None and here is not None:
+    here = None if longer is None else longer.robust(strength)
+    if longer is not None and here is not None:
         broken_before = np.zeros_like(here)
-        for radius in exhibit.strengths:
-            standing = exhibit.standing(radius)
-            if radius < strength and standing is not None:
-                broken_before |= ~standing & exhibit.clean
-        lapses = int((here & broken_before).sum())
-        if widest is not None:
-            count = len(widest.rows)  # the audit's first samples
-            all_of_it = widest.standing(widest.strengths[0])
-            if all_of_it is not None:
-                lapses += int((all_of_it & ~here[:count] & widest.clean).sum())
-        share = lapses / len(here)
+        for radius in longer.strengths:
+            robust = longer.robust(radius)
+            if radius < strength and robust is not None:
+                broken_before |= ~robust & longer.clean
+        violations = int((here & broken_before).sum())
+        if full_range is not None:
+            count = len(full_range.rows)  # the audit's first samples
+            at_full_range = full_range.robust(full_range.strengths[0])
+            if at_full_range is not None:
+                violations += int((at_full_range & ~here[:count] & full_range.clean).sum())
+        share = violations / len(here)
     return _finding(
         audited,
         strength,
         "monotone",
         share,
         MONOTONE,
-        why="share of samples that stand at a radius although a search at a smaller one broke them",
-        remedy="take more steps or restarts: the search misses examples that it could reach",
+        why="Share of samples that are robust at this radius although a search at a smaller radius broke them. The "
+        "smaller example is allowed here too, so the search missed it.",
+        remedy="Pass more steps= or restarts= to the attack.",
     )
 
 
-def _full_range(audited: Audited, strength: float) -> Finding:
+def _full_range(audited: AuditedAttack, strength: float) -> Finding:
     share = NAN
-    if audited.exhibit("full-range") is not None:
-        rows, swapped = audited.swapped
+    if audited.evidence("full-range") is not None:
+        rows, swapped = audited.class_swap
         tried = swapped["correct"][audited.clean[rows] & (swapped["correct"] >= 0)]
         share = float((tried == 1).mean()) if len(tried) else NAN
     return _finding(
@@ -144,93 +151,98 @@ def _full_range(audited: Audited, strength: float) -> Finding:
         "full-range",
         share,
         0.0,
-        why="share of samples that keep their class when swapped for one of another class, as the full range of the "
-        "inputs allows; robust accuracy has to reach 0 there",
-        remedy="check labels, decision rule and scoring: nothing can be broken",
+        why="Share of samples that keep their class when their input is replaced by one of another class. At the full "
+        "range of the inputs this is allowed, so robust accuracy must be 0. Above 0, the model or the scoring ignores "
+        "the input.",
+        remedy="Check the labels, decide= and readout= of wrap, and whether the net uses its input.",
         fatal=True,
     )
 
 
-def _full_range_attack(audited: Audited, strength: float) -> Finding:
-    exhibit = audited.exhibit("full-range")
-    standing = None if exhibit is None else exhibit.standing(exhibit.strengths[0])
+def _full_range_attack(audited: AuditedAttack, strength: float) -> Finding:
+    result = audited.evidence("full-range")
+    robust = None if result is None else result.robust(result.strengths[0])
     return _finding(
         audited,
         strength,
         "full-range-attack",
-        NAN if standing is None else float(standing.mean()),
+        NAN if robust is None else float(robust.mean()),
         FULL_RANGE,
-        why="robust accuracy under the attack (20 steps) when every input is allowed; what it leaves, it can't reach",
-        remedy="use another estimator or an ensemble: the search gets stuck",
+        why="Robust accuracy under the attack (20 steps) when every input is allowed. It should be near 0. Above the "
+        "threshold, the attack can't find examples that exist.",
+        remedy="Use another estimator (gradient=) or an ensemble: sr.load('standard', epsilon=...).",
     )
 
 
-def _order(audited: Audited, strength: float) -> Finding:
-    one, other = audited.exhibit("order", label=f"{audited.label}/order"), None
-    if one is not None:
-        other = audited.exhibit("order", label=f"{audited.label}/reversed")
+def _attack_order(audited: AuditedAttack, strength: float) -> Finding:
+    forward, reverse = audited.evidence("order", label=f"{audited.label}/order"), None
+    if forward is not None:
+        reverse = audited.evidence("order", label=f"{audited.label}/reversed")
     share = NAN
-    if one is not None and other is not None:
-        share = float((one.cells[0]["correct"] != other.cells[0]["correct"][::-1]).mean())
+    if forward is not None and reverse is not None:
+        share = float((forward.cells[0]["correct"] != reverse.cells[0]["correct"][::-1]).mean())
     return _finding(
         audited,
         strength,
         "attack-order",
         share,
         0.0,
-        why="share of samples whose outcome changes with batch size and order",
-        remedy="look for state or normalisation that couples samples; key randomness by sample",
+        why="Share of samples whose outcome changes with the batch size and the order of the samples. Above 0, a "
+        "sample's outcome depends on the other samples of its batch.",
+        remedy="Look for state or normalisation shared between samples; key random numbers by sample.",
     )
 
 
-def _last_iterate(audited: Audited, strength: float) -> Finding:
-    exhibit = audited.exhibit("steps-50")
-    cell = None if exhibit is None else exhibit.at(strength)
+def _last_iterate(audited: AuditedAttack, strength: float) -> Finding:
+    shorter = audited.evidence("steps-50")
+    cell = None if shorter is None else shorter.at(strength)
     gap = NAN
-    if exhibit is not None and cell is not None:
-        last, kept = (cell[name][exhibit.clean] == 1 for name in ("last_correct", "correct"))
-        gap = float(last.sum() - kept.sum()) / len(exhibit.clean)
+    if shorter is not None and cell is not None:
+        last, any_iterate = (cell[name][shorter.clean] == 1 for name in ("last_correct", "correct"))
+        gap = float(last.sum() - any_iterate.sum()) / len(shorter.clean)
     return _finding(
         audited,
         strength,
         "last-iterate",
         gap,
         LAST_ITERATE,
-        why="robust accuracy by last iterates minus that by any iterate; a gap means a search that oscillates",
-        remedy="quote any-iterate robust accuracy; reduce the step size",
+        why="Last-iterate robust accuracy minus any-iterate robust accuracy. A large value means that the attack "
+        "oscillates: it loses examples that it found.",
+        remedy="Quote any-iterate robust accuracy; pass a smaller step_size= to the attack.",
         required=False,
     )
 
 
-def _plateau(audited: Audited, strength: float) -> Finding:
-    exhibit = audited.exhibit("eot")
-    standing = None if exhibit is None else exhibit.standing(strength)
+def _eot_plateau(audited: AuditedAttack, strength: float) -> Finding:
+    doubled = audited.evidence("eot")
+    robust = None if doubled is None else doubled.robust(strength)
     gaps = []
-    if exhibit is not None and standing is not None:
-        gaps.append(Gap.between(audited.standing(strength)[exhibit.rows], standing))
-    end = conclude(gaps, PLATEAU, "the attack was not run with twice the draws")
+    if doubled is not None and robust is not None:
+        gaps.append(Gap.between(audited.robust(strength)[doubled.rows], robust))
+    result = compare_gaps(gaps, PLATEAU, "the attack was not run with twice the draws")
     return _finding(
         audited,
         strength,
         "eot-plateau",
-        end.value,
+        result.value,
         PLATEAU,
-        passed=end.passed,
-        why="robust accuracy minus that under the attack with twice the draws to each gradient" + end.words,
-        remedy="evaluate more samples" if end.passed is None else "raise eot= until the number stands still",
+        passed=result.passed,
+        why="Robust accuracy minus robust accuracy under the attack with twice the draws for each gradient. Above the "
+        "threshold, the gradients are averaged over too few draws." + result.note,
+        remedy="Evaluate more samples." if result.passed is None else "Raise eot= until robust accuracy is constant.",
     )
 
 
-def _resolution(audited: Audited, strength: float) -> list[Finding]:
-    """Whether the intervals are narrower than the differences between models that they would have to carry."""
+def _resolution(audited: AuditedAttack, strength: float) -> list[Finding]:
+    """Whether confidence intervals are narrower than the differences between the models of a report."""
     outcomes = audited.outcomes
     if len(outcomes.models) < 2:
         return []
     curves = {model: accuracy_curve(outcomes, audited.label, model) for model in outcomes.models}
     k = curves[audited.model].strength.index(strength)
     here = curves[audited.model]
-    apart = [abs(here.value[k] - other.value[k]) for model, other in curves.items() if model != audited.model]
-    least, width = min(apart), (here.high[k] - here.low[k]) / 2
+    differences = [abs(here.value[k] - other.value[k]) for model, other in curves.items() if model != audited.model]
+    least, width = min(differences), (here.high[k] - here.low[k]) / 2
     return [
         _finding(
             audited,
@@ -238,8 +250,9 @@ def _resolution(audited: Audited, strength: float) -> list[Finding]:
             "resolution",
             width,
             least,
-            why="half the width of the 95 % interval, against the least difference from another model of this report",
-            remedy="evaluate more samples before calling the two different, or compare them with report.compare",
+            why="Half the width of the 95 % interval of robust accuracy. The threshold is the smallest difference from "
+            "another model of this report. Above it, the interval is too wide to tell the two models apart.",
+            remedy="Evaluate more samples, or compare the models with report.compare, a paired test.",
             required=False,
         )
     ]

@@ -1,4 +1,4 @@
-"""Access to what an audit judges: an attack's own outcomes, and the exhibits that were gathered about it."""
+"""The data of one audit: an attack's own outcomes, and the results of the evidence tasks about it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,42 @@ from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE
 
 
 @dataclass(frozen=True)
-class Rival:
-    """An attack that another one is compared with, on some samples at one radius.
+class OtherAttack:
+    """An attack that the audited attack is compared with, on some samples at one radius.
 
     Attributes:
-        name: Who it is.
+        label: Label of the attack, or of the member where it is a member of an evidence task's ensemble.
         rows: Positions of the samples in the test data, [n].
-        standing: Which of them it leaves standing, [n].
+        robust: Which of them it does not break, [n].
         gradients: Whether it used gradients of the audited model.
-        estimators: How these passed a spike; empty where it used none.
+        estimators: Its gradient estimators; empty where it used no gradients.
         transfer: Whether its examples were made on another model.
+        kind: Kind of the evidence task that it is a member of; empty where it is no member of one.
     """
 
-    name: str
+    label: str
     rows: np.ndarray
-    standing: np.ndarray
+    robust: np.ndarray
     gradients: bool
     estimators: frozenset[str]
     transfer: bool
+    kind: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, after the kind of the evidence task if there is one."""
+        return f"{self.kind}: {self.label}" if self.kind else self.label
 
 
 @dataclass(frozen=True)
 class EvidenceResult:
-    """A gathered piece of evidence about one model.
+    """The outcomes of one evidence task on one model.
 
     Attributes:
-        settings: As recorded.
+        settings: The recorded settings of the evidence task.
         cells: Outcomes at each of its strengths.
         rows: Positions of its samples in the test data, [n].
-        clean: Which of them the model gets right, [n].
+        clean: Which of them the model classifies correctly without an attack, [n].
     """
 
     settings: dict[str, Any]
@@ -59,42 +66,42 @@ class EvidenceResult:
         """Outcomes at one of its strengths."""
         return self.cells[self.strengths.index(strength)] if strength in self.strengths else None
 
-    def standing(self, strength: float) -> np.ndarray | None:
-        """Which samples are right when clean and withstand all its attacks at this radius alone, [n]."""
+    def robust(self, strength: float) -> np.ndarray | None:
+        """Which samples are correct when clean and not broken by any of its attacks at this radius alone, [n]."""
         cell = self.at(strength)
         return None if cell is None else (cell["correct"] != 0) & self.clean
 
-    def rivals(self, strength: float) -> list[Rival]:
+    def attacks(self, strength: float) -> list[OtherAttack]:
         """Each of its attacks by itself."""
         cell, task = self.at(strength), self.settings["task"]
         if cell is None:
             return []
+        kind = self.settings["kind"] if task["members"] else ""
         found = []
         for m, member in enumerate(task["members"] or [task]):
-            standing = (cell["member_correct"][m] != 0) & self.clean
-            name = f"{self.settings['kind']}: {member['label']}" if task["members"] else member["label"]
+            robust = (cell["member_correct"][m] != 0) & self.clean
             gradients = bool(cell["member_backwards"][m].any())
-            found.append(_rival(name, self.rows, standing, gradients, [member]))
+            found.append(_other_attack(member["label"], self.rows, robust, gradients, [member], kind))
         return found
 
-    def under_gradients(self, strength: float, like: EvidenceResult | None = None) -> np.ndarray | None:
-        """Which samples withstand all its attacks that use gradients, [n]; None where it has none.
+    def robust_to_gradient_attacks(self, strength: float, like: EvidenceResult | None = None) -> np.ndarray | None:
+        """Which samples none of its gradient attacks breaks, [n]; None where it has no gradient attack.
 
         Args:
             strength: The radius.
-            like: An exhibit whose attacks are the only ones that count here, by their labels.
+            like: If given, only members that this ensemble has as well count (compared by label).
         """
         members = None if like is None else like.settings["task"]["members"]
         labels = None if not members else {member["label"] for member in members}
-        alone = [
-            each.standing
-            for each in self.rivals(strength)
-            if each.gradients and (labels is None or each.name.partition(": ")[2] in labels)
+        found = [
+            each.robust
+            for each in self.attacks(strength)
+            if each.gradients and (labels is None or (each.kind and each.label in labels))
         ]
-        return np.logical_and.reduce(alone) if alone else None
+        return np.logical_and.reduce(found) if found else None
 
 
-class Audited:
+class AuditedAttack:
     """One attack on one model, and all the evidence about it."""
 
     def __init__(self, outcomes: Outcomes, model: str, label: str) -> None:
@@ -106,13 +113,13 @@ class Audited:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Labels of its members that the model does not allow, with the reason."""
+        """Labels of the members that were left out because they don't fit the model, with the reason."""
         skipped = self.outcomes.run["skipped"][self.model] if self.task["members"] else {}
         return {each["label"]: skipped[each["label"]] for each in self.task["members"] if each["label"] in skipped}
 
     @property
     def members(self) -> list[dict[str, Any]]:
-        """The attacks that it was made of: its members, without those that were left out, or itself."""
+        """Its members without those that were left out; the attack itself if it is no ensemble."""
         return [each for each in self.task["members"] if each["label"] not in self.skipped] or [self.task]
 
     @property
@@ -127,8 +134,8 @@ class Audited:
 
     @cached_property
     def comparable(self) -> bool:
-        """Whether outcomes on a part of the data can be held against those on all of it: a net that draws from a
-        global generator gets other draws in another batch."""
+        """Whether outcomes on a subset of the data can be compared with those on all of it. They can't for a model that
+        uses a global random generator: a sample gets other random numbers in another batch."""
         return not self.outcomes.run["models"][self.model].get("keyed_by_batch", False)
 
     @cached_property
@@ -138,64 +145,65 @@ class Audited:
 
     @cached_property
     def clean(self) -> np.ndarray:
-        """Which samples the model gets right, [N]."""
+        """Which samples the model classifies correctly without an attack, [N]."""
         correct: np.ndarray = self.outcomes.clean(self.model)["correct"]
         return correct
 
     @cached_property
     def assumed(self) -> np.ndarray:
-        """Which samples count as right without an attack, since they withstood a larger radius, [strength, sample]."""
+        """Which samples are assumed robust because they are robust at a larger radius, [strength, sample]."""
         return self.outcomes.assumed(self.label, self.model)
 
-    def standing(self, strength: float) -> np.ndarray:
-        """Which samples it leaves standing at a radius, carried from smaller ones, [N]."""
-        standing: np.ndarray = self.outcomes.robust(self.label, self.model)[self.task["strengths"].index(strength)]
-        return standing
+    def robust(self, strength: float) -> np.ndarray:
+        """Which samples are robust at a radius: not broken at this radius or a smaller one, [N]."""
+        robust: np.ndarray = self.outcomes.robust(self.label, self.model)[self.task["strengths"].index(strength)]
+        return robust
 
-    def exhibit(self, kind: str, about: str | None = None, label: str = "") -> EvidenceResult | None:
-        """The exhibit of this kind about the attack (or about the norm, where `about` says so)."""
+    def evidence(self, kind: str, about: str | None = None, label: str = "") -> EvidenceResult | None:
+        """The result of the evidence task of this kind about the attack (or about the norm `about`)."""
         for settings in self.outcomes.run["evidence_tasks"][self.model]:
             fits = settings["kind"] == kind and settings["about"] == (about or self.label)
             if fits and label in ("", settings["task"]["label"]):
-                return self._open(settings)
+                return self._result(settings)
         return None
 
-    def all_of(self, kind: str) -> list[EvidenceResult]:
-        """All exhibits of this kind about the attack's norm or about any attack under it."""
+    def evidence_under_norm(self, kind: str) -> list[EvidenceResult]:
+        """The results of all evidence tasks of this kind about the attack's norm, or about any attack in that norm."""
         outcomes = self.outcomes
         here = {label for label in outcomes.labels("attack") if outcomes.task(label)["attack"]["norm"] == self.norm}
         return [
-            self._open(settings)
+            self._result(settings)
             for settings in outcomes.run["evidence_tasks"][self.model]
             if settings["kind"] == kind and settings["about"] in {self.norm, *here}
         ]
 
     @cached_property
-    def swapped(self) -> tuple[np.ndarray, Arrays]:
-        """Positions of the audit's samples, and whether the model still says their class when shown another one."""
+    def class_swap(self) -> tuple[np.ndarray, Arrays]:
+        """Positions of the audit's samples, and whether the model still predicts their class when each is replaced by a
+        sample of another class."""
         return np.array(self.outcomes.run["rows"]), self.outcomes.cell(self.model, ANOTHER_CLASS, 0)
 
-    def rivals(self, strength: float) -> list[Rival]:
-        """All other attacks of this norm at this radius: the user's own tasks, and each attack of the exhibits.
+    def other_attacks(self, strength: float) -> list[OtherAttack]:
+        """All other attacks in this norm at this radius: the user's own tasks, and each attack of the evidence tasks.
 
-        A task that ended at the very same margins is none: its estimator is the same surrogate by another name.
+        A task with the same margins is left out: its estimator is the same surrogate under another name.
         """
         outcomes, found = self.outcomes, []
         for label in outcomes.labels("attack"):
             task = outcomes.task(label)
             if label == self.label or task["attack"]["norm"] != self.norm or strength not in task["strengths"]:
                 continue
-            if _identical(outcomes.margins(label, self.model), outcomes.margins(self.label, self.model)):
+            if _same_margins(outcomes.margins(label, self.model), outcomes.margins(self.label, self.model)):
                 continue
-            standing = outcomes.robust(label, self.model)[task["strengths"].index(strength)]
+            robust = outcomes.robust(label, self.model)[task["strengths"].index(strength)]
             gradients = any(cell["backwards"].any() for cell in outcomes.cells(self.model, label))
-            found.append(_rival(label, np.arange(len(standing)), standing, gradients, task["members"] or [task]))
+            found.append(_other_attack(label, np.arange(len(robust)), robust, gradients, task["members"] or [task]))
         for kind in ("estimators", "steps-100", "transfer"):
-            for exhibit in self.all_of(kind):
-                found += exhibit.rivals(strength)
+            for result in self.evidence_under_norm(kind):
+                found += result.attacks(strength)
         return found
 
-    def _open(self, settings: dict[str, Any]) -> EvidenceResult:
+    def _result(self, settings: dict[str, Any]) -> EvidenceResult:
         task = settings["task"]
         rows = np.array(self.outcomes.run["rows"])[: settings["samples"]]
         rows = rows[::-1] if settings["reverse"] else rows
@@ -203,12 +211,14 @@ class Audited:
         return EvidenceResult(settings, cells, rows, self.clean[rows])
 
 
-def _rival(name: str, rows: np.ndarray, standing: np.ndarray, gradients: bool, members: list[dict[str, Any]]) -> Rival:
+def _other_attack(
+    label: str, rows: np.ndarray, robust: np.ndarray, gradients: bool, members: list[dict[str, Any]], kind: str = ""
+) -> OtherAttack:
     transfer = all(member["attack"]["source"] is not None for member in members)
-    used = frozenset(member["attack"]["gradient"] for member in members) if gradients else frozenset()
-    return Rival(name, rows, standing, gradients and not transfer, used, transfer)
+    estimators = frozenset(member["attack"]["gradient"] for member in members) if gradients else frozenset()
+    return OtherAttack(label, rows, robust, gradients and not transfer, estimators, transfer, kind)
 
 
-def _identical(first: np.ndarray, second: np.ndarray) -> bool:
+def _same_margins(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two attacks ended at the same margins [strength, sample], up to rounding."""
     return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -1,22 +1,20 @@
-"""Findings about curvature: whether a second-order number predicts the measured loss, is symmetric, and converged."""
+"""Findings about curvature: whether an operator predicts the measured loss, is symmetric, and its numbers converged."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from snnrobust.analysis.curvatures import curvatures
+from snnrobust.analysis.curvature_results import curvature_results
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.results.curvature import (
-    ASYMMETRIC,
     DIRECTIONS,
-    HOPELESS,
-    NOISE,
-    ROOM,
-    VALID,
-    Curvature,
+    MIN_CEILING,
+    SIZE_WRONG,
+    VALID_CORRELATION,
+    CurvatureResult,
     Validity,
-    cure,
     largest_known,
+    remedy_for,
 )
 from snnrobust.results.records import Finding
 
@@ -26,34 +24,36 @@ SYMMETRIC = 1e-3
 CONVERGED = 1e-2
 
 
-def about_model(outcomes: Outcomes, model: str) -> list[Finding]:
-    """Findings about every second-order measurement of a model; none of them decides about robustness."""
+def curvature_findings(outcomes: Outcomes, model: str) -> list[Finding]:
+    """Findings about every curvature measurement of a model; no robustness verdict depends on them."""
     return [
         finding
-        for each in curvatures(outcomes, model)
+        for each in curvature_results(outcomes, model)
         for finding in (_validity(each), *_symmetric(each), *_converged(each))
     ]
 
 
-def _validity(found: Curvature) -> Finding:
-    words = [_told(found.validity(each), each) for each in DIRECTIONS]
-    seen = "; ".join(each for each in words if each) or "no loss was measured along any direction, or none moved"
-    remedy = cure(found.operator)
+def _validity(found: CurvatureResult) -> Finding:
+    words = [_in_words(found.validity(each), each) for each in DIRECTIONS]
+    seen = "; ".join(each for each in words if each) or "no loss was measured in any direction, or none changed"
+    advice = remedy_for(found.operator)
+    remedy = f"{advice[0].upper()}{advice[1:]}."
     if found.noisy:
-        remedy = "measure with more samples and draws: what was measured is noise"
+        remedy = "Measure with more samples and draws: the measured curvature is noise."
     elif found.predicts is None:
-        remedy = "measure with sr.load('eigenvalues'), which holds its operator against measured losses"
-    elif found.predicts and found.off > 1:
-        seen += f"; it orders directions as the loss does; its size is off by a factor {found.off:.2g}"
-    elif found.off > HOPELESS:
-        seen += "; by the slope, its size or sign is not that of the loss"
+        remedy = "Measure with sr.load('eigenvalues'), which compares its operator with the measured loss."
+    elif found.predicts and found.size_factor > 1:
+        seen += f"; the order of directions is right, but the size is off by a factor {found.size_factor:.2g}"
+    elif found.size_factor > SIZE_WRONG:
+        seen += "; by the slope, the size or sign is wrong"
     return Finding(
         "curvature-validity",
         found.predicts,
-        found.deciding.correlation,
-        VALID,
-        f"least rank correlation of the predicted with the measured change of the training loss, for {found.operator}: "
-        f"{seen} (medians over the radii at which noise leaves room for {ROOM:g}, or over all)",
+        found.lowest_validity.correlation,
+        VALID_CORRELATION,
+        f"Lowest rank correlation of predicted with measured curvature of the training loss, for {found.text}: {seen} "
+        f"(medians over the radii with a noise ceiling of {MIN_CEILING:g} or more, or over all). Below the threshold "
+        f"the numbers do not describe this loss.",
         remedy,
         required=False,
         model=found.model,
@@ -61,10 +61,10 @@ def _validity(found: Curvature) -> Finding:
     )
 
 
-def _symmetric(found: Curvature) -> list[Finding]:
-    """Asked of operators that are symmetric by construction."""
+def _symmetric(found: CurvatureResult) -> list[Finding]:
+    """For operators that are symmetric by construction."""
     values = [each.value for each in found.of("asymmetry")]
-    if not values or ASYMMETRIC in found.operator:
+    if not values or not found.symmetric:
         return []
     value = largest_known(values)
     return [
@@ -73,9 +73,9 @@ def _symmetric(found: Curvature) -> list[Finding]:
             None if np.isnan(value) else value <= SYMMETRIC,
             value,
             SYMMETRIC,
-            f"|M - M^T| over |M| (Frobenius) of {found.operator}, which is symmetric by construction; where it is "
-            "not, a backward pass drops terms or does not belong to its forward pass",
-            "use neurons of backend 'torch', and surrogates whose backward pass can be differentiated again",
+            f"|M - M^T| over |M| (Frobenius) of {found.text}, symmetric by construction. Above the threshold, a "
+            "backward pass drops terms or does not match its forward pass.",
+            "Use neurons of backend 'torch', and surrogates whose backward pass can be differentiated again.",
             required=False,
             model=found.model,
             label=found.label,
@@ -83,18 +83,18 @@ def _symmetric(found: Curvature) -> list[Finding]:
     ]
 
 
-def _converged(found: Curvature) -> list[Finding]:
-    value, noise = found.residual, NOISE in found.operator
+def _converged(found: CurvatureResult) -> list[Finding]:
+    value, noise = found.relative_error, found.draw_noise
     if np.isnan(value) and not noise:
         return []
     why = (
-        f"largest error of an eigenvalue (its residual |M v - value v|; for a smoothed loss the spread over draws too) "
-        f"over the largest eigenvalue, for {found.operator}"
+        f"Largest error of an eigenvalue (its residual |M v - value v|; for a smoothed loss also the spread over "
+        f"draws) over the largest eigenvalue, for {found.text}. Above the threshold the eigenvalues have not converged."
     )
-    remedy = "allow more products, and of a smoothed loss more draws, or ask for fewer eigenvalues"
+    remedy = "Allow more products, and more draws for a smoothed loss, or ask for fewer eigenvalues."
     if noise:
-        why += "; it was estimated from fewer draws than it has rows, and nothing says how far that is off"
-        remedy = "ask for its trace, or give it more draws than it has rows"
+        why += " The operator was estimated from fewer draws than it has rows, and the error of that is not known."
+        remedy = "Measure its trace instead, or use more draws than it has rows."
     return [
         Finding(
             "curvature-converged",
@@ -110,8 +110,8 @@ def _converged(found: Curvature) -> list[Finding]:
     ]
 
 
-def _told(validity: Validity, directions: str) -> str:
+def _in_words(validity: Validity, directions: str) -> str:
     if np.isnan(validity.correlation):
         return ""
-    room = "" if np.isnan(validity.ceiling) else f" (noise leaves room for {validity.ceiling:.2f})"
-    return f"{validity.count} {directions} directions {validity.correlation:.2f}{room}, slope {validity.slope:.2g}"
+    ceiling = "" if np.isnan(validity.ceiling) else f" (noise ceiling {validity.ceiling:.2f})"
+    return f"{validity.count} {directions} directions {validity.correlation:.2f}{ceiling}, slope {validity.slope:.2g}"

@@ -1,9 +1,9 @@
-"""Gaps between attacks, sample by sample, and when one counts.
+"""Differences in robust accuracy between two attacks, compared sample by sample, and their significance.
 
-Attacks of one evaluation start from the same keyed random points and meet the same samples, so they are compared in
-pairs: a gap counts if it is above its threshold and an exact McNemar test, corrected for the number of rivals (Holm
-1979), finds that chance alone does not explain it. A gap that may be chance is missing evidence, for which more samples
-are the remedy.
+All attacks of one evaluation run on the same samples and start at the same keyed random points, so outcomes are paired.
+A gap makes a finding fail if it is above the threshold and significant: one-sided exact McNemar test (t-test for
+noise), Holm correction (Holm 1979) over all attacks compared. A gap above the threshold that is not significant counts
+as missing evidence: evaluate more samples.
 """
 
 from __future__ import annotations
@@ -17,62 +17,65 @@ from scipy import stats
 from snnrobust.common.statistics import holm
 from snnrobust.results.records import NAN
 
-#: A gap with a larger p-value may be chance.
-CHANCE = 0.05
+#: A gap is significant if its p-value is below this.
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How much more one attack leaves standing than another at one radius.
+    """Robust accuracy under a first attack minus that under a second one, at one radius.
 
     Attributes:
-        value: Difference of robust accuracies.
-        chance: One-sided p-value of the exact McNemar test (McNemar 1947) that the first leaves no more standing.
-        rival: Who the second is.
+        value: The difference.
+        p_value: One-sided p-value of the hypothesis that the first attack leaves no more samples robust than the
+            second: exact McNemar test (McNemar 1947), or t-test where the second is noise.
+        other: Name of the second attack.
     """
 
     value: float
-    chance: float
-    rival: str = ""
+    p_value: float
+    other: str = ""
 
     @classmethod
-    def between(cls, first: np.ndarray, second: np.ndarray, rival: str = "") -> Gap:
-        """The gap between what two attacks leave standing, [sample] each."""
+    def between(cls, first: np.ndarray, second: np.ndarray, other: str = "") -> Gap:
+        """The gap between two attacks, given which samples are robust to each, [sample]."""
         more, less = int((first & ~second).sum()), int((second & ~first).sum())
-        chance = float(stats.binomtest(more, more + less, alternative="greater").pvalue) if more + less else 1.0
-        return cls((more - less) / len(first), chance, rival)
+        p_value = float(stats.binomtest(more, more + less, alternative="greater").pvalue) if more + less else 1.0
+        return cls((more - less) / len(first), p_value, other)
 
 
 @dataclass(frozen=True)
-class Conclusion:
-    """What gaps amount to.
+class GapResult:
+    """The result of comparing gaps with a threshold.
 
     Attributes:
-        passed: Whether none counts; None: there are none, or one may be chance.
-        value: The gap that decides it.
-        rival: Who made it.
-        words: What to add to a finding's text.
+        passed: False if a gap is above the threshold and significant; None if there is no gap, or if the largest is
+            above the threshold but not significant; else True.
+        value: The gap that decides the result.
+        other: Name of the attack with that gap.
+        note: Sentences to append to the finding's text.
     """
 
     passed: bool | None
     value: float
-    rival: str
-    words: str
+    other: str
+    note: str
 
 
-def conclude(gaps: Iterable[Gap], threshold: float, missing: str) -> Conclusion:
-    """Whether gaps pass a threshold; `missing` says what is not known where there are none."""
+def compare_gaps(gaps: Iterable[Gap], threshold: float, missing: str) -> GapResult:
+    """Compares gaps with a threshold; the note is `missing` where there are no gaps."""
     gaps = list(gaps)
     if not gaps:
-        return Conclusion(None, NAN, "", f" ({missing})")
-    corrected = holm([gap.chance for gap in gaps])
-    adjusted = [replace(gap, chance=float(chance)) for gap, chance in zip(gaps, corrected, strict=True)]
+        return GapResult(None, NAN, "", f" Not measured: {missing}.")
+    corrected = holm([gap.p_value for gap in gaps])
+    adjusted = [replace(gap, p_value=float(p)) for gap, p in zip(gaps, corrected, strict=True)]
     ranked = sorted(adjusted, key=lambda gap: gap.value, reverse=True)
-    proven = [gap for gap in ranked if gap.value > threshold and gap.chance < CHANCE]
-    worst = (proven or ranked)[0]
-    rival = f" ({worst.rival})" if worst.rival else ""
-    if proven:
-        return Conclusion(False, worst.value, worst.rival, rival)
+    significant = [gap for gap in ranked if gap.value > threshold and gap.p_value < SIGNIFICANCE]
+    worst = (significant or ranked)[0]
+    note = f" Measured against: {worst.other}." if worst.other else ""
+    if significant:
+        return GapResult(False, worst.value, worst.other, note)
     if worst.value > threshold:
-        return Conclusion(None, worst.value, worst.rival, f"{rival} (above the threshold, but chance may explain it)")
-    return Conclusion(True, worst.value, worst.rival, rival)
+        note += " The gap is above the threshold, but not significant (p >= .05 after Holm correction)."
+        return GapResult(None, worst.value, worst.other, note)
+    return GapResult(True, worst.value, worst.other, note)

@@ -1,4 +1,4 @@
-"""What stored evidence says about a run's numbers. Thresholds are stated in each finding."""
+"""The audit of a stored run: findings, claims and verdicts. Each finding states its threshold."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from snnrobust.analysis.curves import accuracy_curve
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.audit import attack_variants, curvature, other_attacks, own_outcomes
-from snnrobust.audit.audited_attack import Audited
+from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.results.records import Claim, Finding, Verdict
 
-#: What is asked about each model, about each attack on it, and about each of the attack's positive radii.
-ABOUT_MODEL = (own_outcomes.about_model, curvature.about_model)
-ABOUT_ATTACK = (own_outcomes.about_attack,)
-ABOUT_CLAIM = (other_attacks.about_claim, attack_variants.about_claim)
+#: Functions that return the findings about a model, about an attack on it, and about an attack at one positive radius.
+MODEL_FINDINGS = (own_outcomes.own_model_findings, curvature.curvature_findings)
+ATTACK_FINDINGS = (own_outcomes.own_attack_findings,)
+CLAIM_FINDINGS = (other_attacks.other_attack_findings, attack_variants.attack_variant_findings)
 
 _ORDER: tuple[Verdict, ...] = ("untrustworthy", "doubtful", "trusted")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A run and what its evidence says about it.
+class AuditResult:
+    """The outcomes of a run with their findings, claims and verdict.
 
     Attributes:
-        outcomes: What the run stored.
-        findings: Checks of the evidence, the probe's first.
-        claims: Every robust accuracy at a positive radius, each with a verdict of its own.
+        outcomes: The stored outcomes.
+        findings: All findings; those of the probe come first.
+        claims: One claim for each robust accuracy at a positive radius, with its verdict.
         verdict: The worst verdict on the quoted claims.
     """
 
@@ -37,17 +37,17 @@ class Judged:
     verdict: Verdict
 
 
-def judge(outcomes: Outcomes) -> Judged:
-    """Findings, claims and the verdict of a run; without findings where no evidence was asked for."""
+def audit_outcomes(outcomes: Outcomes) -> AuditResult:
+    """Findings, claims and verdict of a run; no findings if it was evaluated with evidence="none"."""
     made = [*outcomes.probed(), *findings(outcomes)] if outcomes.run["evidence"] != "none" else []
-    about = claims(outcomes, made)
-    return Judged(outcomes, made, about, overall(made, about))
+    made_claims = claims(outcomes, made)
+    return AuditResult(outcomes, made, made_claims, overall(made, made_claims))
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
     """ "untrustworthy" if a fatal finding failed; "trusted" if all required ones passed; else "doubtful".
 
-    Without findings (evidence="none") nothing is known, which is doubtful.
+    Without findings (evidence="none") the verdict is "doubtful".
     """
     if any(finding.passed is False and finding.fatal for finding in findings):
         return "untrustworthy"
@@ -59,20 +59,20 @@ def findings(outcomes: Outcomes) -> list[Finding]:
     """Findings about every model, its curvature and every attack on it, from stored outcomes alone."""
     found: list[Finding] = []
     for model in outcomes.models:
-        for about_model in ABOUT_MODEL:
-            found += about_model(outcomes, model)
+        for model_findings in MODEL_FINDINGS:
+            found += model_findings(outcomes, model)
         for label in outcomes.labels("attack"):
-            audited = Audited(outcomes, model, label)
-            for about_attack in ABOUT_ATTACK:
-                found += about_attack(audited)
+            audited = AuditedAttack(outcomes, model, label)
+            for attack_findings in ATTACK_FINDINGS:
+                found += attack_findings(audited)
             for strength in audited.radii:
-                for about_claim in ABOUT_CLAIM:
-                    found += about_claim(audited, strength)
+                for claim_findings in CLAIM_FINDINGS:
+                    found += claim_findings(audited, strength)
     return found
 
 
 def claims(outcomes: Outcomes, findings: Sequence[Finding]) -> list[Claim]:
-    """Every robust accuracy of a run at a positive radius, with the verdict of `findings` on it."""
+    """One claim for each robust accuracy of a run at a positive radius, with the verdict from `findings`."""
     found = []
     for model in outcomes.models:
         quoted = outcomes.quoted()
@@ -94,8 +94,8 @@ def claims(outcomes: Outcomes, findings: Sequence[Finding]) -> list[Claim]:
                             count=curve.count,
                             quoted=label in quoted,
                             verdict=verdict(about),
-                            failed=tuple(each.name for each in about if each.passed is False and _counts(each)),
-                            advice=tuple(each.name for each in about if each.passed is False and not _counts(each)),
+                            failed=tuple(each.name for each in about if each.passed is False and _decides(each)),
+                            advice=tuple(each.name for each in about if each.passed is False and not _decides(each)),
                             missing=tuple(each.name for each in about if each.passed is None and each.required),
                             assumed=curve.assumed[k],
                         )
@@ -103,15 +103,15 @@ def claims(outcomes: Outcomes, findings: Sequence[Finding]) -> list[Claim]:
     return found
 
 
-def overall(findings: Sequence[Finding], made: Sequence[Claim]) -> Verdict:
-    """The worst verdict on the quoted claims, and on the models where there is none."""
-    worst = [each.verdict for each in made if each.quoted] or ["doubtful"]
+def overall(findings: Sequence[Finding], claims: Sequence[Claim]) -> Verdict:
+    """The worst verdict on the quoted claims; "untrustworthy" if a fatal finding about a model failed."""
+    worst = [each.verdict for each in claims if each.quoted] or ["doubtful"]
     if verdict([each for each in findings if not each.label]) == "untrustworthy":
         worst.append("untrustworthy")
     return min(worst, key=_ORDER.index)
 
 
-def _counts(finding: Finding) -> bool:
+def _decides(finding: Finding) -> bool:
     return finding.required or finding.fatal
 
 

@@ -1,53 +1,51 @@
-"""Findings that compare a number with what other attacks, or no attack, leave of it."""
+"""Findings that compare an attack with other attacks and with random noise."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from scipy import stats
 
-from snnrobust.audit.audited_attack import Audited, Rival
-from snnrobust.audit.gaps import Gap, conclude
+from snnrobust.audit.audited_attack import AuditedAttack, OtherAttack
+from snnrobust.audit.gaps import Gap, compare_gaps
 from snnrobust.results.records import Finding
 
-#: Points of robust accuracy by which another gradient estimator may beat the claimed number.
+#: Allowed gap between the claimed robust accuracy and that under another gradient attack.
 SURROGATE_GAP = 0.02
-#: Points by which an attack without gradients, or noise, may beat the gradients.
-BLIND_GAP = 0.0
+#: Allowed gap between robust accuracy under gradient attacks and that under a black-box or transfer attack or noise.
+BLACK_BOX_GAP = 0.0
 
 
-def about_claim(audited: Audited, strength: float) -> list[Finding]:
+def other_attack_findings(audited: AuditedAttack, strength: float) -> list[Finding]:
     """Findings about the robust accuracy under an attack at one radius."""
-    rivals = audited.rivals(strength)
+    others = audited.other_attacks(strength)
     found = [
-        _surrogate_gap(audited, strength, rivals),
-        _black_box(audited, strength, rivals),
-        _noise(audited, strength),
+        _surrogate_gap(audited, strength, others),
+        _black_box_not_stronger(audited, strength, others),
+        _noise_not_stronger(audited, strength),
     ]
-    return [*found, *_transfer(audited, strength, rivals)]
+    return [*found, *_transfer_not_stronger(audited, strength, others)]
 
 
-def _surrogate_gap(audited: Audited, strength: float, rivals: list[Rival]) -> Finding:
-    """Whether gradients through another estimator break what the attack leaves standing."""
-    standing = audited.standing(strength)
+def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAttack]) -> Finding:
+    """Whether another gradient estimator breaks samples that the attack does not break."""
+    robust = audited.robust(strength)
     own = frozenset(member["attack"]["gradient"] for member in audited.members)
     gaps = []
-    for each in rivals:
+    for each in others:
         if each.gradients:
-            gap = Gap.between(standing[each.rows], each.standing, each.name)
-            # That the same estimator finds no more says nothing.
+            gap = Gap.between(robust[each.rows], each.robust, each.name)
+            # An attack with the same estimator is no evidence for the number, but it can be evidence against it.
             if gap.value > SURROGATE_GAP or each.estimators - own or len(own) > 1:
                 gaps.append(gap)
-    end = conclude(gaps, SURROGATE_GAP, "no attack was run with another estimator at this radius")
+    result = compare_gaps(gaps, SURROGATE_GAP, "no attack with another estimator was run at this radius")
     return Finding(
         "surrogate-gap",
-        end.passed,
-        end.value,
+        result.passed,
+        result.value,
         SURROGATE_GAP,
-        "claimed robust accuracy minus that under the best other gradient attack; a gap means that the estimator masks "
-        "the gradient, or that the attack is weak" + end.words,
-        _remedy(bool(gaps), end.passed, "quote the ensemble 'standard' instead"),
+        "Claimed robust accuracy minus robust accuracy under the strongest other gradient attack. Above the threshold, "
+        "the gradient is masked by the estimator, or the attack is weak." + result.note,
+        _remedy(bool(gaps), result.passed, "Quote the ensemble instead: sr.load('standard', epsilon=...)."),
         fatal=True,
         model=audited.model,
         label=audited.label,
@@ -55,22 +53,23 @@ def _surrogate_gap(audited: Audited, strength: float, rivals: list[Rival]) -> Fi
     )
 
 
-def _black_box(audited: Audited, strength: float, rivals: list[Rival]) -> Finding:
-    """Whether an attack without gradients breaks more than those with them."""
-    blind = [each for each in rivals if not each.gradients and not each.transfer]
-    gaps = _against_gradients(audited, strength, rivals, blind)
-    end = conclude(gaps, BLIND_GAP, "no attack without gradients was run at this radius")
+def _black_box_not_stronger(audited: AuditedAttack, strength: float, others: list[OtherAttack]) -> Finding:
+    """Whether a black-box attack breaks more samples than the gradient attacks."""
+    black_box = [each for each in others if not each.gradients and not each.transfer]
+    gaps = _gaps_to_gradient_attacks(audited, strength, others, black_box)
+    result = compare_gaps(gaps, BLACK_BOX_GAP, "no black-box attack was run at this radius")
     return Finding(
         "black-box-not-stronger",
-        end.passed,
-        end.value,
-        BLIND_GAP,
-        "robust accuracy under the gradient attacks minus that under an attack without gradients" + end.words,
+        result.passed,
+        result.value,
+        BLACK_BOX_GAP,
+        "Robust accuracy under the gradient attacks minus robust accuracy under a black-box attack. Above 0, the "
+        "black-box attack breaks more samples: gradients are masked." + result.note,
         _remedy(
             bool(gaps),
-            end.passed,
-            "gradients are masked: add other estimators or objectives (adaptive=)",
-            "evaluate with evidence='full', or add sr.load('square', ...)",
+            result.passed,
+            "Attack with other estimators or objectives: sr.load('standard', ..., adaptive=[...]).",
+            "Evaluate with evidence='full', or add sr.load('square', epsilon=...).",
         ),
         fatal=True,
         model=audited.model,
@@ -79,20 +78,26 @@ def _black_box(audited: Audited, strength: float, rivals: list[Rival]) -> Findin
     )
 
 
-def _transfer(audited: Audited, strength: float, rivals: list[Rival]) -> list[Finding]:
-    """Whether another model's examples break more than gradients of the model itself; asked where there are any."""
-    gaps = _against_gradients(audited, strength, rivals, [each for each in rivals if each.transfer])
+def _transfer_not_stronger(audited: AuditedAttack, strength: float, others: list[OtherAttack]) -> list[Finding]:
+    """Whether a transfer attack breaks more samples than gradient attacks; empty where no transfer attack was run."""
+    transfer = [each for each in others if each.transfer]
+    gaps = _gaps_to_gradient_attacks(audited, strength, others, transfer)
     if not gaps:
         return []
-    end = conclude(gaps, BLIND_GAP, "")
+    result = compare_gaps(gaps, BLACK_BOX_GAP, "")
     return [
         Finding(
             "transfer-not-stronger",
-            end.passed,
-            end.value,
-            BLIND_GAP,
-            "robust accuracy under the gradient attacks minus that under another model's examples" + end.words,
-            _remedy(True, end.passed, "gradients are masked: add other estimators or objectives (adaptive=)"),
+            result.passed,
+            result.value,
+            BLACK_BOX_GAP,
+            "Robust accuracy under the gradient attacks minus robust accuracy under a transfer attack (examples made "
+            "on another model). Above 0, the transfer attack breaks more samples: gradients are masked." + result.note,
+            _remedy(
+                True,
+                result.passed,
+                "Attack with other estimators or objectives: sr.load('standard', ..., adaptive=[...]).",
+            ),
             fatal=True,
             model=audited.model,
             label=audited.label,
@@ -101,67 +106,69 @@ def _transfer(audited: Audited, strength: float, rivals: list[Rival]) -> list[Fi
     ]
 
 
-def _against_gradients(
-    audited: Audited, strength: float, rivals: list[Rival], challengers: list[Rival]
-) -> Iterable[Gap]:
-    """How much more stands under the attack's own gradients (or, if it has none, under all others') than under each
-    challenger."""
-    own = _gradient_part(audited, strength)
-    sighted = [own] if own is not None else [each for each in rivals if each.gradients]
-    if not sighted:
+def _gaps_to_gradient_attacks(
+    audited: AuditedAttack, strength: float, others: list[OtherAttack], compared: list[OtherAttack]
+) -> list[Gap]:
+    """The gaps between gradient attacks and each of the compared attacks.
+
+    The gradient attacks are those of the audited attack; if it has none, all gradient attacks among `others` together.
+    """
+    own = _own_gradient_attacks(audited, strength)
+    gradient_attacks = [own] if own is not None else [each for each in others if each.gradients]
+    if not gradient_attacks:
         return []
     gaps = []
-    for each in challengers:
-        kept = np.ones(len(each.rows), dtype=bool)
+    for each in compared:
+        robust = np.ones(len(each.rows), dtype=bool)
         known = np.zeros(len(each.rows), dtype=bool)
-        for other in sighted:
+        for other in gradient_attacks:
             here, there = np.isin(each.rows, other.rows), np.isin(other.rows, each.rows)
             order = np.argsort(each.rows[here])
-            values = other.standing[there][np.argsort(other.rows[there])]
+            values = other.robust[there][np.argsort(other.rows[there])]
             at = np.flatnonzero(here)[order]
-            kept[at] &= values
+            robust[at] &= values
             known[at] = True
         if known.any():
-            gaps.append(Gap.between(kept[known], each.standing[known], each.name))
+            gaps.append(Gap.between(robust[known], each.robust[known], each.name))
     return gaps
 
 
-def _gradient_part(audited: Audited, strength: float) -> Rival | None:
-    """What the gradient attacks among an attack's members leave standing, where it is known."""
-    exhibit = audited.exhibit("steps-100")
-    if exhibit is not None and exhibit.under_gradients(strength) is not None:
-        # An example found at a smaller radius is allowed here, as it is for the user's own attacks.
-        smaller = (exhibit.under_gradients(radius) for radius in exhibit.strengths if radius <= strength)
-        standing = np.logical_and.reduce([each for each in smaller if each is not None])
-        return Rival(audited.label, exhibit.rows, standing, True, frozenset(), False)
+def _own_gradient_attacks(audited: AuditedAttack, strength: float) -> OtherAttack | None:
+    """The gradient attacks among an attack's members, as one attack; None where their outcomes are unknown."""
+    longer = audited.evidence("steps-100")
+    if longer is not None and longer.robust_to_gradient_attacks(strength) is not None:
+        # An example found at a smaller radius counts here, as it does for the user's own attacks.
+        smaller = (longer.robust_to_gradient_attacks(radius) for radius in longer.strengths if radius <= strength)
+        robust = np.logical_and.reduce([each for each in smaller if each is not None])
+        return OtherAttack(audited.label, longer.rows, robust, True, frozenset(), False)
     if audited.task["members"] or not any(cell["backwards"].any() for cell in audited.cells):
         return None
-    standing = audited.standing(strength)
-    return Rival(audited.label, np.arange(len(standing)), standing, True, frozenset(), False)
+    robust = audited.robust(strength)
+    return OtherAttack(audited.label, np.arange(len(robust)), robust, True, frozenset(), False)
 
 
-def _noise(audited: Audited, strength: float) -> Finding:
-    """Random points of the ball are an attack of the same radius that does not even look."""
+def _noise_not_stronger(audited: AuditedAttack, strength: float) -> Finding:
+    """Whether random points of the ball break more samples than the attack."""
     gaps = []
-    exhibit = audited.exhibit("noise", audited.norm)
-    cell = None if exhibit is None else exhibit.at(strength)
-    if exhibit is not None and cell is not None:
-        fraction = cell["fraction"] * exhibit.clean  # what noise happens to put right is not broken by an attack
-        gaps.append(_below_noise(audited.standing(strength)[exhibit.rows], fraction, "random points"))
-    for noise in audited.outcomes.labels("noise"):
-        task = audited.outcomes.task(noise)
+    noise = audited.evidence("noise", audited.norm)
+    cell = None if noise is None else noise.at(strength)
+    if noise is not None and cell is not None:
+        fraction = cell["fraction"] * noise.clean  # samples that are wrong when clean count as broken
+        gaps.append(_gap_to_noise(audited.robust(strength)[noise.rows], fraction, "random points of the ball"))
+    for label in audited.outcomes.labels("noise"):
+        task = audited.outcomes.task(label)
         if task["name"] == "uniform" and audited.norm == "linf" and strength in task["strengths"]:
-            fraction = audited.outcomes.cell(audited.model, noise, task["strengths"].index(strength))["fraction"]
-            gaps.append(_below_noise(audited.standing(strength), fraction * audited.clean, noise))
-    end = conclude(gaps, BLIND_GAP, "no noise of this size was tried")
+            fraction = audited.outcomes.cell(audited.model, label, task["strengths"].index(strength))["fraction"]
+            gaps.append(_gap_to_noise(audited.robust(strength), fraction * audited.clean, label))
+    result = compare_gaps(gaps, BLACK_BOX_GAP, "no noise of this radius was evaluated")
     return Finding(
         "noise-not-stronger",
-        end.passed,
-        end.value,
-        BLIND_GAP,
-        "robust accuracy minus accuracy under random noise of the same size; an attack that noise beats does not "
-        "search" + end.words,
-        _remedy(bool(gaps), end.passed, "use another estimator, more steps or restarts"),
+        result.passed,
+        result.value,
+        BLACK_BOX_GAP,
+        "Robust accuracy minus accuracy under uniform noise of the same radius. Above 0, random noise breaks more "
+        "samples than the attack: the attack is not optimising." + result.note,
+        _remedy(bool(gaps), result.passed, "Use another estimator (gradient=), more steps= or restarts=."),
         fatal=True,
         model=audited.model,
         label=audited.label,
@@ -169,14 +176,17 @@ def _noise(audited: Audited, strength: float) -> Finding:
     )
 
 
-def _below_noise(standing: np.ndarray, fraction: np.ndarray, name: str) -> Gap:
-    apart = standing - fraction.astype(np.float64)
-    varies = np.ptp(apart) > 0
-    chance = stats.ttest_1samp(apart, 0.0, alternative="greater").pvalue if varies else float(apart[0] <= 0)
-    return Gap(round(float(apart.mean()), 6), float(chance), name)  # shares over draws are stored in float32
+def _gap_to_noise(robust: np.ndarray, fraction: np.ndarray, name: str) -> Gap:
+    """The gap between an attack and noise, from the share of draws at which each sample is correct under noise."""
+    difference = robust - fraction.astype(np.float64)
+    varies = np.ptp(difference) > 0
+    p_value = stats.ttest_1samp(difference, 0.0, alternative="greater").pvalue if varies else float(difference[0] <= 0)
+    return Gap(round(float(difference.mean()), 6), float(p_value), name)  # shares over draws are stored in float32
 
 
-def _remedy(compared: bool, passed: bool | None, cure: str, evidence: str = "evaluate with evidence='full'") -> str:
+def _remedy(
+    compared: bool, passed: bool | None, remedy: str, no_evidence: str = "Evaluate with evidence='full'."
+) -> str:
     if not compared:
-        return evidence
-    return "evaluate more samples" if passed is None else cure
+        return no_evidence
+    return "Evaluate more samples." if passed is None else remedy

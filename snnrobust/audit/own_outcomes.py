@@ -5,36 +5,37 @@ from __future__ import annotations
 import numpy as np
 
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.audited_attack import Audited
+from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.common.statistics import clopper_pearson
 from snnrobust.results.records import NAN, Finding
 
-#: Points by which argmax and strict accuracy may differ.
+#: Allowed difference between accuracy and strict accuracy.
 TIE_GAP = 0.01
-#: Share of attempted samples that an attack may hand back unchanged.
+#: Allowed share of attempted samples whose input an attack returns unchanged.
 UNCHANGED = 0.01
-#: Share of samples where search and scoring may disagree about a success.
+#: Allowed share of samples for which search and scoring disagree about a success.
 DISAGREEMENT = 0.001
-#: Distance over radius that counts as within it, and what float32 adds to a distance for each unit of input.
+#: Allowed distance over radius, and the rounding error of a float32 distance for each unit of input.
 BUDGET, ROUNDING = 1.001, 1e-6
-#: Share of the outcomes assumed by a bisection that may turn out wrong where they are attacked after all.
+#: Allowed share of the outcomes assumed by bisection that are wrong.
 ASSUMED_WRONG = 0.005
 
 
-def about_model(outcomes: Outcomes, model: str) -> list[Finding]:
-    """What holds for all numbers of a model."""
+def own_model_findings(outcomes: Outcomes, model: str) -> list[Finding]:
+    """Findings about all numbers of a model."""
     found = [_strict_accuracy(outcomes, model), *_memory(outcomes, model)]
     if not outcomes.labels("attack"):
-        why = "whether any attack was run; without one, nothing can be said about robustness against an adversary"
-        remedy = "add attacks, e.g. sr.load('standard', epsilon=...)"
+        why = "Number of attacks run. Without an attack, nothing is known about robustness against an adversary."
+        remedy = "Add attacks, e.g. sr.load('standard', epsilon=...)."
         found.append(Finding("attacked", None, NAN, 1.0, why, remedy, model=model))
     return found
 
 
-def about_attack(audited: Audited) -> list[Finding]:
-    """What holds for all numbers of an attack."""
-    found = [_moves(audited), _agreement(audited), _budget(audited), *_members(audited), *_bisection(audited)]
-    return [*found, *([_averaged(audited)] if audited.stochastic else [])]
+def own_attack_findings(audited: AuditedAttack) -> list[Finding]:
+    """Findings about all numbers of an attack."""
+    found = [_attack_moves(audited), _rescoring(audited), _budget(audited), *_skipped_members(audited)]
+    found += _bisect_monotone(audited)
+    return [*found, *([_eot(audited)] if audited.stochastic else [])]
 
 
 def _strict_accuracy(outcomes: Outcomes, model: str) -> Finding:
@@ -45,24 +46,25 @@ def _strict_accuracy(outcomes: Outcomes, model: str) -> Finding:
         gap <= TIE_GAP,
         gap,
         TIE_GAP,
-        "clean accuracy minus the accuracy that counts ties as wrong",
-        "quote strict accuracy beside accuracy",
+        "Clean accuracy minus clean accuracy with ties counted as wrong. A large value means that argmax decides many "
+        "samples by the order of the classes.",
+        "Report strict accuracy next to accuracy.",
         required=False,
         model=model,
     )
 
 
 def _memory(outcomes: Outcomes, model: str) -> list[Finding]:
-    """Whether memory ran out, which only matters where outcomes depend on the batch."""
+    """Whether memory ran out; a failure only if outcomes depend on the batch size."""
     sizes = outcomes.halved(model)
     if not sizes:
         return []
     depends = outcomes.run["chunk"] is not None
     consequence = (
-        "this run has attacks, estimators or models whose outcomes depend on the batch, and these can't be repeated "
-        "with another size"
+        "This run has attacks, estimators or models whose outcomes depend on the batch size, so they can't be "
+        "reproduced with another one."
         if depends
-        else "outcomes don't depend on it"
+        else "Outcomes don't depend on the batch size."
     )
     return [
         Finding(
@@ -70,16 +72,17 @@ def _memory(outcomes: Outcomes, model: str) -> list[Finding]:
             not depends,
             float(len(sizes)),
             0.0,
-            f"times that memory ran out, so that fewer samples were in flight, {sizes[-1]} in the end; {consequence}",
-            f"pass batch_size={sizes[-1]}, or free memory",
+            f"How often memory ran out. Each time the batch size was reduced; it was {sizes[-1]} in the end. "
+            f"{consequence}",
+            f"Pass batch_size={sizes[-1]}, or free memory.",
             required=False,
             model=model,
         )
     ]
 
 
-def _moves(audited: Audited) -> Finding:
-    """Whether an attack changes its inputs; one that breaks samples may leave alone those that it can't break."""
+def _attack_moves(audited: AuditedAttack) -> Finding:
+    """Whether an attack changes its inputs. An attack that breaks samples may leave the others unchanged."""
     unchanged = attempted = broken = 0
     for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
         if epsilon > 0:
@@ -93,8 +96,9 @@ def _moves(audited: Audited) -> Finding:
         None if not attempted else share <= UNCHANGED,
         share,
         UNCHANGED,
-        "share of attempted samples that the attack hands back unchanged; such an attack tests nothing",
-        "look at the zero-gradient finding, start at random, or use another estimator or attack",
+        "Share of attempted samples whose input the attack returns unchanged. These samples were not attacked: they "
+        "count as robust without evidence.",
+        "Check the zero-gradient finding. Use random_start=True, another estimator (gradient=) or another attack.",
         required=attempted > 0 and broken == 0,
         fatal=attempted > 0 and share == 1.0,
         model=audited.model,
@@ -102,7 +106,7 @@ def _moves(audited: Audited) -> Finding:
     )
 
 
-def _agreement(audited: Audited) -> Finding:
+def _rescoring(audited: AuditedAttack) -> Finding:
     attempted = sum(int((cell["correct"] >= 0).sum()) for cell in audited.cells)
     disagreed = sum(int((cell["disagreements"] > 0).sum()) for cell in audited.cells)
     share = disagreed / attempted if attempted else 0.0
@@ -111,37 +115,39 @@ def _agreement(audited: Audited) -> Finding:
         share <= DISAGREEMENT,
         share,
         DISAGREEMENT,
-        "share of samples where the search and a fresh forward pass of the user's net disagree about a success",
-        "fix batch size and thread count; look at the batch-of-one finding",
+        "Share of samples for which the search found a success that a new forward pass of the original net did not "
+        "confirm. The search then optimises another function than the one that is scored.",
+        "Wrap with accelerate=False, and fix batch_size= and the number of threads. Check the batch-of-one finding.",
         model=audited.model,
         label=audited.label,
     )
 
 
-def _budget(audited: Audited) -> Finding:
-    """Distances are recomputed from the examples that were kept, apart from the attack and its projection."""
-    ratios = [NAN]
+def _budget(audited: AuditedAttack) -> Finding:
+    """Whether counted examples are within their radius; distances are computed independently of the attack."""
+    ratios = [0.0]
     slack = ROUNDING * max(1.0, *map(abs, audited.outcomes.run["models"][audited.model]["bounds"]))
     for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
         counted = cell["distance"][(cell["correct"] == 0) & np.isfinite(cell["distance"])]
         if epsilon > 0 and len(counted):
             ratios.append((float(counted.max()) - slack) / epsilon)
-    largest = max(0.0, float(np.nanmax(ratios))) if len(ratios) > 1 else 0.0
+    largest = max(ratios)
     return Finding(
         "budget",
         largest <= BUDGET,
         largest,
         BUDGET,
-        "largest distance of a counted example over the radius it was allowed",
-        "fix the attack: it breaks its threat model",
+        "Largest ratio of a counted example's distance to its radius. Above 1, the example is outside the threat model "
+        "and must not count.",
+        "Fix the attack: project its examples into the ball with threat.project.",
         fatal=True,
         model=audited.model,
         label=audited.label,
     )
 
 
-def _members(audited: Audited) -> list[Finding]:
-    """An ensemble that is not whole: nets of no known framework have no spikes whose gradient could be swapped."""
+def _skipped_members(audited: AuditedAttack) -> list[Finding]:
+    """Whether members of the ensemble were left out, e.g. estimators for a net whose spiking nodes are unknown."""
     if not audited.skipped:
         return []
     label, reason = next(iter(audited.skipped.items()))
@@ -151,29 +157,31 @@ def _members(audited: Audited) -> list[Finding]:
             None,
             float(len(audited.skipped)),
             0.0,
-            f"members of the ensemble that this net does not allow: {', '.join(audited.skipped)} ({label}: {reason})",
-            "use spiking nodes of a known framework, or add members of your own that fit (adaptive=)",
+            "Number of members of the ensemble that were left out because they don't fit this net. The ensemble is "
+            f"weaker without them. Left out: {', '.join(audited.skipped)} ({label}: {reason}).",
+            "Use spiking nodes of a known framework, or add members that fit this net (adaptive=).",
             model=audited.model,
             label=audited.label,
         )
     ]
 
 
-def _bisection(audited: Audited) -> list[Finding]:
-    """What withstands a radius is assumed to withstand smaller ones: asked of those that were attacked there after all.
+def _bisect_monotone(audited: AuditedAttack) -> list[Finding]:
+    """Whether outcomes that bisection assumes are right, on the samples that were attacked at these radii nevertheless.
 
-    The pairs of one sample hang together, so that the bound is on samples, which are what was drawn.
+    Outcomes of one sample at several radii are dependent, so the confidence bound is on samples.
     """
     if "audited" not in audited.cells[0]:
         return []
-    asked = np.stack([cell["audited"] for cell in audited.cells])  # (strength, sample)
-    wrong = asked & np.stack([cell["correct"] == 0 for cell in audited.cells])
-    pairs, samples = int(asked.sum()), int(asked.any(axis=0).sum())
-    lapses, affected = int(wrong.sum()), int(wrong.any(axis=0).sum())
-    share = lapses / pairs if pairs else NAN if audited.assumed.any() else 0.0
-    bound = clopper_pearson(affected, samples)[1] if samples else NAN
+    attacked = np.stack([cell["audited"] for cell in audited.cells])  # (strength, sample)
+    wrong = attacked & np.stack([cell["correct"] == 0 for cell in audited.cells])
+    pairs, samples = int(attacked.sum()), int(attacked.any(axis=0).sum())
+    wrong_pairs, wrong_samples = int(wrong.sum()), int(wrong.any(axis=0).sum())
+    share = wrong_pairs / pairs if pairs else NAN if audited.assumed.any() else 0.0
+    bound = clopper_pearson(wrong_samples, samples)[1] if samples else NAN
     seen = (
-        f"{lapses:,} of {pairs:,}, in {affected:,} of {samples:,} samples (95 % interval: at most {bound:.1%} of them)"
+        f"{wrong_pairs:,} of {pairs:,}, in {wrong_samples:,} of {samples:,} samples "
+        f"(95 % interval: at most {bound:.1%} of them)"
     )
     return [
         Finding(
@@ -181,24 +189,26 @@ def _bisection(audited: Audited) -> list[Finding]:
             None if np.isnan(share) else share <= ASSUMED_WRONG,
             share,
             ASSUMED_WRONG,
-            "share of the outcomes that bisection assumes right, since the sample withstands a larger radius, that an "
-            f"attack turns wrong: {seen if samples else 'none was attacked'}",
-            "evaluate with mode='nested': the search misses with more room what it finds with less",
+            "Share of outcomes assumed robust by bisection, because the sample is robust at a larger radius, that an "
+            f"attack then broke: {seen if samples else 'none was attacked'}. Above the threshold, robust accuracy "
+            "by bisection is too high.",
+            "Evaluate with mode='nested', which attacks at every radius.",
             model=audited.model,
             label=audited.label,
         )
     ]
 
 
-def _averaged(audited: Audited) -> Finding:
+def _eot(audited: AuditedAttack) -> Finding:
     eot = min(member["attack"]["eot"] for member in audited.members)
     return Finding(
         "eot",
         eot > 1,
         float(eot),
         2.0,
-        "draws that each gradient of this stochastic model is averaged over",
-        "pass eot=10 or more to the attack",
+        "Number of random draws over which each gradient of this stochastic model is averaged (expectation over "
+        "transformation, EOT). With a single draw the gradient is too noisy to follow.",
+        "Pass eot=10 or more to the attack.",
         model=audited.model,
         label=audited.label,
     )

@@ -1,1 +1,1 @@
-"""Evaluations described by a file, with a process for each model."""
+"""Evaluations described by a config file, with one process for each model."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from snnrobust import data as named_data
 from snnrobust.common.random import global_rng
 from snnrobust.data.dataset import Dataset, Splits
 from snnrobust.errors import InputError, InputTypeError, SnnRobustError
+from snnrobust.evaluation.settings import EvaluationSettings, EvidenceLevel, Mode
 from snnrobust.plugin.registry import check_parameters, path_parameters
 from snnrobust.plugin.task import Task, load
 from snnrobust.wrapping.model import SpikingModel
@@ -31,14 +32,14 @@ from snnrobust.wrapping.wrap import wrap
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """[models.NAME]: where a net comes from and how it is wrapped.
+    """[models.NAME]: how a net is built, loaded and wrapped.
 
     Attributes:
         factory: "module:function" that returns an `nn.Module`. This is code, and it is run.
         arguments: Keyword arguments for the factory.
         checkpoint: A state dict written by `torch.save`, relative to the config; None: the factory's own weights.
-        wrap: Settings for `sr.wrap`; encoder = "none" stands for None (temporal data), which TOML can't say.
-        device: Where the net is put.
+        wrap: Settings for `sr.wrap`; encoder = "none" stands for None (temporal data), which TOML can't express.
+        device: The device of the net.
     """
 
     factory: str
@@ -50,7 +51,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """[data]: what is evaluated on.
+    """[data]: the data of the evaluation.
 
     Attributes:
         name: A data set by name ("mnist5k", "digits", "torchvision:CIFAR10"); or
@@ -74,6 +75,23 @@ class EvaluateConfig:
     evidence: str = "basic"
     batch_size: int | None = None
     memory_budget: float | None = None
+    examples: int = 0
+
+    def settings(self, processes: int = 1) -> EvaluationSettings:
+        """The settings of the evaluation, for so many processes at once.
+
+        Raises:
+            InputError: For a value out of range.
+        """
+        return EvaluationSettings(
+            seed=self.seed,
+            mode=cast(Mode, self.mode),  # looked at when the settings are made
+            evidence=cast(EvidenceLevel, self.evidence),
+            batch_size=self.batch_size,
+            memory_budget=self.memory_budget,
+            processes=processes,
+            examples=self.examples,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,10 +100,10 @@ class Config:
 
     Attributes:
         models: By name.
-        data: What is evaluated on.
-        evaluate: How.
+        data: The data of the evaluation.
+        evaluate: Settings of the evaluation.
         tasks: Keyword arguments of `sr.load`, one mapping a task.
-        folder: Where the file is; its relative paths start there.
+        folder: The folder of the file, which relative paths start at.
     """
 
     models: dict[str, ModelConfig]
@@ -139,7 +157,8 @@ class Config:
             net.to(config.device)
         except Exception as error:  # torch's kind of error depends on the device and the build
             raise InputError(
-                f"expected a usable device for '{name}', got '{config.device}': {_reason(error)}; name another device"
+                f"expected a usable device for '{name}', got '{config.device}': {_error_text(error)}; "
+                f"name another device"
             ) from error
         settings = {**config.wrap, "name": name}
         for pair in ("bounds", "normalize"):
@@ -150,7 +169,7 @@ class Config:
         return wrap(net, **settings)
 
 
-def read(path: Path) -> Config:
+def read_config(path: Path) -> Config:
     """Reads and checks a config file.
 
     Raises:
@@ -222,10 +241,10 @@ def _call_factory(target: str, arguments: dict[str, Any], folder: Path, seed: in
     if not module_name or module_name.startswith(".") or not function:
         raise InputError(f"expected a factory as 'module:function', got {target!r}; e.g. 'my_nets:build'")
     expected = f"an importable factory '{target}'"
-    with _users_code(folder, seed, expected, "put the module beside the config or install it"):
+    with _running_user_code(folder, seed, expected, "put the module beside the config or install it"):
         factory = getattr(importlib.import_module(module_name), function)
     expected = f"factory '{target}' to return a net for {arguments}"
-    with _users_code(folder, seed, expected, "change the factory or its arguments"):
+    with _running_user_code(folder, seed, expected, "change the factory or its arguments"):
         net = factory(**arguments)
     if not isinstance(net, nn.Module):
         raise InputTypeError(
@@ -235,8 +254,8 @@ def _call_factory(target: str, arguments: dict[str, Any], folder: Path, seed: in
 
 
 @contextmanager
-def _users_code(folder: Path, seed: int, expected: str, remedy: str) -> Iterator[None]:
-    """Lets the user's code import from `folder` and draw seeded numbers, and puts any failure of it in one line."""
+def _running_user_code(folder: Path, seed: int, expected: str, remedy: str) -> Iterator[None]:
+    """Runs the user's code with imports from `folder` and seeded generators; a failure becomes an `InputError`."""
     sys.path.insert(0, str(folder))
     try:
         with global_rng(seed % 2**63, torch.device("cpu")):
@@ -244,14 +263,14 @@ def _users_code(folder: Path, seed: int, expected: str, remedy: str) -> Iterator
     except SnnRobustError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"expected {expected}, got {_reason(error)}; {remedy}") from error
+        raise InputError(f"expected {expected}, got {_error_text(error)}; {remedy}") from error
     finally:
-        with suppress(ValueError):  # the user's code may have taken it out
+        with suppress(ValueError):  # the user's code may have removed it
             sys.path.remove(str(folder))
 
 
-def _reason(error: BaseException) -> str:
-    """What an error of others says, in one line."""
+def _error_text(error: BaseException) -> str:
+    """Type and message of a third-party error, in one line."""
     return ": ".join([type(error).__name__, *filter(None, [" ".join(str(error).split())])])
 
 
@@ -264,7 +283,7 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
     except Exception as error:  # pickle, zip and torch errors alike mean that it can't be read safely
         raise InputError(
             f"expected a state dict in '{path.name}', got a file that can't be read as weights only "
-            f"({_reason(error).split('. ')[0]}); save net.state_dict()"
+            f"({_error_text(error).split('. ')[0]}); save net.state_dict()"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -275,6 +294,6 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
         net.load_state_dict(state)
     except Exception as error:  # keys that are no names and values that are no tensors fail in other ways
         raise InputError(
-            f"expected a checkpoint that fits the net, got '{path.name}': {_reason(error)}; "
+            f"expected a checkpoint that fits the net, got '{path.name}': {_error_text(error)}; "
             f"save this net's state_dict()"
         ) from error

@@ -1,4 +1,4 @@
-"""A config's models evaluated side by side, one process each, into one folder."""
+"""Evaluates the models of a config in parallel, one process each, into one folder."""
 
 from __future__ import annotations
 
@@ -9,33 +9,25 @@ from pathlib import Path
 
 import torch
 
-from snnrobust.campaigns.config import Config, read
-from snnrobust.common.progress import shown
-from snnrobust.common.warning_lines import in_one_line
-from snnrobust.evaluation.plan import Plan, make_plan
+from snnrobust.campaigns.config import Config, read_config
+from snnrobust.common.progress import progress_bar
+from snnrobust.common.warning_lines import one_line_warnings
+from snnrobust.evaluation.execute import execute
+from snnrobust.evaluation.make_plan import make_plan
+from snnrobust.evaluation.plan import Plan
+from snnrobust.evaluation.run_description import describe
 from snnrobust.report import Report
 from snnrobust.results.store import Store
 
 
-def plan(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
-    """Builds and checks everything that the config names, to be run into `out` by so many processes at once."""
-    settings = config.evaluate
-    return make_plan(
-        config.load_models(),
-        config.load_data(),
-        config.load_tasks(),
-        seed=settings.seed,
-        mode=settings.mode,
-        evidence=settings.evidence,
-        batch_size=settings.batch_size,
-        memory_budget=settings.memory_budget,
-        out=out,
-        processes=processes,
-    )
+def plan_study(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
+    """Builds and checks everything in the config, for a run in `out` with that many parallel processes."""
+    settings = config.evaluate.settings(processes)
+    return make_plan(config.load_models(), config.load_data(), config.load_tasks(), settings, out=out)
 
 
-def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None) -> Report:
-    """Evaluates the config at `path` into the folder `out`, going on where an earlier run of it stopped.
+def run_study(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None) -> Report:
+    """Evaluates the config at `path` into the folder `out`, resuming an earlier run of it.
 
     Args:
         path: TOML file.
@@ -44,34 +36,34 @@ def run(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None
         progress: Whether to show progress; None: on a terminal.
 
     Raises:
-        SnnRobustError: For bad input, before anything long starts.
+        SnnRobustError: For bad input, before any long computation.
     """
-    checked = plan(read(path), out, workers)
-    store = Store(out, checked.run)
+    checked = plan_study(read_config(path), out, workers)
+    store = Store(out, describe(checked))
     if workers > 1 and len(checked.models) > 1:
         others = set(active_children())
         threads = max(1, (os.cpu_count() or 1) // workers)
         with (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
-            shown(len(checked.models), progress) as steps,
+            progress_bar(len(checked.models), progress) as steps,
         ):
-            futures = [executor.submit(_work, path, out, name, threads, workers) for name in checked.models]
+            futures = [executor.submit(_run_model, path, out, name, threads, workers) for name in checked.models]
             try:
                 for future in as_completed(futures):
                     future.result()
                     steps.advance()
-            except KeyboardInterrupt:  # leaving the executor would wait for every model that is still to come
+            except KeyboardInterrupt:  # leaving the executor would wait for all pending models
                 executor.shutdown(wait=False, cancel_futures=True)
                 for child in set(active_children()) - others:
                     child.terminate()
                 raise
         store.read_timings()
-    checked.execute(store, progress=progress)
+    execute(checked, store, progress=progress)
     return Report(store)
 
 
-def _work(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
+def _run_model(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
-    with in_one_line():  # nobody else is there to show them
-        checked = plan(read(path), out, workers)
-        checked.execute(Store(out, checked.run), only=name, progress=False)
+    with one_line_warnings():  # as the command line does in the parent process
+        checked = plan_study(read_config(path), out, workers)
+        execute(checked, Store(out, describe(checked)), only=name, progress=False)

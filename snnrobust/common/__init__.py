@@ -1,1 +1,1 @@
-"""What every folder may use: randomness, files, progress, batching, statistics, checks of arguments."""
+"""Shared helpers: randomness, files, progress, batching, statistics, checks of arguments."""

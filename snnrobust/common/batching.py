@@ -1,4 +1,4 @@
-"""How many samples are in flight at once: fewer where memory runs out, with nothing lost."""
+"""The batch size: halved where memory runs out, without losing results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ R = TypeVar("R")
 
 
 class BatchSizer:
-    """The number of samples that go through a net at once; it is halved whenever memory runs out.
+    """The batch size; it is halved whenever memory runs out.
 
-    Outcomes don't depend on it, so that the samples of a failed attempt are taken up again, fewer at a time.
+    Results don't depend on it: the samples of a failed attempt are run again in smaller batches.
 
     Args:
-        size: Samples at first.
-        halved: Called with each new size, before anything goes on with it.
+        size: The first batch size.
+        halved: Called with each new size before work continues.
     """
 
     def __init__(self, size: int, halved: Callable[[int], None] | None = None) -> None:
@@ -31,11 +31,11 @@ class BatchSizer:
         self._halved = halved
 
     def at_most(self, size: int) -> BatchSizer:
-        """A pool of its own, no larger than `size`, that tells of its halvings like this one; or this one."""
+        """This batch sizer, or one limited to `size` with the same callback if this one is larger."""
         return self if size >= self.size else BatchSizer(size, self._halved)
 
     def attempt(self, count: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """What `work` returns for `count` samples; None if memory ran out: ask again, for at most `size` of them.
+        """The result of `work` on `count` samples; None if memory ran out: try again with at most `size` samples.
 
         `work` must leave everything as it was when it fails. Other errors pass through.
 
@@ -44,7 +44,7 @@ class BatchSizer:
         """
         try:
             return work(*args, **kwargs)
-        except (MemoryError, RuntimeError) as error:  # torch's own kind is a RuntimeError
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not out_of_memory(error):
                 raise
             reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -53,7 +53,7 @@ class BatchSizer:
                     f"expected memory for one sample at a time, got none left ({reason}); "
                     f"free memory, use fewer time steps, or use a larger device"
                 ) from error
-        # Past the except clause: the error held the frames, and with them the tensors of the attempt.
+        # After the except clause: the error referenced the frames, and so the tensors of the attempt.
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             torch.cuda.empty_cache()
         self.size = max(1, min(self.size, count) // 2)
@@ -62,7 +62,7 @@ class BatchSizer:
         return None
 
     def over(self, rows: Tensor, work: Callable[[Tensor], R]) -> Iterator[tuple[Tensor, R]]:
-        """Chunks of `rows` [M], at most `size` each, in order, and what `work` returns for each.
+        """Chunks of `rows` [M] of at most `size` each, in order, each with the result of `work`.
 
         Raises:
             MemoryLimitError: If memory ran out with a single sample.
@@ -75,16 +75,18 @@ class BatchSizer:
                 yield chunk, result
 
 
-#: What the libraries under torch say, whose errors have no kind of their own.
-_SIGNS = (
+#: Messages of out-of-memory errors that torch raises as a plain RuntimeError.
+_OUT_OF_MEMORY_MESSAGES = (
     *("DefaultCPUAllocator", "std::bad_alloc", "could not create a memory object", "CUDA error: out of memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a device or on the CPU, where torch has no kind of error for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
+    """Whether the error means that memory ran out, on a device or on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in _OUT_OF_MEMORY_MESSAGES
+    )
 
 
 def even_parts(count: int, most: int) -> list[slice]:

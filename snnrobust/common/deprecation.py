@@ -1,4 +1,4 @@
-"""Former names of what is documented: they still work, and say what the thing is called now."""
+"""Former public names: they still work, with a warning that gives the new name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 
 
 def former_names(module: str, renamed: Mapping[str, tuple[str, object]]) -> Callable[[str], object]:
-    """The `__getattr__` of a module that some things were renamed in.
+    """The `__getattr__` of a module with renamed attributes.
 
     Args:
         module: The module's name.
-        renamed: Former name -> present name, and the thing itself.
+        renamed: Former name -> (present name, the object itself).
 
     Example:
         >>> import warnings
         >>> lookup = former_names("package", {"old_name": ("new_name", 3)})
-        >>> with warnings.catch_warnings(record=True) as heard:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     value = lookup("old_name")
-        >>> value, str(heard[0].message)
+        >>> value, str(caught[0].message)
         (3, 'package.old_name is now package.new_name; use that name')
     """
 
@@ -34,5 +34,5 @@ def former_names(module: str, renamed: Mapping[str, tuple[str, object]]) -> Call
 
 
 def warn_renamed(former: str, present: str) -> None:
-    """Says that something is called otherwise now, to whoever called the function that calls this one."""
+    """Warns that `former` is now called `present`; the warning points two frames above this function."""
     warnings.warn(f"{former} is now {present}; use that name", DeprecationWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, with names that are safe and bytes that are equal for equal content."""
+"""Atomic writes, safe file names, and deterministic file contents."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def slug(name: str) -> str:
-    """A file name from any name: safe characters, and a short digest where some had to go.
+    """A file name from any name: safe characters, and a short digest where characters were replaced.
 
-    Capitals count among those, since not every file system tells them apart; so does the dot, so that no name meets
-    one of the files beside it.
+    Capitals are replaced too, since some file systems ignore case, and so is the dot, so that no name collides with
+    another file of the folder.
 
     Example:
         >>> slug("pgd"), slug("torchattacks:MIFGSM")
@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"expected a folder at '{folder}', got a file; choose another output folder")
-    # What a run leaves that was killed while writing its first file is no other file.
+    # A run that was killed while writing its first file leaves this temporary file.
     held = {path.name for path in folder.iterdir()} - {".run.json.tmp"} if folder.exists() else set()
     if held and "run.json" not in held:
         raise StoreError(f"expected an empty folder or a run in '{folder}', got other files; choose another folder")
@@ -67,7 +67,7 @@ def check_folder(folder: Path) -> Path:
 
 def to_json(value: Any) -> bytes:
     """Readable JSON in the order given; NaN becomes null and infinity text, since JSON has neither."""
-    return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(_json_value(value), indent=1, allow_nan=False) + "\n").encode()
 
 
 def from_json(content: bytes) -> Any:
@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
         return from_json(path.read_bytes())
     except ValueError as error:
         raise StoreError(
-            f"expected JSON in '{path}', got a damaged file ({error}); delete it and resume, or start anew elsewhere"
+            f"expected JSON in '{path}', got a damaged file ({error}); delete it and resume, or start again elsewhere"
         ) from error
 
 
@@ -111,11 +111,11 @@ def unpack(path: Path) -> Arrays:
         ) from error
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _json_value(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_json_value(each) for each in value]
     if isinstance(value, np.generic):
         value = value.item()  # measurements compute in numpy
     if isinstance(value, float) and not math.isfinite(value):

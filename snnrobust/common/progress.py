@@ -1,4 +1,4 @@
-"""Progress of long work: a rich bar on a terminal, silence elsewhere."""
+"""A progress bar on a terminal; no output elsewhere."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Steps:
-    """Counts finished parts of a known total, and says what is being done."""
+    """A progress bar, or none: counts finished parts and shows the current work."""
 
     def __init__(self, bar: Progress | None, total: int) -> None:
         self._bar = bar
         self._task = bar.add_task("", total=total) if bar is not None else None
 
     def doing(self, what: str) -> None:
-        """Names the work that starts now."""
+        """Shows the work that starts now."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what)
+
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
 
     def advance(self, parts: float = 1) -> None:
         """Counts `parts` as finished."""
@@ -28,12 +33,12 @@ class Steps:
 
 
 @contextmanager
-def shown(total: int, enabled: bool | None) -> Iterator[Steps]:
+def progress_bar(total: int, enabled: bool | None) -> Iterator[Steps]:
     """A progress bar over `total` parts on standard error.
 
     Args:
         total: Number of parts.
-        enabled: True or False, or None to show it on a terminal alone.
+        enabled: Whether to show it; None: only on a terminal.
     """
     console = Console(stderr=True)
     if not (console.is_terminal if enabled is None else enabled):

@@ -1,4 +1,4 @@
-"""Randomness keyed by (seed, label, sample, draw), so that no outcome depends on batch mates, order or batch size."""
+"""Randomness keyed by (seed, label, sample, draw), so that results don't depend on batches or order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+__all__ = ["Draws"]
 
 
 def key(seed: int, *parts: object, bits: int = 128) -> int:
@@ -31,7 +33,7 @@ class Draws:
     """Keyed random tensors: sample `i` gets the same numbers whatever else is in its batch.
 
     Each sample's numbers come from a Philox generator (Salmon et al. 2011) whose key is BLAKE2b of
-    (seed, label, sample id, draw); none is ever shared between samples.
+    (seed, label, sample id, draw); samples never share any.
 
     Example:
         >>> rng = Draws(seed=0, label="pgd")
@@ -47,15 +49,15 @@ class Draws:
     dtype: torch.dtype = torch.float32
 
     def sub(self, *parts: object) -> Draws:
-        """A stream of its own below this one, for a further purpose (a restart, a strength)."""
+        """A separate stream derived from this one, for another purpose (a restart, a strength)."""
         return replace(self, label="/".join([self.label, *map(str, parts)]))
 
     def on(self, like: Tensor) -> Draws:
-        """The same stream, delivered on the device and in the dtype of `like`."""
+        """The same stream, on the device and in the dtype of `like`."""
         return replace(self, device=like.device, dtype=like.dtype)
 
     def number(self, *parts: object) -> int:
-        """A 62-bit number, to seed what can only be seeded as a whole or to name a draw."""
+        """A 62-bit number, to seed a generator or to identify a draw."""
         return key(self.seed, self.label, *parts, bits=64) >> 2
 
     def uniform(
@@ -82,7 +84,7 @@ class Draws:
         ids = index.tolist()
         block = np.empty((len(ids), *shape), dtype=np.float32)
         draws = draw.tolist() if isinstance(draw, Tensor) else [draw] * len(ids)
-        # One generator whose state is set anew for each row: building one asks the system for entropy it does not use.
+        # One generator whose state is set for each row: a new one would read system entropy that it does not use.
         philox = np.random.Philox(key=0)
         generator, fresh = np.random.Generator(philox), philox.state
         for row, (sample, number) in enumerate(zip(ids, draws, strict=True)):
@@ -95,10 +97,10 @@ class Draws:
 
 @contextmanager
 def global_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the global generators of torch, numpy and `random` inside, and puts their old states back after.
+    """Seeds the global generators of torch, numpy and `random` inside, and restores their states afterwards.
 
-    Third-party code that draws from global generators runs in here; `torch.random.fork_rng` alone saves neither
-    numpy's nor `random`'s state.
+    For third-party code that draws from global generators; `torch.random.fork_rng` alone saves neither the state of
+    numpy nor that of `random`.
     """
     cuda = device.type == "cuda"
     state_numpy, state_random = np.random.get_state(), random.getstate()  # noqa: NPY002 - saved for the caller's sake
@@ -113,5 +115,5 @@ def global_rng(seed: int, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            np.random.set_state(state_numpy)  # noqa: NPY002 - put back for the caller
+            np.random.set_state(state_numpy)  # noqa: NPY002 - restored for the caller
             random.setstate(state_random)

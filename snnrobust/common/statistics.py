@@ -59,7 +59,7 @@ class Estimate:
 
     Attributes:
         name: What the number is.
-        value: The number; NaN where there are no samples to tell it from.
+        value: The number; NaN without samples.
         low: Lower end of the interval.
         high: Upper end.
         count: Samples behind it.
@@ -80,7 +80,7 @@ class McNemar:
         first_only: Samples that are right in the first alone.
         second_only: Samples that are right in the second alone.
         two_sided: p-value for "both are right equally often".
-        greater: p-value for "the first is right no more often than the second": small where the first holds better.
+        greater: p-value for "the first is right no more often than the second": small if the first is better.
     """
 
     first_only: int
@@ -116,10 +116,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values adjusted for their number, so that all of them can be held against one level (Holm 1979).
+    """P-values adjusted for their number, so that all of them can be compared with one level (Holm 1979).
 
     With p sorted upwards, the i-th (from 0) of m becomes max over j <= i of min(1, (m - j) p_j). The chance of any
-    false rejection stays below the level, whatever depends on what; never weaker than Bonferroni's m p.
+    false rejection stays below the level under any dependence; never larger than Bonferroni's m p.
 
     Raises:
         InputError: For a p-value outside [0, 1], or NaN.
@@ -130,7 +130,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1 or not bool(((p >= 0) & (p <= 1)).all()):
-        raise InputError(f"expected p-values in [0, 1], got {p_values}; leave tests out that were not made")
+        raise InputError(f"expected p-values in [0, 1], got {p_values}; leave out tests that were not made")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
@@ -170,7 +170,7 @@ def bootstrap_area(
 
 @dataclass(frozen=True)
 class SuccessRates:
-    """How often an attack succeeds, in the two senses that are in use and must not be mixed up.
+    """How often an attack succeeds, by both common definitions.
 
     Attributes:
         over_all: Samples that are wrong after the attack over all samples, those that were wrong before it included:

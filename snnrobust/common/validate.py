@@ -9,14 +9,16 @@ from numbers import Real
 
 from snnrobust.errors import InputError, InputTypeError
 
+__all__ = ["check_choice", "check_count", "check_flag", "check_positive", "check_real", "check_share"]
+
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Whether `value` is a whole number of at least `least`; True and False are none."""
+    """Whether `value` is a whole number of at least `least`; True and False don't count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_positive(value: object) -> bool:
-    """Whether `value` is a finite number above 0; True is none."""
+    """Whether `value` is a finite number above 0; True doesn't count."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 

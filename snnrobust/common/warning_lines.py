@@ -1,4 +1,4 @@
-"""Warnings for people at a terminal: a line of text each, without the place in the code that they come from."""
+"""Warnings on a terminal: one line each, without file and line number."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TextIO
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """Has each warning printed on standard error as one line."""
-    with warnings.catch_warnings():  # puts `showwarning` back
-        warnings.showwarning = _show
+def one_line_warnings() -> Iterator[None]:
+    """Prints each warning on standard error as one line."""
+    with warnings.catch_warnings():  # restores `showwarning`
+        warnings.showwarning = _write_one_line
         yield
 
 
-def _show(
+def _write_one_line(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -25,5 +25,5 @@ def _show(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    # Written to whatever standard error is now: a progress bar then makes room for the line.
+    # Looked up on each call: a progress bar replaces sys.stderr to print above itself.
     sys.stderr.write(f"snnrobust: warning: {' '.join(str(message).split())}\n")

@@ -1,4 +1,4 @@
-"""Real data by name, or from a file of one's own, as indexed in-memory sets."""
+"""Data sets by name or from your own file, in memory, with an id per sample."""
 
 from snnrobust.data.dataset import Dataset, Splits
 from snnrobust.data.named import NAMES, load

@@ -1,4 +1,4 @@
-"""`Dataset`: samples, labels and the stable ids that keyed randomness hangs on; `Splits`: three of them."""
+"""`Dataset`: samples, labels and the ids that key random numbers; `Splits`: train, validation and test set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from snnrobust.errors import InputError, InputTypeError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """An immutable set of samples in memory, each with an id that selecting and shuffling leave alone.
+    """An immutable set of samples in memory, each with an id that selecting and shuffling keep.
 
     Attributes:
         x: Samples [N, *], float32 and finite. Static data is [N, *], temporal data [N, T, *].
         y: Labels [N], int64, 0 to K - 1.
-        index: Ids [N], int64: where each sample stands in its source. No id occurs twice.
+        index: Ids [N], int64: the position of each sample in its source. No id occurs twice.
         lengths: For sequences padded to T steps: how many of them count, [N], int64, 1 to T. Otherwise None.
-        name: What the set is called in records.
+        name: The name of the set in records.
 
     Raises:
         InputTypeError: A field is not a tensor or has another dtype.
@@ -58,7 +58,7 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                     f"expected {field} of shape [{len(self.x)}], one entry a sample, got {list(value.shape)}; "
                     "line them up"
                 )
-        least, most = self.x.aminmax()  # NaN where there is one; without a second copy of the data
+        least, most = self.x.aminmax()  # NaN if any entry is; makes no copy of the data
         if not (bool(least.isfinite()) and bool(most.isfinite())):
             count = int((~self.x.isfinite()).flatten(1).any(1).sum())
             raise InputError(f"expected finite x, got NaN or infinity in {count} samples; clean or leave them out")
@@ -81,7 +81,7 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def classes(self) -> int:
-        """The number of classes that the labels here show: the largest label + 1."""
+        """The number of classes: the largest label + 1."""
         return int(self.y.max()) + 1
 
     def take(self, n: int) -> Dataset:
@@ -142,9 +142,9 @@ class Splits:
     """Three sets that share no sample, and where they come from.
 
     Attributes:
-        train: What a net learns from.
-        validation: What settings are chosen on.
-        test: What is reported.
+        train: For training.
+        validation: For the choice of settings.
+        test: For reported numbers.
         description: Source, licence and how it was split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The data of an evaluation: checked once, before anything long starts."""
+"""The data of an evaluation, checked once at its start."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from torch import Tensor
 from snnrobust.data.dataset import Dataset, Splits
 from snnrobust.errors import InputError, InputTypeError
 
-#: Most samples in flight where the user names no batch size: more are hardly faster, and what depends on the batch
+__all__ = ["EvaluationData"]
+
+#: The largest batch size that is chosen automatically: larger is hardly faster, and results that depend on the batch
 #: should not depend on the machine.
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Test data, and the training data that curvature is measured on, where it was given.
+    """Test data, and where given the training data for curvature and validation data.
 
     Attributes:
-        test: What is attacked and corrupted.
+        test: The data that is attacked and corrupted.
         train: Training data, or None.
         validation: Held-out data for choices, or None.
-        batch_size: Samples that go through the net at once.
+        batch_size: Samples in a batch.
     """
 
     test: Dataset
@@ -35,7 +37,7 @@ class EvaluationData:
     batch_size: int
 
     def training(self, purpose: str) -> Dataset:
-        """The training data, or an error that says what needs it."""
+        """The training data; raises an `InputError` naming the `purpose` if there is none."""
         if self.train is None:
             raise InputError(
                 f"expected training data for {purpose}, got test data alone; pass data={{'test': ..., 'train': ...}}"
@@ -50,7 +52,7 @@ class EvaluationData:
                 digest.update(name.encode())
                 for tensor in (split.x, split.y, split.index, *(() if split.lengths is None else (split.lengths,))):
                     digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-                    for part in torch.split(tensor.detach(), BATCH):  # no second copy of it all
+                    for part in torch.split(tensor.detach(), BATCH):  # without a copy of all data
                         digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
@@ -72,14 +74,14 @@ def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
         raise InputError(f"expected splits among 'test', 'train', 'validation', got {unknown}; rename them")
     if "test" not in data:
         raise InputError(f"expected a 'test' split, got {sorted(data)}; name the data to attack 'test'")
-    splits = {name: None if split is None else _dataset(split, name) for name, split in data.items()}
+    splits = {name: None if split is None else _to_dataset(split, name) for name, split in data.items()}
     test = splits["test"]
     if test is None:
         raise InputError("expected data in the 'test' split, got None; pass (x, y) or a Dataset")
     return EvaluationData(test, splits.get("train"), splits.get("validation"), batch_size)
 
 
-def _dataset(split: Any, name: str) -> Dataset:
+def _to_dataset(split: Any, name: str) -> Dataset:
     if isinstance(split, Dataset):
         return split
     if isinstance(split, tuple | list) and len(split) == 2:
@@ -100,7 +102,7 @@ def _dataset(split: Any, name: str) -> Dataset:
         )
     if not (isinstance(x, Tensor) and x.ndim and isinstance(y, Tensor)):
         raise InputTypeError(
-            f"expected tensors x [N, *] and y [N] in '{name}', got {_described(x)} and {_described(y)}; "
+            f"expected tensors x [N, *] and y [N] in '{name}', got {_describe(x)} and {_describe(y)}; "
             f"pass torch.as_tensor of them"
         )
     if x.is_floating_point():
@@ -113,5 +115,5 @@ def _dataset(split: Any, name: str) -> Dataset:
         raise type(error)(f"in '{name}': {error}") from None
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,4 +1,4 @@
-"""The data sets known by name."""
+"""Data sets by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.data.split import stratified_split
 from snnrobust.data.vision import CLASSES, vision
 from snnrobust.errors import InputError, InputTypeError, MissingExtraError
 
-SEED = 0  # of every split; part of what a name means
+SPLIT_SEED = 0  # of every split
 PREFIX = "torchvision:"
 
 
@@ -90,7 +90,7 @@ def load(name: str, *, root: str | Path | None = None) -> Splits:
         hint = f"did you mean '{forms[close[0]]}'? Known" if close else "pass one of"
         raise InputError(f"expected the name of a data set, got '{name}'; {hint}: {', '.join(NAMES)}")
     if name.startswith(PREFIX):
-        return vision(name, name.removeprefix(PREFIX), root, SEED)
+        return vision(name, name.removeprefix(PREFIX), root, SPLIT_SEED)
     if root is not None:
         raise InputError(f"expected no root for '{name}', which comes in a package, got {str(root)!r}; leave it out")
     return _SHIPPED[name]()
@@ -98,6 +98,6 @@ def load(name: str, *, root: str | Path | None = None) -> Splits:
 
 def _splits(name: str, x: Tensor, y: Tensor, sizes: tuple[int, int, int], source: str) -> Splits:
     whole = Dataset.of(x, y, name=name)
-    train, validation, test = (whole.select(part) for part in stratified_split(y, sizes, SEED))
-    how = f"{sizes[0]} train, {sizes[1]} validation, {sizes[2]} test, stratified by class, PCG64 seed {SEED}"
+    train, validation, test = (whole.select(part) for part in stratified_split(y, sizes, SPLIT_SEED))
+    how = f"{sizes[0]} train, {sizes[1]} validation, {sizes[2]} test, stratified by class, PCG64 seed {SPLIT_SEED}"
     return Splits(train, validation, test, f"{source}; {how}")

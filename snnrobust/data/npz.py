@@ -1,4 +1,4 @@
-"""Data of one's own, from a `.npz` file that can't hold code."""
+"""Your own data from a `.npz` file, read without running code."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def from_npz(path: str | Path) -> Dataset | Splits:
 
     Raises:
         InputError: The file is missing or damaged, arrays are missing, unknown or of unusable dtype, or the values
-            make no `Dataset`.
+            are not valid for a `Dataset`.
         InputTypeError: `path` is not a path.
     """
     if not isinstance(path, str | Path):
         raise InputTypeError(f"expected a path, got {path!r}; pass a string or a pathlib.Path")
-    arrays = _read(Path(path))
+    arrays = _read_arrays(Path(path))
     split_keys = {f"{field}_{part}" for field in ("x", "y") for part in _PARTS}
     length_keys = {f"lengths_{part}" for part in _PARTS}
     keys, name = set(arrays), Path(path).stem
     if keys in ({"x", "y"}, {"x", "y", "lengths"}):
-        return _dataset(arrays, "", 0, name)
+        return _dataset_from_arrays(arrays, "", 0, name)
     if keys in (split_keys, split_keys | length_keys):
-        train = _dataset(arrays, "_train", 0, name)
-        validation = _dataset(arrays, "_validation", len(train), name)
-        test = _dataset(arrays, "_test", len(train) + len(validation), name)
+        train = _dataset_from_arrays(arrays, "_train", 0, name)
+        validation = _dataset_from_arrays(arrays, "_validation", len(train), name)
+        test = _dataset_from_arrays(arrays, "_test", len(train) + len(validation), name)
         return Splits(train, validation, test, f"the splits in {path}")
     raise InputError(
         f"expected the arrays x, y and optionally lengths, or these for each split ({', '.join(sorted(split_keys))}), "
@@ -56,7 +56,7 @@ def from_npz(path: str | Path) -> Dataset | Splits:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
@@ -66,13 +66,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"expected a .npz file, got no file at {path}; check the path") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"expected a .npz file of plain arrays, got {path}: {error}; write it anew with np.savez, with numbers "
+            f"expected a .npz file of plain arrays, got {path}: {error}; write it again with np.savez, with numbers "
             "instead of Python objects"
         ) from error
     raise InputError(f"expected a .npz file with arrays x and y, got one array in {path}; write it with np.savez")
 
 
-def _dataset(arrays: dict[str, np.ndarray], suffix: str, start: int, name: str) -> Dataset:
+def _dataset_from_arrays(arrays: dict[str, np.ndarray], suffix: str, start: int, name: str) -> Dataset:
     x = arrays["x" + suffix]
     if x.dtype.kind not in "fiub":
         raise InputError(f"expected numbers in x{suffix}, got dtype {x.dtype}; convert it to float32")

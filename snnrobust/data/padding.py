@@ -1,4 +1,4 @@
-"""Sequences of several lengths: what stands past the end of each."""
+"""Padding of sequences of different lengths."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def keep_padding(x: Tensor, x0: Tensor, lengths: Tensor | None) -> Tensor:
-    """Changed sequences x [N, T, *] with the steps past each one's length as in `x0`.
+    """The sequences x [N, T, *] with the padding, the steps past each one's length, taken from `x0`.
 
-    Changing them would cost budget and do nothing, or reach a net that reads out over all steps by itself.
+    A change of the padding would use budget without effect, or affect a net with a read-out of its own over all steps.
     """
-    if lengths is None or x.shape != x0.shape:  # a wrong shape is for `verify` to report
+    if lengths is None or x.shape != x0.shape:  # `verify` reports a wrong shape
         return x
     clock = torch.arange(x0.shape[1], device=x0.device)
     valid = clock < lengths.to(x0.device)[:, None]  # [N, T]

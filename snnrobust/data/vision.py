@@ -28,7 +28,7 @@ def vision(name: str, cls: str, root: str | Path | None, seed: int) -> Splits:
     x is [N, C, H, W] in [0, 1]. Ids count through the training file first and go on in the test file.
 
     Args:
-        name: What the data is called in records.
+        name: The name of the data in records.
         cls: One of `CLASSES`.
         root: torchvision's `root`.
         seed: Of the order that the training set is split in.
@@ -49,7 +49,7 @@ def vision(name: str, cls: str, root: str | Path | None, seed: int) -> Splits:
     reader = getattr(torchvision.datasets, cls)
     try:
         (x, y), (x_test, y_test) = (_tensors(reader(str(root), train=train, download=False)) for train in (True, False))
-    except Exception as error:  # torchvision raises whatever its parsers meet
+    except Exception as error:  # torchvision raises any kind of error
         found = str(error).partition(" You can use download=True")[0] or repr(error)
         raise InputError(
             f"expected the unpacked files of {cls} in {Path(root) / CLASSES[cls]}, got: {found}; "

@@ -1,53 +1,28 @@
-"""One attack, or an ensemble of them, on one model at one strength: whose turn it is, and what is kept of each."""
+"""One attack, or an ensemble of them, on one model at one strength: its searches, one after the other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import BatchSizer
-from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
-from snnrobust.data.dataset import Dataset
+from snnrobust.data.batch import Batch
+from snnrobust.evaluation.attack_outcomes import AttackOutcomes, KeptExamples
+from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task
-from snnrobust.results.store import Store
 from snnrobust.search.active_batch import SELECTION
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import perturb, search
-from snnrobust.search.oracle import Oracle
-from snnrobust.search.scoring import Scorer
-from snnrobust.threat_models.threat_model import Norm, ThreatModel
-from snnrobust.wrapping.model import SpikingModel
+from snnrobust.search.queries import ModelQueries
+from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Seconds between two saves of a cell that is still running.
 SAVE_EVERY = 20.0
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much of a search is done.
-
-    Attributes:
-        stop: Whether a sample leaves a search at its first success.
-        cascade: Whether a sample that one member of an ensemble broke is spared the others.
-        carry: Whether a sample that broke at one radius is spared the larger ones.
-    """
-
-    stop: bool
-    cascade: bool
-    carry: bool
-
-
-NESTED = Effort(stop=True, cascade=True, carry=True)
-EXHAUSTIVE = Effort(stop=False, cascade=False, carry=False)
-#: Every member alone, at every radius by itself.
-FACTORIAL = Effort(stop=True, cascade=False, carry=False)
 
 
 @dataclass(frozen=True)
@@ -71,204 +46,127 @@ def turns(task: Task) -> list[Turn]:
 
 @dataclass(frozen=True)
 class AttackCell:
-    """What is needed to run one cell, or to go on with it.
+    """One attack at one strength, to be run or gone on with.
 
     Attributes:
-        model: The evaluated model.
-        sources: All models by name, for transfer.
-        data: The samples.
-        standing: Which of them are attacked, [N].
-        judge: Scores on the user's net.
-        store: Keeps what is finished, should the run be interrupted.
-        label: Under which it is kept.
-        position: Which of the task's strengths this is.
-        seed: Seed of the evaluation.
-        effort: How much of the search is done.
-        pool: Samples in flight at once.
-        skip: Labels of members that are left out.
+        context: What all cells of the model share.
+        task: The attack.
+        position: Which of its strengths.
+        attacked: Which samples are attacked, [N].
     """
 
-    model: SpikingModel
-    sources: Mapping[str, SpikingModel]
-    data: Dataset
-    standing: np.ndarray
-    judge: Scorer
-    store: Store
-    label: str
+    context: CellContext
+    task: Task
     position: int
-    seed: int
-    effort: Effort
-    pool: BatchSizer
-    skip: frozenset[str]
+    attacked: np.ndarray
 
-    def run(self, task: Task) -> Arrays:
-        """Per-sample outcomes of `task`."""
-        arrays = self.begun(task)
-        self.extend(task, arrays)
-        return outcomes(arrays)
+    def run(self) -> AttackOutcomes:
+        """Outcomes of all samples."""
+        outcomes = self.resumed()
+        self.extend(outcomes)
+        return outcomes
 
-    def begun(self, task: Task) -> Arrays:
-        """What an interrupted run left of the cell, or arrays without any outcome."""
-        return self.store.partial(*self._key) or _untouched(len(self.data), len(task.attacks))
+    def resumed(self) -> AttackOutcomes:
+        """What an interrupted run left of the cell, or outcomes without any attempt."""
+        held = self.context.store.partial(*self._key)
+        if held is not None:
+            return AttackOutcomes.from_partial(held)
+        data, count = self.context.data, self.context.examples
+        examples = KeptExamples.none_of(count, tuple(data.x.shape[1:])) if count else None
+        return AttackOutcomes.empty(len(data), len(self.task.attacks), examples)
 
-    def extend(self, task: Task, arrays: Arrays) -> None:
-        """Attacks the samples of `standing` whose turns are not over yet, and writes what is found into `arrays`."""
-        epsilon = task.strengths[self.position]
-        saved = time.monotonic()
-        for number, turn in enumerate(turns(task)):
-            if turn.task.label in self.skip:
+    def extend(self, outcomes: AttackOutcomes) -> None:
+        """Attacks the samples whose searches are not over yet, and merges what is found."""
+        context, saved = self.context, time.monotonic()
+        for number, turn in enumerate(turns(self.task)):
+            if self.task.members and turn.task.label in context.skip:
                 continue
 
             def done(found: SearchResult, turn: Turn = turn, number: int = number) -> None:
                 nonlocal saved
-                self._merge(arrays, found, turn, number)
+                outcomes.merge(
+                    found,
+                    context.data.x[found.rows],
+                    turn.attack.norm,
+                    member=turn.member,
+                    turn=number,
+                    stochastic=context.model.stochastic,
+                )
                 if time.monotonic() - saved > SAVE_EVERY:
-                    self.save(arrays)
+                    self.save(outcomes)
                     saved = time.monotonic()
 
-            rows = torch.from_numpy(np.flatnonzero(self._due(arrays, turn, number)))
-            arrays["turn"][self.standing] = np.maximum(arrays["turn"][self.standing], number)
+            rows = torch.from_numpy(np.flatnonzero(self._due(outcomes, turn, number)))
+            outcomes.turn[self.attacked] = np.maximum(outcomes.turn[self.attacked], number)
             if len(rows):
-                problem = self._problem(turn, epsilon, rows)
+                attack = self._attack_context(turn, rows)
                 try:
                     if isinstance(turn.task.plugin, Optimiser):
-                        search(problem, turn.task.plugin, rows, done)
+                        search(attack, turn.task.plugin, rows, done)
                     else:
-                        perturb(problem, turn.task.plugin, rows, done)
+                        perturb(attack, turn.task.plugin, rows, done)
                 except BaseException:
-                    self.save(arrays)
+                    self.save(outcomes)
                     raise
-                self.store.save_way(self.model.name, turn.task.label, problem.oracle.way)
+                path = attack.queries.execution.path
+                context.store.save_execution_path(context.model.name, turn.task.label, path)
 
-    def save(self, arrays: Arrays) -> None:
+    def save(self, outcomes: AttackOutcomes) -> None:
         """Keeps a cell that is not finished."""
-        self.store.save_partial(*self._key, arrays)
+        self.context.store.save_partial(*self._key, outcomes.partial())
 
     @property
     def _key(self) -> tuple[str, str, int]:
-        return self.model.name, self.label, self.position
+        return self.context.model.name, self.context.prefix + self.task.label, self.position
 
-    def _due(self, arrays: Arrays, turn: Turn, number: int) -> np.ndarray:
-        due: np.ndarray = self.standing & (arrays["turn"] <= number)
-        if self.effort.stop and not self.model.stochastic:  # scoring draws must not steer a search
-            broken = arrays["correct"] if self.effort.cascade else arrays["member_correct"][turn.member]
-            due &= broken != 0
+    def _due(self, outcomes: AttackOutcomes, turn: Turn, number: int) -> np.ndarray:
+        """Which samples get this search, [N]."""
+        effort = self.context.effort
+        due: np.ndarray = self.attacked & (outcomes.turn <= number)
+        if effort.stop and not self.context.model.stochastic:  # scoring draws must not steer a search
+            correct = outcomes.correct if effort.cascade else outcomes.member_correct[turn.member]
+            due &= correct != 0
         return due
 
-    def _problem(self, turn: Turn, epsilon: float, rows: Tensor) -> AttackContext:
-        attack = turn.attack
+    def _attack_context(self, turn: Turn, rows: Tensor) -> AttackContext:
+        context, attack, epsilon = self.context, turn.attack, self.task.strengths[self.position]
         # Not keyed by label: attacks that differ in one factor start alike, and are compared in pairs.
-        rng = Draws(self.seed, "attack").sub(f"{epsilon:.12g}", turn.restart)
-        first_draw = rng.sub("search").number()
-        attacked = self.model if attack.source is None else self.sources[attack.source]
-        lengths = None
-        if self.data.lengths is not None:
-            lengths = dict(zip(self.data.index.tolist(), self.data.lengths.tolist(), strict=True))
-        oracle = Oracle(attacked, attack.objective, attack.gradient, attack.eot, first_draw, lengths)
-        if attack.targeted:
-            oracle = oracle.towards(self._targets(oracle, turn.restart, rows))
+        rng = Draws(context.settings.seed, "attack").sub(f"{epsilon:.12g}", turn.restart)
+        model = context.model
+        attacked = model if attack.source is None else context.sources[attack.source]
+        queries = ModelQueries(
+            attacked,
+            attack.objective,
+            attack.gradient,
+            eot=attack.eot,
+            first_draw=rng.sub("search").number(),
+            check_inputs=context.check_inputs,
+        )
         return AttackContext(
-            judge=self.judge,
-            oracle=oracle,
-            data=self.data,
-            threat=ThreatModel(attack.norm, epsilon, self.model.bounds, self.model.domain),
+            scorer=context.scorer,
+            queries=queries,
+            data=context.data,
+            threat=ThreatModel(attack.norm, epsilon, model.bounds, model.domain),
             rng=rng,
-            pool=self.pool,
-            stop=self.effort.stop,
-            transfer=attacked.net is not self.model.net,
+            sizer=context.sizer,
+            stop=context.effort.stop,
             name=turn.task.label,
+            transfer=attacked.net is not model.net,
+            targets=self._targets(queries, turn.restart, rows) if attack.targeted else None,
         )
 
-    def _targets(self, oracle: Oracle, restart: int, rows: Tensor) -> dict[int, int]:
-        """Sample id -> the class of the (restart + 1)-th largest other logit at the original input."""
+    def _targets(self, queries: ModelQueries, restart: int, rows: Tensor) -> Tensor:
+        """Target class of each sample at `rows`, [N]: that of the (restart + 1)-th largest other logit at the original
+        input; -1 for all others."""
+        context = self.context
+        model, targets = context.model, torch.full((len(context.data),), -1)
 
         def at_original(chunk: Tensor) -> Tensor:
-            x = self.data.x[chunk].to(device=self.model.device, dtype=self.model.dtype)
-            return oracle.logits(x, self.data.index[chunk], SELECTION)  # (N, K)
+            samples = Batch.of(context.data, chunk, model.device, model.dtype)
+            return queries.logits(samples, SELECTION)  # (n, K)
 
-        targets: dict[int, int] = {}
-        for chunk, logits in self.pool.over(rows, at_original):
-            index, y = self.data.index[chunk], self.data.y[chunk].to(logits.device)
+        for chunk, logits in context.sizer.over(rows, at_original):
+            y = context.data.y[chunk].to(logits.device)
             others = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-            chosen = others[:, restart % (logits.shape[1] - 1)]
-            targets |= dict(zip(index.tolist(), chosen.tolist(), strict=True))
+            targets[chunk] = others[:, restart % (logits.shape[1] - 1)].cpu()
         return targets
-
-    def _merge(self, arrays: Arrays, found: SearchResult, turn: Turn, number: int) -> None:
-        """Takes a sample's outcome over where this search was stronger than the ones before."""
-        rows, member = found.rows.numpy(), turn.member
-        correct, rank = found.correct.numpy(), found.rank.float().numpy()
-        first = arrays["correct"][rows] < 0
-        stronger = first | (rank < arrays["rank"][rows])
-        if not self.model.stochastic:
-            # A search that broke the sample on the user's net outweighs one that only looked stronger.
-            broken = arrays["correct"][rows] == 0
-            stronger = (~correct & ~broken) | (stronger & ~(correct & broken))
-        taken = rows[stronger]
-        arrays["correct"][taken] = correct[stronger]
-        arrays["voted"][taken] = found.voted.numpy()[stronger]
-        arrays["margin"][taken] = found.margin.float().numpy()[stronger]
-        arrays["distance"][taken] = _distance(found.x, self.data.x[found.rows], turn.attack.norm)[stronger]
-        arrays["unchanged"][taken] = found.unchanged.numpy()[stronger]
-        arrays["member"][taken] = member
-        arrays["rank"][taken] = rank[stronger]
-        last = found.last_correct.numpy()
-        arrays["last_correct"][rows] = np.where(first, last, np.minimum(arrays["last_correct"][rows], last))
-        alone = arrays["member_correct"][member]
-        alone[rows] = np.where(alone[rows] < 0, correct, np.minimum(alone[rows], correct))
-        for name, spent in (("forwards", found.forwards), ("backwards", found.backwards)):
-            arrays[name][rows] += spent.numpy().astype(np.int32)
-            arrays[f"member_{name}"][member][rows] += spent.numpy().astype(np.int32)
-        arrays["disagreements"][rows] += found.disagreements.numpy().astype(np.int32)
-        arrays["turn"][rows] = number + 1
-
-
-def outcomes(arrays: Arrays) -> Arrays:
-    """What is kept of a finished cell: all but how far its searches were."""
-    return {name: value for name, value in arrays.items() if name not in ("turn", "rank")}
-
-
-def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:
-    """What a minimum-norm attack, run at a larger radius, says about `epsilon`: its examples hold from their distance
-    on."""
-    within = arrays["distance"] <= epsilon * (1 + 1e-6)
-    derived = {name: value.copy() for name, value in arrays.items()}
-    lost = (arrays["correct"] == 0) & ~within
-    for name in ("correct", "voted", "last_correct", "member_correct"):
-        derived[name][..., lost] = 1
-    derived["margin"][lost] = np.nan
-    for name in ("forwards", "backwards", "member_forwards", "member_backwards"):
-        derived[name][:] = 0  # all of it was spent at the largest radius
-    return derived
-
-
-def _untouched(count: int, members: int) -> Arrays:
-    return {
-        "correct": np.full(count, -1, dtype=np.int8),
-        "voted": np.full(count, -1, dtype=np.int8),
-        "margin": np.full(count, np.nan, dtype=np.float32),
-        "distance": np.full(count, np.nan, dtype=np.float32),
-        "last_correct": np.full(count, -1, dtype=np.int8),
-        "unchanged": np.full(count, -1, dtype=np.int8),
-        "forwards": np.zeros(count, dtype=np.int32),
-        "backwards": np.zeros(count, dtype=np.int32),
-        "disagreements": np.zeros(count, dtype=np.int32),
-        "member": np.full(count, -1, dtype=np.int16),
-        "member_correct": np.full((members, count), -1, dtype=np.int8),
-        "member_forwards": np.zeros((members, count), dtype=np.int32),
-        "member_backwards": np.zeros((members, count), dtype=np.int32),
-        "turn": np.zeros(count, dtype=np.int32),
-        "rank": np.full(count, np.inf, dtype=np.float32),
-    }
-
-
-def _distance(x: Tensor, x0: Tensor, norm: Norm) -> np.ndarray:
-    """Distance of each example [N, *] from its original, [N]."""
-    change = (x.double() - x0.double()).flatten(1).abs().numpy()
-    size: np.ndarray = {
-        "linf": change.max(axis=1),
-        "l2": np.sqrt((change**2).sum(axis=1)),
-        "l1": change.sum(axis=1),
-        "l0": (change > 0).sum(axis=1),
-    }[norm]
-    return size.astype(np.float32)

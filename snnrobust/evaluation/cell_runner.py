@@ -1,97 +1,76 @@
-"""One cell of an evaluation: a model, a task and a strength; computed whole, or continued where it stopped."""
+"""Runs the cells of one model: a task at one strength each, computed whole, or continued where it stopped."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
-from snnrobust.data.dataset import Dataset
-from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.data.batch import Batch
 from snnrobust.data.padding import keep_padding
 from snnrobust.errors import StoreError, ViolationError
-from snnrobust.evaluation.attack_cell import AttackCell, Effort, at_smaller_radius
+from snnrobust.evaluation.attack_cell import AttackCell
+from snnrobust.evaluation.attack_outcomes import KeptExamples, at_smaller_radius, beyond
+from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
-from snnrobust.results.store import Store
-from snnrobust.search.scoring import Score, Scorer, taken
-from snnrobust.wrapping.model import SpikingModel
+from snnrobust.search.scoring import Score
+from snnrobust.wrapping.decision import Correctness
 
 
-class Cells:
-    """Computes the cells of one model and keeps them in a store.
+class CellRunner:
+    """Computes cells and keeps them in the store.
 
     Args:
-        model: The model.
-        data: The samples.
-        store: Where cells are kept.
-        seed: Seed of the evaluation.
-        effort: How much of each search is done.
-        scoring_draws: Draws that a stochastic model is scored on.
-        sources: All models by name, for attacks that transfer from one to another.
-        prefix: What goes before a task's label in the store.
-        pool: How many samples are in flight at once; None: the batch size of `data`.
-        clean: Clean outcomes of the samples, where the store does not hold them for just these.
-        skip: Labels of members of ensembles that the model does not allow.
+        context: What all cells of the model share.
     """
 
-    def __init__(
-        self,
-        model: SpikingModel,
-        data: EvaluationData,
-        store: Store,
-        *,
-        seed: int,
-        effort: Effort,
-        scoring_draws: int,
-        sources: Mapping[str, SpikingModel],
-        prefix: str = "",
-        pool: BatchSizer | None = None,
-        clean: Arrays | None = None,
-        skip: frozenset[str] = frozenset(),
-    ) -> None:
-        self.model = model
-        self.data: Dataset = data.test
-        self.pool = pool or BatchSizer(data.batch_size)
-        self.store = store
-        self.seed = seed
-        self.effort = effort
-        self.judge = Scorer(model, seed, scoring_draws)
-        self.sources = sources
-        self.prefix = prefix
-        self._known_clean = clean
-        self._skip = skip
+    def __init__(self, context: CellContext) -> None:
+        self.context = context
 
     def run(self, task: Task, position: int) -> None:
         """Computes the cell of `task` at its `position`-th strength unless the store holds it."""
         if self.finished(task, position) is not None:
             return
         start = time.perf_counter()
+        examples: Arrays | None = None
         if task.kind == "clean":
-            arrays = self._clean()
+            arrays, examples = self._clean()
         elif task.kind == "noise":
             arrays = self._noise(task, task.strengths[position])
         else:
-            arrays = self._attack(task, position)
-        self.keep(task, position, arrays, time.perf_counter() - start)
+            arrays, examples = self._attack(task, position)
+        self.keep(task, position, arrays, examples, time.perf_counter() - start)
 
     def finished(self, task: Task, position: int) -> Arrays | None:
         """The cell of `task` at its `position`-th strength where the store holds it."""
-        return self.store.cell(self.model.name, self.prefix + task.label, position)
+        return self.context.store.cell(self.context.model.name, self.context.prefix + task.label, position)
 
-    def keep(self, task: Task, position: int, arrays: Arrays, seconds: float) -> None:
-        """Keeps a finished cell that took `seconds`."""
-        self.store.save_cell(self.model.name, self.prefix + task.label, position, arrays, seconds)
+    def keep(self, task: Task, position: int, arrays: Arrays, examples: Arrays | None, seconds: float) -> None:
+        """Keeps a finished cell that took `seconds`, and its examples."""
+        store, label = self.context.store, self.context.prefix + task.label
+        store.save_cell(self.context.model.name, label, position, arrays, seconds, examples)
 
-    def _clean(self) -> Arrays:
-        count = len(self.data)
+    def attack_cell(self, task: Task, position: int, attacked: np.ndarray) -> AttackCell:
+        """The cell of `task` at its `position`-th strength, to be run on the samples `attacked` [N]."""
+        return AttackCell(self.context, task, position, attacked)
+
+    def right(self) -> np.ndarray:
+        """Which samples are right without an attack, by mean or by vote, [N]; all where that is not known."""
+        clean = self.context.clean or self.context.store.cell(self.context.model.name, "clean", 0)
+        if clean is None:
+            return np.ones(len(self.context.data), dtype=bool)
+        right: np.ndarray = clean["correct"] | clean["voted"]
+        return right
+
+    def _clean(self) -> tuple[Arrays, Arrays | None]:
+        context = self.context
+        count = len(context.data)
         arrays: Arrays = {
             "correct": np.zeros(count, dtype=bool),
             "voted": np.zeros(count, dtype=bool),
@@ -99,76 +78,79 @@ class Cells:
             "tied": np.zeros(count, dtype=bool),
             "silent": np.zeros(count, dtype=bool),
         }
-        for rows, score in self.pool.over(torch.arange(count), self._score):
-            at, logits, y = rows.numpy(), score.logits, self.data.y[rows].to(self.model.device)
-            right = (self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)
-            arrays["correct"][at] = right.cpu().numpy()
-            arrays["voted"][at] = (score.voted & torch.isfinite(logits).all(dim=1)).cpu().numpy()
+        kept = context.examples
+        examples = KeptExamples.none_of(kept, tuple(context.data.x.shape[1:])) if kept else None
+        for rows, score in context.sizer.over(torch.arange(count), self._score):
+            at, logits, y = rows.numpy(), score.logits, context.data.y[rows].to(context.model.device)
+            found = Correctness(logits, y)
+            arrays["correct"][at] = found.correct.cpu().numpy()
+            arrays["voted"][at] = (score.voted & found.finite).cpu().numpy()
             arrays["margin"][at] = margin(logits, y).float().cpu().numpy()
-            arrays["tied"][at] = ((logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1).cpu().numpy()
-            arrays["silent"][at] = (logits == 0).all(dim=1).cpu().numpy()
-        return arrays
+            arrays["tied"][at] = found.tied.cpu().numpy()
+            arrays["silent"][at] = found.silent.cpu().numpy()
+            if examples is not None:
+                examples.put(at, context.data.x[rows], logits.cpu())
+        if examples is None:
+            return arrays, None
+        first = context.data.take(kept)
+        return arrays, examples.arrays() | {"y": first.y.numpy(), "index": first.index.numpy()}
 
     def _score(self, rows: Tensor) -> Score:
-        return self.judge.score(*taken(self.model, self.data, rows))
+        return self.context.scorer.score(self._batch(rows))
+
+    def _batch(self, rows: Tensor) -> Batch:
+        model = self.context.model
+        return Batch.of(self.context.data, rows, model.device, model.dtype)
 
     def _noise(self, task: Task, severity: float) -> Arrays:
         """Accuracy of each sample over `draws` noisy versions."""
-        fraction = np.zeros(len(self.data), dtype=np.float32)
-        for rows, right in self.pool.over(torch.arange(len(self.data)), partial(self._right_in_noise, task, severity)):
+        count = len(self.context.data)
+        fraction = np.zeros(count, dtype=np.float32)
+        noisy = partial(self._right_in_noise, task, severity)
+        for rows, right in self.context.sizer.over(torch.arange(count), noisy):
             fraction[rows.numpy()] = (right / task.draws).numpy()
-        spent = np.full(len(self.data), task.draws, dtype=np.int32)
+        spent = np.full(count, task.draws, dtype=np.int32)
         return {"fraction": fraction, "forwards": spent, "backwards": np.zeros_like(spent)}
 
     def _right_in_noise(self, task: Task, severity: float, rows: Tensor) -> Tensor:
         """How many noisy versions of each sample the net gets right, [n]; they are clipped to the model's bounds."""
-        low, high = self.model.bounds
-        x, y, index, lengths = taken(self.model, self.data, rows)
+        model, scorer = self.context.model, self.context.scorer
+        low, high = model.bounds
+        samples = self._batch(rows)
         right = torch.zeros(len(rows))
         for draw in range(task.draws):
-            rng = Draws(self.seed, task.label).sub(f"{severity:.12g}", draw).on(x)
-            noisy = keep_padding(task.plugin.apply(x, severity, rng, index).clamp(low, high), x, lengths)
-            self._check_noise(noisy, x, task, index)
+            rng = Draws(self.context.settings.seed, task.label).sub(f"{severity:.12g}", draw).on(samples.x)
+            noisy = task.plugin.apply(samples.x, severity, rng, samples.index).clamp(low, high)
+            noisy = keep_padding(noisy, samples.x, samples.lengths)
+            self._check_noise(noisy, samples, task)
             with torch.no_grad():
                 # One draw of a stochastic net for each draw of the noise: both are averaged over.
-                first = Draws(self.seed, "scoring").number() + draw
-                logits = self.model.logits(noisy, keys=index, draw=first, lengths=lengths)
-            right += ((self.model.predict(logits) == y) & torch.isfinite(logits).all(dim=1)).cpu()
+                logits = model.logits(noisy, keys=samples.index, draw=scorer.first_draw + draw, lengths=samples.lengths)
+            right += Correctness(logits, samples.y).correct.cpu()
         return right
 
-    def _check_noise(self, noisy: Tensor, x: Tensor, task: Task, index: Tensor) -> None:
+    def _check_noise(self, noisy: Tensor, samples: Batch, task: Task) -> None:
         wrong = None
-        if noisy.shape != x.shape:
-            wrong = f"shape {tuple(noisy.shape)} for inputs {tuple(x.shape)}"
+        if noisy.shape != samples.x.shape:
+            wrong = f"shape {tuple(noisy.shape)} for inputs {tuple(samples.x.shape)}"
         elif not torch.isfinite(noisy).all():
-            wrong = f"NaN for sample {int(index[~torch.isfinite(noisy).flatten(1).all(dim=1).cpu()][0])}"
-        elif self.model.domain != "real" and bool((noisy != noisy.round()).any()):
-            wrong = f"fractions in domain '{self.model.domain}'"
+            finite = torch.isfinite(noisy).flatten(1).all(dim=1).cpu()
+            wrong = f"NaN for sample {int(samples.index[~finite][0])}"
+        elif self.context.model.domain != "real" and bool((noisy != noisy.round()).any()):
+            wrong = f"fractions in domain '{self.context.model.domain}'"
         if wrong is not None:
             raise ViolationError(f"expected finite inputs of the model's domain from '{task.label}', got {wrong}")
 
-    def _attack(self, task: Task, position: int) -> Arrays:
-        if getattr(task.plugin, "minimum_norm", False) and position < len(task.strengths) - 1:
-            self.run(task, len(task.strengths) - 1)  # one search at the largest radius serves them all
-            return at_smaller_radius(self._cell(task, len(task.strengths) - 1), task.strengths[position])
-        return self.attack_cell(task, position, self._standing(task, position)).run(task)
-
-    def attack_cell(self, task: Task, position: int, standing: np.ndarray) -> AttackCell:
-        """The cell of `task` at its `position`-th strength, to be run on the samples `standing` [N]."""
-        return AttackCell(
-            model=self.model,
-            sources=self.sources,
-            data=self.data,
-            standing=standing,
-            judge=self.judge,
-            store=self.store,
-            label=self.prefix + task.label,
-            position=position,
-            seed=self.seed,
-            effort=self.effort,
-            pool=self.pool,
-            skip=self._skip if task.members else frozenset(),
-        )
+    def _attack(self, task: Task, position: int) -> tuple[Arrays, Arrays | None]:
+        last = len(task.strengths) - 1
+        if getattr(task.plugin, "minimum_norm", False) and position < last:
+            self.run(task, last)  # one search at the largest radius serves them all
+            widest, epsilon, examples = self._cell(task, last), task.strengths[position], self._examples(task, last)
+            if examples is not None:
+                examples = examples.without(beyond(widest, epsilon)[: len(examples.held)])
+            return at_smaller_radius(widest, epsilon), None if examples is None else examples.arrays()
+        outcomes = self.attack_cell(task, position, self._attacked(task, position)).run()
+        return outcomes.finished(), outcomes.kept_examples
 
     def _cell(self, task: Task, position: int) -> Arrays:
         cell = self.finished(task, position)
@@ -176,22 +158,19 @@ class Cells:
             raise StoreError(f"expected a finished cell of '{task.label}', got none; report this as a bug")
         return cell
 
-    def _standing(self, task: Task, position: int) -> np.ndarray:
+    def _examples(self, task: Task, position: int) -> KeptExamples | None:
+        held = self.context.store.examples(self.context.model.name, self.context.prefix + task.label, position)
+        return None if held is None else KeptExamples(**held)
+
+    def _attacked(self, task: Task, position: int) -> np.ndarray:
         """Which samples are attacked: all of them when exhaustive, else those right so far by mean or by vote."""
-        standing = np.ones(len(self.data), dtype=bool)
-        if not self.effort.stop:
-            return standing
-        standing &= self.right()
-        for earlier in range(position) if self.effort.carry else ():
+        effort = self.context.effort
+        attacked = np.ones(len(self.context.data), dtype=bool)
+        if not effort.stop:
+            return attacked
+        attacked &= self.right()
+        for earlier in range(position) if effort.carry else ():
             cell = self.finished(task, earlier)
             if cell is not None:
-                standing &= (cell["correct"] != 0) | (cell["voted"] != 0)
-        return standing
-
-    def right(self) -> np.ndarray:
-        """Which samples are right without an attack, by mean or by vote, [N]; all where that is not known."""
-        clean = self._known_clean or self.store.cell(self.model.name, "clean", 0)
-        if clean is None:
-            return np.ones(len(self.data), dtype=bool)
-        right: np.ndarray = clean["correct"] | clean["voted"]
-        return right
+                attacked &= (cell["correct"] != 0) | (cell["voted"] != 0)
+        return attacked

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import BATCH, EvaluationData
 from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
@@ -62,8 +64,8 @@ def incompatible_members(
 ) -> dict[str, str]:
     """Labels of an ensemble's members that can't be run on a model, with the reason.
 
-    A net whose spikes are not known, say, has no gradient to swap. The others are run without them; members that the
-    user added are not left out.
+    For example, a net without known spiking nodes has no surrogate gradient to replace. The others are run without
+    them; members that the user added are not left out.
 
     Raises:
         InputError: If `task` is no ensemble and does not fit, or no member of it does, or one of the user's does not.
@@ -120,21 +122,17 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
 
 def _try_attack(task: Task, attack: Attack, model: SpikingModel, data: EvaluationData) -> None:
     """Asks for one gradient, or value, of two samples: an estimator or objective may not fit the net."""
-    sample = data.test.take(min(2, len(data.test)))
-    lengths = None
-    if sample.lengths is not None:
-        lengths = dict(zip(sample.index.tolist(), sample.lengths.tolist(), strict=True))
-    oracle = Oracle(model, attack.objective, attack.gradient, 1, 0, lengths, accelerate=False)
-    x, y = sample.x.to(device=model.device, dtype=model.dtype), sample.y.to(model.device)
+    few = Batch.of(data.test, torch.arange(min(2, len(data.test))), model.device, model.dtype)
     if attack.targeted:
-        oracle = oracle.towards({int(i): int(label == 0) for i, label in zip(sample.index, sample.y, strict=True)})
-    blind = isinstance(task.plugin, Optimiser) and task.plugin.needs == "loss"
+        few = replace(few, targets=(few.y == 0).long())
+    queries = ModelQueries(model, attack.objective, attack.gradient, accelerate=False)
+    black_box = isinstance(task.plugin, Optimiser) and task.plugin.needs == "loss"
     with model.session(), suppress(PluginError):  # a gradient that is not finite is for the probe to find
-        oracle.value(x, y, sample.index) if blind else oracle.gradient(x, y, sample.index)
+        queries.value(few) if black_box else queries.gradient(few)
 
 
 def _try_forward(model: SpikingModel, sample: Dataset) -> Tensor:
-    """The logits of a few samples, or an error in a line that says what may be wrong."""
+    """The logits of a few samples, or a one-line error with its likely causes."""
     try:
         with torch.no_grad():
             return model.logits(sample.x, keys=sample.index, lengths=sample.lengths)

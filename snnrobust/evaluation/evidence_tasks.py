@@ -18,9 +18,10 @@ from torch import Tensor
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.attack_cell import EXHAUSTIVE, FACTORIAL, Effort
+from snnrobust.evaluation.settings import EXHAUSTIVE, FACTORIAL, Effort
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Attack, Task, load, with_steps
 from snnrobust.search.scoring import Scorer
@@ -29,19 +30,21 @@ from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 
-#: Samples that evidence is gathered on, where the data has as many.
+#: Samples that evidence is collected on, where the data has as many.
 SAMPLES = 200
 #: Samples at the full range of the inputs, and for the comparison of orders and batch sizes.
 FEW = 48
 #: Other models whose examples are tried on the audited one.
 SOURCES = 2
 
-Kind = Literal["estimators", "steps-50", "steps-100", "noise", "transfer", "epsilon-zero", "full-range", "order", "eot"]
+EvidenceKind = Literal[
+    "estimators", "steps-50", "steps-100", "noise", "transfer", "epsilon-zero", "full-range", "order", "eot"
+]
 
 
 @dataclass(frozen=True)
 class BallNoise:
-    """A random point of the threat model's ball: an attack that does not even look.
+    """A random point of the threat model's ball: the baseline that every attack has to beat.
 
     Attributes:
         norm: Norm of the ball.
@@ -74,7 +77,7 @@ class EvidenceTask:
         reverse: Whether the samples are taken in reverse order.
     """
 
-    kind: Kind
+    kind: EvidenceKind
     about: str
     task: Task
     effort: Effort = FACTORIAL
@@ -106,21 +109,21 @@ class EvidenceTask:
 
 
 def audited_rows(data: Dataset, seed: int) -> Tensor:
-    """Positions of the samples that evidence is gathered on: those whose keyed random numbers are least."""
+    """Positions of the samples that evidence is collected on: those with the smallest keyed random numbers."""
     order = Draws(seed, "evidence").uniform(data.index, (1,))[:, 0].argsort(stable=True)
     return order[:SAMPLES]
 
 
 def quoted(tasks: Sequence[Task]) -> list[Task]:
-    """The attacks whose numbers one would quote: ensembles that don't say otherwise; without any, the attacks that take
-    several steps along a gradient of the model itself; without any of these either, all."""
+    """The attacks whose numbers one would quote: ensembles (but those with `quotable = False`); without any, attacks of
+    several gradient steps on the model itself; without any of these either, all."""
     attacks = [task for task in tasks if task.kind == "attack"]
     ensembles = [task for task in attacks if task.members and getattr(task.plugin, "quotable", True)]
-    sighted = [task for task in attacks if _climbs(task) and task.attacks[0][1].source is None]
-    return ensembles or sighted or attacks
+    gradient_based = [task for task in attacks if _takes_gradient_steps(task) and task.attacks[0][1].source is None]
+    return ensembles or gradient_based or attacks
 
 
-def exhibits(
+def evidence_tasks(
     tasks: Sequence[Task], model: SpikingModel, sources: Mapping[str, SpikingModel], features: int
 ) -> list[EvidenceTask]:
     """The evidence that the attacks among `tasks` on `model` need.
@@ -164,24 +167,24 @@ def exhibits(
 
 
 def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]:
-    """Variants of one attack: more and fewer steps, no radius, all radius, another order, more draws."""
+    """Variants of one attack: more and fewer steps, radius 0, the full range, another order, more draws."""
     label, attacks = task.label, task.attacks
     radii = tuple(radius for radius in task.strengths if radius > 0)
     if not radii:
         return []
 
-    def variant(kind: Kind, other: Task, strengths: Sequence[float], **more: Any) -> EvidenceTask:
+    def variant(kind: EvidenceKind, other: Task, strengths: Sequence[float], **more: Any) -> EvidenceTask:
         return EvidenceTask(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
 
     everything = full_range(attacks[0][1].norm, model.bounds, features)
     found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
     if math.isfinite(everything):
         found.append(variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW))
-    if any(_climbs(each) for each, _ in attacks):
-        climbing = replace(task, members=tuple(each for each in task.members if _climbs(each)))
-        found.append(variant("steps-50", with_steps(climbing, 50), radii, effort=EXHAUSTIVE))
+    if any(_takes_gradient_steps(each) for each, _ in attacks):
+        with_gradients = replace(task, members=tuple(each for each in task.members if _takes_gradient_steps(each)))
+        found.append(variant("steps-50", with_steps(with_gradients, 50), radii, effort=EXHAUSTIVE))
         found.append(variant("steps-100", with_steps(task, 100), radii))
-    # What says itself that it depends on the batch need not be found out.
+    # Estimators that are declared to depend on the batch are not tested for it.
     keyed = tuple(each for each, attack in attacks if not batch_dependent(attack.gradient))
     steady = replace(task, members=keyed) if task.members and keyed else task
     order = variant("order", with_steps(steady, 10, 50), radii[-1:], samples=FEW)
@@ -209,7 +212,7 @@ def _doubled(attack: Attack | None) -> Attack:
     return replace(attack, eot=2 * attack.eot)
 
 
-def _climbs(task: Task) -> bool:
+def _takes_gradient_steps(task: Task) -> bool:
     """Whether an attack takes several steps along a gradient."""
     return isinstance(task.plugin, Optimiser) and task.plugin.needs == "gradient" and task.plugin.steps > 1
 
@@ -220,13 +223,13 @@ def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
     return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
 
 
-def another_class(data: Dataset, right: np.ndarray, judge: Scorer, pool: BatchSizer) -> Arrays:
-    """Whether the net still says a sample's class when it is shown a sample of another one: `correct` [N], -1 where
-    there is none.
+def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: BatchSizer) -> Arrays:
+    """Whether the net still predicts a sample's class when its input is that of another class: `correct` [N], -1 where
+    there is no other class.
 
-    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0: it takes the way
-    of an example, through the threat model's projection, the check of its budget and the judge. `right` [N] tells which
-    samples the net gets right; these are shown, or any of another class where it gets none of them right.
+    At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0. The swap is
+    treated as an example: projected, checked against its budget, and scored. `right` [N] tells which samples the net
+    gets right; these are shown, or any of another class where it gets none of them right.
 
     Raises:
         ViolationError: If a projection at the full range does not allow the swap.
@@ -238,7 +241,7 @@ def another_class(data: Dataset, right: np.ndarray, judge: Scorer, pool: BatchSi
         partners.append(others if len(others) else everything[data.y != label])
     rows = torch.tensor([row for row, others in enumerate(partners) if len(others)], dtype=torch.long)
     correct = np.full(len(data), -1, dtype=np.int8)
-    model = judge.model
+    model = scorer.model
     low, high = model.bounds
     radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
     threat = ThreatModel("linf", radius, model.bounds, model.domain)
@@ -249,8 +252,9 @@ def another_class(data: Dataset, right: np.ndarray, judge: Scorer, pool: BatchSi
         x = threat.project(shown_x, x0)
         verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
         lengths = None if data.lengths is None else data.lengths[partner]
-        return judge.score(x, data.y[rows].to(model.device), data.index[partner], lengths).correct.cpu()
+        shown_batch = Batch(x, data.y[rows].to(model.device), data.index[partner], lengths)
+        return scorer.score(shown_batch).not_broken.cpu()
 
-    for chunk, still in pool.over(rows, swapped):
+    for chunk, still in sizer.over(rows, swapped):
         correct[chunk.numpy()] = still.numpy()
     return {"correct": correct}

@@ -1,4 +1,4 @@
-"""Whether the pass that an attack takes through a net is the pass that is scored, and leaves the net as it was."""
+"""Checks that a forward pass with gradients, as in attacks, equals one without, as in scoring, and changes no state."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.results.records import Finding
 from snnrobust.wrapping.model import SpikingModel
 
-#: Logits further apart than this (relative to their size) differ by more than float rounding.
+#: Allowed relative difference of logits; more than float rounding explains.
 TOLERANCE = 1e-4
 
 
-def check(model: SpikingModel, sample: Dataset) -> list[Finding]:
-    """Compares a pass with gradients, as attacks make it, with one without, as scoring does."""
-    before = _contents(model.net)
-    scored, scored_steps = _pass(model, sample, gradients=False)
-    attacked, attacked_steps = _pass(model, sample, gradients=True)
-    after = _contents(model.net)
-    # Where one of them alone is NaN they are as far apart as can be.
+def gradient_pass_findings(model: SpikingModel, sample: Dataset) -> list[Finding]:
+    """Compares a forward pass with gradients, as in attacks, with one without, as in scoring."""
+    before = _parameters_and_buffers(model.net)
+    scored, scored_steps = _pass_and_steps(model, sample, gradients=False)
+    attacked, attacked_steps = _pass_and_steps(model, sample, gradients=True)
+    after = _parameters_and_buffers(model.net)
+    # A logit that is NaN in only one of the passes counts as an infinite difference.
     gap = (scored - attacked).abs().masked_fill(scored.isnan() & attacked.isnan(), 0.0).nan_to_num(nan=torch.inf)
-    apart = float(gap.max() / scored.abs().nan_to_num().max().clamp_min(1e-12))
+    difference = float(gap.max() / scored.abs().nan_to_num().max().clamp_min(1e-12))
     changed = [name for name in before if not torch.equal(before[name], after.get(name, torch.empty(0)))]
     missing = sorted(set(before) ^ set(after))
     return [
@@ -30,18 +30,19 @@ def check(model: SpikingModel, sample: Dataset) -> list[Finding]:
             attacked_steps == scored_steps,
             float(abs(attacked_steps - scored_steps)),
             0.0,
-            f"time steps that the net's modules see in an attack ({attacked_steps}) minus those in scoring "
-            f"({scored_steps}); a shorter simulation in the attack weakens it",
-            "run as many time steps with gradients as without",
+            f"Difference between the time steps that the net's modules run in an attack ({attacked_steps}) and in "
+            f"scoring ({scored_steps}). Above 0, the attack simulates another net than the one that is scored.",
+            "Run the same number of time steps with gradients as without.",
             fatal=True,
         ),
         Finding(
             "attack-forward",
-            apart <= TOLERANCE,
-            apart,
+            difference <= TOLERANCE,
+            difference,
             TOLERANCE,
-            "largest relative change of the logits between a pass with gradients, as attacks make it, and one without",
-            "make the net compute the same with and without gradients",
+            "Largest relative difference of the logits between a forward pass with gradients, as in attacks, and one "
+            "without. Above the threshold, the attack optimises another function than the one that is scored.",
+            "Make the net compute the same function with and without gradients.",
             fatal=True,
         ),
         Finding(
@@ -49,22 +50,23 @@ def check(model: SpikingModel, sample: Dataset) -> list[Finding]:
             not changed and not missing,
             float(len(changed) + len(missing)),
             0.0,
-            "parameters and buffers that a forward and backward pass in eval mode changes"
-            + (f": {', '.join((*changed, *missing)[:3])}" if changed or missing else ""),
-            "freeze running statistics and counters in eval mode: the net under attack drifts",
+            "Number of parameters and buffers that a forward and backward pass in eval mode changes. Above 0, the net "
+            "changes while it is attacked."
+            + (f" The first: {', '.join((*changed, *missing)[:3])}." if changed or missing else ""),
+            "Don't update running statistics and counters in eval mode.",
             fatal=True,
         ),
     ]
 
 
-def _pass(model: SpikingModel, sample: Dataset, *, gradients: bool) -> tuple[Tensor, int]:
-    """Logits [N, K], and how many time steps all leaf modules saw together."""
+def _pass_and_steps(model: SpikingModel, sample: Dataset, *, gradients: bool) -> tuple[Tensor, int]:
+    """Logits [N, K], and the number of time steps summed over all leaf modules."""
     steps = 0
 
     def count(module: nn.Module, args: tuple[object, ...], out: object) -> None:
         nonlocal steps
         if isinstance(out, Tensor) and out.ndim:
-            steps += out.shape[0] if out.shape[0] != len(sample) else 1  # (T, N, *) at once, or (N, *) a call
+            steps += out.shape[0] if out.shape[0] != len(sample) else 1  # [T, N, *], or [N, *] for one step
 
     leaves = [module for module in model.net.modules() if not any(module.children())]
     handles = [module.register_forward_hook(count) for module in leaves]
@@ -80,6 +82,6 @@ def _pass(model: SpikingModel, sample: Dataset, *, gradients: bool) -> tuple[Ten
     return logits.detach(), steps
 
 
-def _contents(net: nn.Module) -> dict[str, Tensor]:
-    """Copies of everything of a net that is not state to be reset."""
+def _parameters_and_buffers(net: nn.Module) -> dict[str, Tensor]:
+    """Copies of the net's parameters and buffers."""
     return {name: value.detach().clone() for name, value in (*net.named_parameters(), *net.named_buffers())}

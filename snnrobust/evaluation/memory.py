@@ -1,4 +1,4 @@
-"""How many samples fit into memory: what a gradient to the input takes, measured, against what is free."""
+"""How many samples fit into memory: the measured footprint of an input gradient, against the free memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Footprint:
     """What one gradient to the input takes of memory.
 
     Attributes:
-        constant: Bytes whatever the batch.
+        constant: Bytes that do not depend on the batch size.
         sample: Bytes for each sample.
     """
 
@@ -107,7 +107,7 @@ def measure_footprint(model: SpikingModel, data: Dataset) -> Footprint:
 
 
 def free_bytes(device: torch.device, root: Path = Path("/")) -> float:
-    """Bytes that can be had on `device` now; infinite where the system does not say.
+    """Bytes available on `device` now; infinite where unknown.
 
     On the CPU the least of what the machine and the process's control groups leave. `root` is where their files are.
     """
@@ -142,14 +142,14 @@ def _on_cuda(model: SpikingModel, sample: Dataset) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     x, logits = _forward(model, sample)
     if logits.requires_grad:
-        with suppress(NotImplementedError):  # an attack on a net that can't be differentiated will say so
+        with suppress(NotImplementedError):  # such an error is reported by the attack itself
             torch.autograd.grad(logits.sum(), x, allow_unused=True)
     torch.cuda.synchronize(device)
     return float(torch.cuda.max_memory_allocated(device) - before)
 
 
 def _forward(model: SpikingModel, sample: Dataset) -> tuple[Tensor, Tensor]:
-    """Inputs that ask for a gradient, and their logits."""
+    """Inputs that require a gradient, and their logits."""
     with torch.enable_grad():
         x = sample.x.to(device=model.device, dtype=model.dtype).requires_grad_()
         return x, model.logits(x, keys=sample.index, lengths=sample.lengths)
@@ -163,7 +163,7 @@ def _cycled(data: Dataset, count: int) -> Dataset:
 
 
 def _free_machine(root: Path) -> float:
-    """Linux says what could be had without swapping; elsewhere what is free, or else half of all there is."""
+    """On Linux the memory available without swapping; elsewhere the free memory, or else half of all memory."""
     for line in _read(root / "proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":

@@ -1,4 +1,4 @@
-"""Before anything long: can this model be evaluated at all, and what has to be known about it?"""
+"""The probe: checks of a model on a few samples before an evaluation."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import prepare
 from snnrobust.errors import PluginError
-from snnrobust.evaluation import gradient_pass
 from snnrobust.evaluation.compatibility import check_data_fits
+from snnrobust.evaluation.gradient_pass import gradient_pass_findings
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.results.records import NAN, Finding
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping.model import SpikingModel
 
-#: Samples that the probe looks at.
+#: Number of samples.
 SAMPLES = 64
-#: Logits further apart than this (relative to their size) differ by more than float rounding over a changed batch.
+#: Allowed relative difference of logits; more than float rounding in another batch explains.
 TOLERANCE = 1e-4
 
 
 def probe(model: SpikingModel, data: Any) -> list[Finding]:
     """Checks a model on a few test samples; each check is a `Finding`.
 
-    Repeatability, independence of the batch (alone, shuffled), of what came before, finite outputs, bounds and domain
-    of the inputs, step modes, input gradients, randomness, ties, the encoder's gradient, and whether a pass with
-    gradients is the pass that is scored and leaves parameters and buffers alone.
+    Checks: finite outputs, repeatability, independence of the batch and of the order of samples, randomness, step
+    modes, bounds and domain of the inputs, input gradients, ties, the encoder's gradient, and whether a pass with
+    gradients gives the same logits as one without and leaves parameters and buffers unchanged.
 
     Args:
         model: A wrapped model.
@@ -46,20 +47,20 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
         check_data_fits(model, data)
         logits = _logits(model, sample)
         findings = [
-            _finite(logits),
+            _finite_outputs(logits),
             _repeatable(model, sample, logits),
-            _alone(model, sample, logits),
-            _shuffled(model, sample, logits),
-            _independent(model, sample, logits),
-            _stochastic(model, sample, logits),
-            *_step_modes(model, sample),
+            _batch_of_one(model, sample, logits),
+            _order(model, sample, logits),
+            _sample_independence(model, sample, logits),
+            _stochastic_declared(model, sample, logits),
+            *_step_mode(model, sample),
             *_inputs(model, sample),
-            *_gradients(model, sample),
-            *gradient_pass.check(model, sample),
+            *_input_gradients(model, sample),
+            *gradient_pass_findings(model, sample),
             _ties(logits),
-            _encoder(model),
+            _encoder_gradient(model),
         ]
-    return [_about(finding, model.name) for finding in findings]
+    return [replace(finding, model=model.name) for finding in findings]
 
 
 def _logits(model: SpikingModel, sample: Dataset, draw: int = 0) -> Tensor:
@@ -67,128 +68,137 @@ def _logits(model: SpikingModel, sample: Dataset, draw: int = 0) -> Tensor:
         return model.logits(sample.x, keys=sample.index, draw=draw, lengths=sample.lengths)
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to the logits' size; infinite where only one of them is NaN."""
+def _relative_difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference, divided by the largest logit; infinite if a logit is NaN in only one of them."""
     scale = float(a.nan_to_num().abs().max().clamp_min(1e-12))
     return float((a - b).abs().nan_to_num(nan=0.0 if bool((a.isnan() == b.isnan()).all()) else torch.inf).max()) / scale
 
 
-def _finite(logits: Tensor) -> Finding:
+def _finite_outputs(logits: Tensor) -> Finding:
     share = float((~torch.isfinite(logits)).any(dim=1).float().mean())
     return Finding(
         "finite-outputs",
         share == 0,
         share,
         0.0,
-        "share of samples with NaN or infinite logits; an attack can neither break nor spare them",
-        "look for divisions by zero and overflow in the net",
+        "Share of samples with NaN or infinite logits. Such samples can't be classified, with or without an attack.",
+        "Look for divisions by zero and overflow in the net.",
         fatal=True,
     )
 
 
 def _repeatable(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
-    apart = _apart(logits, _logits(model, sample))
-    why = "largest relative change of the logits when a forward pass is repeated; state or randomness leaks through"
+    difference = _relative_difference(logits, _logits(model, sample))
+    why = (
+        "Largest relative difference of the logits between two forward passes on the same input. Above the threshold, "
+        "state is not reset between passes, or the net draws random numbers."
+    )
     if not model.resets:
-        why += " (no reset is known for this net, and repetition tells whether it needs one)"
+        why += " No reset is known for this net."
     return Finding(
         "repeatable",
-        apart <= TOLERANCE,
-        apart,
+        difference <= TOLERANCE,
+        difference,
         TOLERANCE,
         why,
-        "pass reset= to wrap if the net keeps state, stochastic=True if it draws random numbers",
+        "Pass reset= to wrap if the net keeps state, stochastic=True if it draws random numbers.",
         fatal=True,
     )
 
 
-def _alone(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
+def _batch_of_one(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
     few = range(min(8, len(sample)))
-    alone = torch.cat([_logits(model, sample.select([i])) for i in few])
-    apart = NAN if model.foreign_randomness else _apart(logits[: len(few)], alone)
+    single = torch.cat([_logits(model, sample.select([i])) for i in few])
+    difference = NAN if model.foreign_randomness else _relative_difference(logits[: len(few)], single)
     return Finding(
         "batch-of-one",
-        None if model.foreign_randomness else apart <= TOLERANCE,
-        apart,
+        None if model.foreign_randomness else difference <= TOLERANCE,
+        difference,
         TOLERANCE,
-        "largest relative change of a sample's logits between a batch and alone; a net whose outputs depend on batch "
-        "mates has no robust accuracy of its own",
-        "use running statistics in eval mode, and keep the batch axis where layout= says it is",
+        "Largest relative difference of a sample's logits between a batch and a batch of one. Above the threshold, "
+        "outputs depend on the other samples of the batch, so robust accuracy depends on the batches.",
+        "Use running statistics in eval mode, and check that layout= matches the net's batch axis.",
         required=not model.foreign_randomness,
         fatal=True,
     )
 
 
-def _shuffled(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
+def _order(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
     order = torch.arange(len(sample)).flip(0)
     shuffled = _logits(model, sample.select(order.tolist()))
-    apart = NAN if model.foreign_randomness else _apart(logits[order.to(logits.device)], shuffled)
+    difference = NAN if model.foreign_randomness else _relative_difference(logits[order.to(logits.device)], shuffled)
     return Finding(
         "order",
-        None if model.foreign_randomness else apart <= TOLERANCE,
-        apart,
+        None if model.foreign_randomness else difference <= TOLERANCE,
+        difference,
         TOLERANCE,
-        "largest relative change of the logits when the batch is reversed",
-        "check layout=: a batch axis taken for time makes samples depend on their order",
+        "Largest relative difference of the logits when the order of the batch is reversed. Above the threshold, a "
+        "sample's output depends on its position in the batch.",
+        "Check layout=: the net may treat the batch axis as time.",
         required=not model.foreign_randomness,
         fatal=True,
     )
 
 
-def _independent(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
-    """Mirrors the first half of the batch within its bounds; the second half must not notice."""
+def _sample_independence(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
+    """Changes the first half of the batch (mirrored within the bounds) and compares the logits of the second half."""
     half, (low, high) = len(sample) // 2, model.bounds
     decidable = half > 0 and not model.foreign_randomness
-    apart = NAN
+    difference = NAN
     if decidable:
         changed = replace(sample, x=torch.cat([(low + high) - sample.x[:half], sample.x[half:]]))
-        apart = _apart(logits[half:], _logits(model, changed)[half:])
+        difference = _relative_difference(logits[half:], _logits(model, changed)[half:])
     return Finding(
         "sample-independence",
-        apart <= TOLERANCE if decidable else None,
-        apart,
+        difference <= TOLERANCE if decidable else None,
+        difference,
         TOLERANCE,
-        "largest relative change of a sample's logits when other samples of its batch are changed",
-        "look for statistics over the batch axis, and check layout=",
+        "Largest relative difference of a sample's logits when other samples of its batch change. Above the threshold, "
+        "samples influence each other, so an attack on one changes the outcome of another.",
+        "Look for statistics over the batch axis, and check layout=.",
         required=decidable,
         fatal=True,
     )
 
 
-def _stochastic(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
-    apart = _apart(logits, _logits(model, sample, draw=1))
-    differs = apart > TOLERANCE
+def _stochastic_declared(model: SpikingModel, sample: Dataset, logits: Tensor) -> Finding:
+    difference = _relative_difference(logits, _logits(model, sample, draw=1))
+    differs = difference > TOLERANCE
     return Finding(
         "stochastic-declared",
         model.stochastic or not differs,
-        apart,
+        difference,
         TOLERANCE,
-        "largest relative change of the logits between two random draws; "
-        + ("the model is scored on the mean over fresh draws" if model.stochastic else "it was declared deterministic"),
-        "pass stochastic=True to wrap, and eot= to attacks",
+        "Largest relative difference of the logits between two random draws. "
+        + (
+            "The model is declared stochastic and is scored on the mean over fresh draws."
+            if model.stochastic
+            else "The model is declared deterministic. Above the threshold it is not, and attacks don't average draws."
+        ),
+        "Pass stochastic=True to wrap, and eot= to attacks.",
         fatal=True,
     )
 
 
-def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
-    """Whether time is time to every node: a single-step one takes [N, *], a multi-step one [T, N, *]."""
+def _step_mode(model: SpikingModel, sample: Dataset) -> list[Finding]:
+    """Whether the inputs of all nodes match their step mode: [N, *] for single-step nodes, [T, N, *] for multi-step."""
     steps = sample.x.shape[1] if model.encoder is None else model.steps
-    if len(sample) == steps:  # a batch as long as the sequence could not be told from it
+    if len(sample) == steps:  # the batch size must differ from the number of steps
         sample = sample.take(len(sample) - 1) if len(sample) > 1 else sample
     nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
     if model.layout == "N" or not nodes or len(sample) == steps:
         return []
     seen: dict[str, list[int]] = {name: [] for name in nodes}
 
-    def listen(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record_length(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, args, out: seen[name].append(len(out))
 
     def fits(name: str) -> bool:
-        # Told by what is wrong, not by what is right: a net may pool time, or leave a node unused.
-        taken_for = len(sample) if getattr(nodes[name], "step_mode", "m") == "m" else steps
-        return all(length != taken_for for length in seen[name])
+        # Compare with the wrong length, not with the right one: a net may pool over time or not use a node.
+        wrong_length = len(sample) if getattr(nodes[name], "step_mode", "m") == "m" else steps
+        return all(length != wrong_length for length in seen[name])
 
-    handles = [node.register_forward_hook(listen(name)) for name, node in nodes.items()]
+    handles = [node.register_forward_hook(record_length(name)) for name, node in nodes.items()]
     try:
         _logits(model, sample)
     finally:
@@ -201,8 +211,9 @@ def _step_modes(model: SpikingModel, sample: Dataset) -> list[Finding]:
             not wrong,
             float(len(wrong)),
             0.0,
-            "nodes that took the batch for time, or time for the batch" + (f": {wrong}" if wrong else ""),
-            "set the nodes' step mode to what layout= hands them: 'm' for 'TN', 's' for 'step'",
+            "Number of spiking nodes that treat the batch axis as time or the time axis as batch. Such a node computes "
+            "another function than intended." + (f" Nodes: {', '.join(wrong)}." if wrong else ""),
+            "Set the nodes' step_mode to match layout=: 'm' for layout='TN', 's' for layout='step'.",
             fatal=True,
         )
     ]
@@ -218,8 +229,9 @@ def _inputs(model: SpikingModel, sample: Dataset) -> list[Finding]:
             outside == 0,
             outside,
             0.0,
-            f"share of input entries outside [{low:g}, {high:g}]",
-            "scale the data, or pass bounds= to wrap",
+            f"Share of input entries outside the bounds [{low:g}, {high:g}]. Attacks only produce inputs within "
+            "the bounds.",
+            "Scale the data, or pass bounds= to wrap.",
             fatal=True,
         ),
         Finding(
@@ -227,26 +239,27 @@ def _inputs(model: SpikingModel, sample: Dataset) -> list[Finding]:
             fraction == 0,
             fraction,
             0.0,
-            f"largest distance of an input from the domain '{model.domain}'",
-            "round the data, or wrap with domain='real'",
+            f"Largest distance of an input entry from the domain '{model.domain}'. Attacks only produce inputs of this "
+            "domain.",
+            "Round the data, or pass domain='real' to wrap.",
             fatal=True,
         ),
     ]
 
 
-def _gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
-    lengths = None
-    if sample.lengths is not None:
-        lengths = dict(zip(sample.index.tolist(), sample.lengths.tolist(), strict=True))
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, lengths)
-    x = sample.x.to(device=model.device, dtype=model.dtype)
-    why = "share of samples whose input gradient is exactly zero with the model's own surrogate"
-    remedy = "attack with gradient='atan' or another estimator, and with attacks that need no gradient"
+def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
+    queries = ModelQueries(model, CrossEntropy(), Own())
+    batch = Batch.of(sample, torch.arange(len(sample)), model.device, model.dtype)
+    why = (
+        "Share of samples whose input gradient through the model's own surrogate is exactly zero. A gradient attack "
+        "does not move these samples."
+    )
+    remedy = "Attack with another estimator, e.g. gradient='atan', and with a black-box attack: sr.load('square', ...)."
     try:
-        gradient, _, _ = oracle.gradient(x, sample.y.to(model.device), sample.index)
+        gradient, _, _ = queries.gradient(batch)
     except PluginError as error:
         return [
-            Finding("input-gradient", False, 1.0, 1.0, f"no usable input gradient: {error}", remedy),
+            Finding("input-gradient", False, 1.0, 1.0, f"The input gradient can't be computed: {error}", remedy),
             Finding("zero-gradient", None, NAN, 0.01, why, remedy),
         ]
     zero = float((gradient == 0).flatten(1).all(dim=1).float().mean())
@@ -256,11 +269,11 @@ def _gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
             zero < 1,
             zero,
             1.0,
-            "share of samples without any input gradient; where it is 1, gradient attacks can't find anything",
+            "Share of samples whose input gradient is exactly zero. If it is 1, gradient attacks can't find examples.",
             remedy,
             fatal=True,
         ),
-        Finding("zero-gradient", zero <= 0.01, zero, 0.01, f"{why}; there a gradient attack stands still", remedy),
+        Finding("zero-gradient", zero <= 0.01, zero, 0.01, why, remedy),
     ]
 
 
@@ -271,23 +284,21 @@ def _ties(logits: Tensor) -> Finding:
         tied <= 0.01,
         tied,
         0.01,
-        "share of samples whose largest logit is shared by several classes; argmax then favours the lower class",
-        "read strict accuracy beside accuracy, or use a read-out with more values",
+        "Share of samples for which several classes have the largest logit. Argmax then predicts the first of them, "
+        "which may be correct by chance.",
+        "Report strict accuracy next to accuracy, or use a read-out with more values.",
         required=False,
     )
 
 
-def _encoder(model: SpikingModel) -> Finding:
+def _encoder_gradient(model: SpikingModel) -> Finding:
     return Finding(
         "encoder-gradient",
         not model.straight_through,
         float(model.straight_through),
         0.5,
-        "whether input gradients pass the encoder as if it were the identity, because it has none of its own",
-        "confirm with an attack that needs no gradient",
+        "Whether the encoder has no gradient (1), so that it is replaced by the identity in the backward pass. "
+        "Gradient attacks may then be weak.",
+        "Confirm the result with a black-box attack, e.g. sr.load('square', epsilon=...).",
         required=False,
     )
-
-
-def _about(finding: Finding, model: str) -> Finding:
-    return replace(finding, model=model)

@@ -1,4 +1,4 @@
-"""The content of run.json: what is evaluated, recorded so that a run can be told from another and gone on with."""
+"""The content of run.json: what is evaluated, with a fingerprint by which a run is recognised and resumed."""
 
 from __future__ import annotations
 
@@ -14,36 +14,21 @@ from torch import Tensor
 
 from snnrobust.common.batching import BatchSizer
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.evidence_tasks import EvidenceTask, quoted
+from snnrobust.evaluation.evidence_tasks import quoted
+from snnrobust.evaluation.plan import Plan
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import FORMAT
 from snnrobust.spike_gradients.swap import batch_dependent
 from snnrobust.wrapping.model import SpikingModel
 
-#: Fresh draws that a stochastic model is scored on.
-SCORING_DRAWS = 50
-#: Samples whose logits tell models apart.
+#: Samples whose logits are part of a model's signature.
 SIGNED = 8
 
 
-def describe(
-    models: Mapping[str, SpikingModel],
-    data: EvaluationData,
-    tasks: Sequence[Task],
-    *,
-    seed: int,
-    mode: str,
-    evidence: str,
-    notes: Sequence[str],
-    sources: Mapping[str, SpikingModel],
-    exhibits: Mapping[str, Sequence[EvidenceTask]],
-    rows: Tensor,
-    skipped: Mapping[str, Mapping[str, str]],
-    kept_nested: Mapping[str, Mapping[str, str]],
-    memory: Mapping[str, object] | None,
-) -> dict[str, Any]:
+def describe(plan: Plan) -> dict[str, Any]:
     """The content of run.json: what is evaluated, with a fingerprint of all that decides the outcomes."""
+    settings, data, models = plan.settings, plan.data, plan.models
     decisive = {
         "format": FORMAT,
         "models": {name: {**model.settings(), "fingerprint": model.fingerprint()} for name, model in models.items()},
@@ -54,18 +39,19 @@ def describe(
             "training samples": len(data.train) if data.train is not None else 0,
             "fingerprint": data.fingerprint(),
         },
-        "tasks": [task.settings() for task in tasks],
-        "seed": seed,
-        "mode": mode,
-        "evidence": evidence,
-        "scoring_draws": SCORING_DRAWS,
-        "sources": {name: each.fingerprint() for name, each in sources.items() if name not in models},
-        "evidence_tasks": {name: [exhibit.settings() for exhibit in found] for name, found in exhibits.items()},
-        "skipped": skipped,
-        "rows": rows.tolist() if any(exhibits.values()) else [],
-        # What draws from global generators is seeded by the batch, and some estimators take statistics over it: there
-        # the batch size decides too.
-        "chunk": data.batch_size if _decided_by_batch(models, tasks) else None,
+        "tasks": [task.settings() for task in plan.tasks],
+        "seed": settings.seed,
+        "mode": settings.mode,
+        "evidence": settings.evidence,
+        "examples": plan.examples,
+        "scoring_draws": settings.scoring_draws,
+        "sources": {name: each.fingerprint() for name, each in plan.sources.items() if name not in models},
+        "evidence_tasks": {name: [each.settings() for each in found] for name, found in plan.evidence_tasks.items()},
+        "skipped": plan.skipped,
+        "rows": plan.evidence_rows.tolist() if any(plan.evidence_tasks.values()) else [],
+        # Code that draws from global generators is seeded by the batch, and some estimators take statistics over it:
+        # there the batch size decides too.
+        "chunk": data.batch_size if _decided_by_batch(models, plan.tasks) else None,
     }
     text = json.dumps(decisive, sort_keys=True, default=repr)
     return {
@@ -73,17 +59,17 @@ def describe(
         "fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         "signature": {name: _signature(model, data) for name, model in models.items()},
         "batch_size": data.batch_size,
-        # Which tasks mode="bisect" does not bisect, by model, with the reason.
-        **({"kept_nested": kept_nested} if mode == "bisect" else {}),
-        "quoted": [task.label for task in quoted(tasks)],
-        "notes": list(notes),
+        **({"not_bisected": plan.not_bisected} if settings.mode == "bisect" else {}),
+        "quoted": [task.label for task in quoted(plan.tasks)],
+        "notes": list(settings.notes),
+        "example_bytes": plan.example_bytes,
         # How the batch size was chosen, where memory was measured for it.
-        "environment": {**_environment(next(iter(models.values())).device), "memory": memory},
+        "environment": {**_environment(next(iter(models.values())).device), "memory": plan.memory},
     }
 
 
 def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
-    """Logits of a few samples: they tell models apart whose settings and weights look alike (a threshold kept by hand,
+    """Logits of a few samples: they differ between models of equal settings and weights (a threshold that is no buffer,
     two lambdas as read-outs). Compared with a tolerance, since float rounding depends on the number of threads."""
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Runs a measurement, or goes on with one that was interrupted."""
+"""Runs a measurement, or resumes one that was interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snnrobust.wrapping.model import SpikingModel
 def run_measurement(
     plugin: Any, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint
 ) -> Iterable[Record | Artifact]:
-    """What a measurement yields; one that says `resumable` is handed what was kept of an earlier attempt."""
+    """What a measurement yields; one with `resumable = True` gets the checkpoint of an earlier attempt."""
     found: Iterable[Record | Artifact]
     if getattr(plugin, "resumable", False):
         with kept.written():

@@ -1,1 +1,1 @@
-"""What the core has to know of a framework: where its spiking nodes are, and how their state is reset."""
+"""Adapters to SNN frameworks: their spiking nodes, state and layers."""

@@ -1,7 +1,7 @@
-"""Which framework a net is of.
+"""Selects the adapter for the framework of a net; one file per framework.
 
-One file a framework. A net that none claims still works through a `reset=` callable, but its spikes' gradients can't be
-swapped and its layers can't be recorded.
+A net of an unsupported framework works with a `reset=` callable, but its surrogate gradients can't be replaced and its
+layers can't be recorded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from snnrobust.frameworks.adapter import Adapter
 from snnrobust.frameworks.spikingjelly import SpikingJelly
 
 
-def find(net: nn.Module) -> Adapter | None:
-    """The first adapter that claims `net`, if any."""
+def find_adapter(net: nn.Module) -> Adapter | None:
+    """The adapter that supports `net`; None if there is none."""
     for adapter in (SpikingJelly(),):
-        if adapter.claims(net):
+        if adapter.supports(net):
             return adapter
     return None

@@ -12,30 +12,30 @@ from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import Tensor, nn
 
 from snnrobust.errors import InputError
-from snnrobust.frameworks.spikingjelly_layers import Layers
+from snnrobust.frameworks.spikingjelly_layers import SpikingJellyLayers
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.neurons.node import LoopNode
 
 
-class SpikingJelly(Layers):
+class SpikingJelly(SpikingJellyLayers):
     """Adapter for SpikingJelly nets, nested nodes and containers included."""
 
     name = "spikingjelly"
 
-    def claims(self, net: nn.Module) -> bool:
-        """Whether any module of `net` is one of SpikingJelly's with memory."""
+    def supports(self, net: nn.Module) -> bool:
+        """Whether any module of `net` is a `MemoryModule`."""
         return any(isinstance(module, base.MemoryModule) for module in net.modules())
 
     def reset(self, net: nn.Module) -> None:
-        """Resets every module that can be, looked up anew each time.
+        """Resets every module with state; the modules are looked up on each call.
 
         SpikingJelly's own `reset_net` caches the list of modules, which goes stale when a node is swapped.
         """
         functional.reset_collected_modules(functional.collect_reset_modules(net))
 
-    def take_state(self, net: nn.Module) -> object:
-        """Moves each module's memories (and recorded voltages) aside; fresh initial values take their place."""
+    def save_and_reset_state(self, net: nn.Module) -> object:
+        """Returns each module's memories (and stored voltages) and sets initial values."""
         aside: list[tuple[Any, dict[str, object], object]] = []
         for module in net.modules():
             if isinstance(module, base.MemoryModule):
@@ -47,8 +47,8 @@ class SpikingJelly(Layers):
                     module.v_seq = None
         return aside
 
-    def put_state(self, net: nn.Module, state: Any) -> None:
-        """Puts memories back, the very objects that were there."""
+    def restore_state(self, net: nn.Module, state: Any) -> None:
+        """Restores the same memory objects."""
         for module, memories, voltages in state:
             module._memories.update(memories)
             if hasattr(module, "v_seq"):
@@ -64,7 +64,7 @@ class SpikingJelly(Layers):
         }
 
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
-        """Replaces the node's own reference; a surrogate object shared with other nodes is left alone."""
+        """Replaces the node's reference; a surrogate object shared with other nodes is not changed."""
         old: nn.Module = node.get_submodule("surrogate_function")
         node.surrogate_function = surrogate
         return old
@@ -81,7 +81,7 @@ class SpikingJelly(Layers):
         initial = cast(Any, node)._memories_rv
         return all(_same(value, initial[name]) for name, value in _memories(node).items())
 
-    def multi_step(self, node: nn.Module) -> bool:
+    def is_multi_step(self, node: nn.Module) -> bool:
         """Whether the node's step mode is "m"."""
         return getattr(node, "step_mode", "m") == "m"
 
@@ -91,9 +91,9 @@ class SpikingJelly(Layers):
         return spikes
 
     def detach(self, node: nn.Module) -> None:
-        """Puts a detached tensor in place of each memory.
+        """Replaces each memory by a detached tensor.
 
-        SpikingJelly's own `detach` works in place, which fails on a view and reaches whoever else holds the tensor.
+        SpikingJelly's own `detach` works in place, which fails on a view and changes the tensor for other holders.
         """
         memories = _memories(node)
         for name, value in memories.items():
@@ -101,7 +101,7 @@ class SpikingJelly(Layers):
                 memories[name] = value.detach()
 
     def dynamics(self, node: nn.Module) -> Dynamics:
-        """The equation of LIFNode, ParametricLIFNode, IFNode, their simple kin, and this package's LoopNode."""
+        """The equation of LIFNode, ParametricLIFNode, IFNode, their simple versions, and this package's LoopNode."""
         if isinstance(node, LoopNode):
             return node.dynamics
         kind, settings = type(node), cast(Any, node)
@@ -128,7 +128,7 @@ class SpikingJelly(Layers):
         )
 
     def derivative(self, node: nn.Module) -> Derivative | None:
-        """The families of SpikingJelly's surrogates with a number alpha."""
+        """The derivative of SpikingJelly's surrogates with a number alpha."""
         own = getattr(node, "surrogate_function", None)
         alpha = getattr(own, "alpha", None)
         if type(own) not in _DERIVATIVES or isinstance(alpha, bool) or not isinstance(alpha, int | float):
@@ -136,16 +136,16 @@ class SpikingJelly(Layers):
         return _DERIVATIVES[type(own)](float(alpha)) if getattr(own, "spiking", False) else None
 
     def has_operator(self, node: nn.Module, device: torch.device) -> bool:
-        """On CUDA: IF, LIF and parametric LIF nodes with surrogates that its kernels know."""
+        """On CUDA: IF, LIF and parametric LIF nodes with surrogates that its kernels support."""
         known = type(node) in _FAMILY and type(getattr(node, "surrogate_function", None)) in _DERIVATIVES
         return known and device.type == "cuda"
 
-    def keeps_voltages(self, node: nn.Module) -> bool:
+    def records_membrane(self, node: nn.Module) -> bool:
         """Whether `store_v_seq` is set."""
         return bool(getattr(node, "store_v_seq", False))
 
-    def is_block(self, module: nn.Module) -> bool:
-        """Whether the module is one of SpikingJelly's own classes, but for its ready-made nets, or of our nodes."""
+    def is_framework_block(self, module: nn.Module) -> bool:
+        """Whether the module is a SpikingJelly class, except its ready-made nets, or one of our nodes."""
         home = type(module).__module__
         ready_made = home.startswith("spikingjelly.activation_based.model.")
         return isinstance(module, base.MemoryModule) or (home.startswith("spikingjelly.") and not ready_made)

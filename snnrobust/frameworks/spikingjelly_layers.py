@@ -1,11 +1,11 @@
-"""What SpikingJelly's layers do to sequences [T, N, *] in eval mode."""
+"""Properties of SpikingJelly's layers on sequences [T, N, *] in eval mode."""
 
 from __future__ import annotations
 
 from spikingjelly.activation_based import base, layer
 from torch import nn
 
-from snnrobust.kernels.unit import Pooling
+from snnrobust.kernels.unit import PoolKind
 
 _FLATTENED = (
     *(layer.Conv1d, layer.Conv2d, layer.Conv3d, layer.BatchNorm1d, layer.BatchNorm2d, layer.BatchNorm3d),
@@ -14,12 +14,12 @@ _FLATTENED = (
 )
 
 
-class Layers:
-    """The part of an adapter that is about layers rather than spiking nodes."""
+class SpikingJellyLayers:
+    """The methods of the adapter about layers."""
 
-    def per_step(self, module: nn.Module) -> bool:
-        """Whether each time step is treated by itself: layers that run on the flattened time and batch axes, and those
-        of torch that act entry by entry or on the last axis."""
+    def is_stepwise(self, module: nn.Module) -> bool:
+        """Whether each time step is treated separately: layers that run on the flattened time and batch axes, and torch
+        layers that act entry by entry or on the last axis."""
         if isinstance(module, layer.SeqToANNContainer):
             return not any(isinstance(each, base.MemoryModule) for each in module.modules())
         if isinstance(module, nn.Flatten):
@@ -30,19 +30,19 @@ class Layers:
             return bool(module.step_mode == "m")
         return isinstance(module, nn.Linear)
 
-    def channel_norm(self, module: nn.Module) -> bool:
+    def is_fixed_batch_norm(self, module: nn.Module) -> bool:
         """Whether the module is a fixed affine map of each channel of [T, N, C, H, W]."""
         return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
 
-    def windows(self, module: nn.Module) -> bool:
-        """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, a margin of zeros and no bias."""
+    def is_conv3x3(self, module: nn.Module) -> bool:
+        """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, zero padding and no bias."""
         if type(module) is not layer.Conv2d or module.step_mode != "m" or module.bias is not None:
             return False
         sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
         return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
-    def halving(self, module: nn.Module) -> Pooling | None:
-        """The kind of 2 x 2 pooling with stride 2 and without padding that a module is, if it is."""
+    def pool2x2_kind(self, module: nn.Module) -> PoolKind | None:
+        """The kind of 2 x 2 pooling (stride 2, no padding) of the module; None if it is no such pooling."""
         if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
             return None
         sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))

@@ -1,1 +1,1 @@
-"""Each neuron equation, written once: eager (twice differentiable, vmap, jvp) and accelerated."""
+"""The neuron equations: eager (twice differentiable, vmap, jvp) and as fast kernels."""

@@ -1,4 +1,4 @@
-"""The gradient of `dynamics.multi_step` to its input current, written out: a recursion backwards in time.
+"""The gradient of `dynamics.multi_step` with respect to its input current: a recursion backwards in time.
 
 With the gradients g to the spikes, c to the membrane v after the reset and h to the membrane u before it:
 
@@ -8,7 +8,7 @@ With the gradients g to the spikes, c to the membrane v after the reset and h to
                    1                   reset "none"
     c[t-1] = h[t] du/dv,  to the current h[t] du/dx,  to the spikes o[t-1] also V^T h[t] through lateral recurrence
 
-Nothing but the current has to be kept for it: membranes are computed anew.
+Only the current has to be saved for it: membrane potentials are recomputed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor
 from snnrobust.kernels.dynamics import Dynamics
 
 #: (input x, membrane v, lateral input or None) to the membranes (u before the reset, v after it); all flat, [M].
-Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+ForwardStep = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 #: (u, gradient to the spikes, gradient to v) to the gradients to (the input, u, v of the step before); all flat, [M].
-Adjoint = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+BackwardStep = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def spikes(dynamics: Dynamics, u: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def spikes(dynamics: Dynamics, u: Tensor) -> Tensor:
 
 
 def step(dynamics: Dynamics, x: Tensor, v: Tensor, beside: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One time step, as `Dynamics.step`: a `Step`."""
+    """One time step, as `Dynamics.step`: a `ForwardStep`."""
     u = dynamics.charged(x, v)
     if beside is not None:
         u = u + beside
@@ -42,7 +42,7 @@ def step(dynamics: Dynamics, x: Tensor, v: Tensor, beside: Tensor | None) -> tup
 def adjoint(
     dynamics: Dynamics, derivative: Callable[[Tensor], Tensor], u: Tensor, gradient: Tensor, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step backwards: an `Adjoint`."""
+    """One step backwards: a `BackwardStep`."""
     slope = derivative(u - dynamics.threshold)
     if dynamics.reset == "hard":
         through = 1.0 - spikes(dynamics, u)
@@ -58,7 +58,7 @@ def adjoint(
     return part if dynamics.decay_input else to_u, to_u, to_u - part
 
 
-class Sequence:
+class PaddedCurrent:
     """A current over all steps as rows [M] of neurons, padded with zeros to a multiple of `lanes`.
 
     Args:
@@ -77,7 +77,7 @@ class Sequence:
         self._static = len(current) < steps
         self._rows = self._flat(current).unbind()
 
-    def membranes(self, step: Step) -> list[Tensor]:
+    def membranes(self, step: ForwardStep) -> list[Tensor]:
         """The membrane potentials u before the reset, T of [M]."""
         lateral, beside = self._dynamics.lateral, None
         v = self._rows[0].new_full(self._rows[0].shape, self._dynamics.start)
@@ -90,8 +90,8 @@ class Sequence:
             found.append(u)
         return found
 
-    def adjoints(self, membranes: list[Tensor], to_spikes: Tensor, adjoint: Adjoint) -> list[Tensor]:
-        """The gradient to the current, T (or 1) of [M], from that to the spikes, [T, N, *]."""
+    def adjoints(self, membranes: list[Tensor], to_spikes: Tensor, adjoint: BackwardStep) -> list[Tensor]:
+        """The gradient with respect to the current, T (or 1) of [M], from that with respect to the spikes [T, N, *]."""
         lateral, to_u = self._dynamics.lateral, None
         rows = self._flat(to_spikes).unbind()
         carry = rows[0].new_zeros(rows[0].shape)

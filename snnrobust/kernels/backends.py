@@ -1,4 +1,4 @@
-"""Which backends there are on this machine."""
+"""The backends that this machine has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snnrobust.kernels.native import Native
 
 @cache
 def backends(device: str) -> tuple[tuple[Backend, ...], str]:
-    """The backends for a type of device, in order of preference, and why there are none."""
+    """The backends for a type of device, in order of preference, and the reason if there are none."""
     try:
         return ((Native(), Compiled()) if device == "cpu" else (Compiled(),)), ""
     except BuildError as error:

@@ -19,13 +19,13 @@ import torch
 from snnrobust.errors import SnnRobustError
 
 SOURCE = Path(__file__).with_name("native.cpp")
-#: What it includes.
-PARTS = (SOURCE.with_name("convolved.hpp"),)
+#: Headers that it includes.
+HEADERS = (SOURCE.with_name("convolved.hpp"),)
 #: Exact arithmetic: no fast-math, and no contraction to fused multiply-adds.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-std=c++17")
-#: Seconds that a compiler may take for one thing.
-PATIENCE = 120
-#: Bytes of the checksum that a library in the cache ends with; what follows a library's own end is not looked at.
+#: Seconds that one call of a compiler may take.
+COMPILER_TIMEOUT = 120
+#: Bytes of the checksum that a library in the cache ends with; the loader ignores bytes after a library's end.
 CHECKSUM = 16
 
 
@@ -35,19 +35,19 @@ class BuildError(SnnRobustError):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The native kernel, built unless this user's cache holds it whole.
+    """The native kernel, built unless the user's cache has an intact copy.
 
     Raises:
-        BuildError: If there is no C++ compiler, or it fails, or there is no place for what it builds.
+        BuildError: If there is no C++ compiler, or it fails, or there is no folder for the library.
     """
     compiler = find_compiler()
-    path = cache_folder() / f"native-{_key(compiler)}.so"
-    if _is_whole(path):
+    path = cache_folder() / f"native-{_cache_key(compiler)}.so"
+    if _is_intact(path):
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # torch's own libraries were changed, say
+        except OSError:  # for example, torch's libraries were changed
             pass
-    _build(compiler, path)
+    _compile_library(compiler, path)
     return ctypes.CDLL(str(path))
 
 
@@ -67,7 +67,7 @@ def find_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """This user's own folder for compiled code, which nobody else can write to.
+    """The user's folder for compiled code, which nobody else can write to.
 
     Raises:
         BuildError: If there is no place for it, or it belongs to somebody else or is open to others.
@@ -94,11 +94,11 @@ def _check_private(folder: Path) -> None:
         )
 
 
-def _key(compiler: str) -> str:
-    """Changes with whatever the built code depends on."""
-    version = _run([compiler, "--version"]).stdout
+def _cache_key(compiler: str) -> str:
+    """A digest of everything that the built code depends on."""
+    version = _run_compiler([compiler, "--version"]).stdout
     digest = hashlib.blake2b(digest_size=8)
-    code = "".join(each.read_text() for each in (SOURCE, *PARTS))
+    code = "".join(each.read_text() for each in (SOURCE, *HEADERS))
     parts = (code, version, " ".join(FLAGS), torch.__version__, platform.machine(), _processor())
     digest.update("\0".join(parts).encode())
     return digest.hexdigest()
@@ -111,8 +111,8 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
-def _build(compiler: str, path: Path) -> None:
-    """Compiles to a temporary file first: a library is whole or absent, also with several processes at it."""
+def _compile_library(compiler: str, path: Path) -> None:
+    """Compiles to a temporary file first: a library is complete or absent, also with several processes."""
     libraries = Path(torch.__file__).with_name("lib")
     torch_exp = ("-fopenmp", "-DSLEEF", f"-L{libraries}", "-ltorch_cpu", "-lc10")
     try:
@@ -121,7 +121,7 @@ def _build(compiler: str, path: Path) -> None:
             # Torch's own exponential where it can be had; the standard library's, slower, where it can't; one thread
             # for a compiler without OpenMP.
             for extra in (torch_exp, ("-fopenmp",), ()):
-                built = _run([compiler, *FLAGS, str(SOURCE), "-o", str(target), *extra])
+                built = _run_compiler([compiler, *FLAGS, str(SOURCE), "-o", str(target), *extra])
                 reason = built.stderr or f"status {built.returncode}"
                 if built.returncode == 0 and not (reason := _unloadable(target)):
                     with target.open("ab") as file:
@@ -134,24 +134,26 @@ def _build(compiler: str, path: Path) -> None:
     raise BuildError(f"expected '{compiler}' to build the native kernel, got: {reason}; the search is slower without")
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run_compiler(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=COMPILER_TIMEOUT, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"expected '{command[0]}' to be a C++ compiler, got: {error}; the search is slower") from error
 
 
 def _unloadable(path: Path) -> str:
-    """Why the library can't be loaded, or ''."""
+    """The error of loading the library, or ''."""
     try:
         ctypes.CDLL(str(path))
-    except OSError as error:  # a symbol of torch that is not there, say
+    except OSError as error:  # for example, a missing symbol of torch
         return str(error)
     return ""
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether it is a library that we built, as it was then: loading a damaged one may end the process."""
+def _is_intact(path: Path) -> bool:
+    """Whether the checksum of the library fits: loading a damaged one may crash the process."""
     try:
         content = path.read_bytes()
     except OSError:

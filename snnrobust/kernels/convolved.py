@@ -1,4 +1,4 @@
-"""A convolution of spikes with the unit behind it, in one kernel on the CPU, without a gradient."""
+"""A convolution of spikes and the unit after it in one kernel on the CPU, without a gradient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from snnrobust.kernels.build import BuildError, library
 from snnrobust.kernels.native import Native, batch_norm_is_contracted, native_neuron
 from snnrobust.kernels.unit import Affine, Unit
 
-#: Frames that a kind of convolution is compared on.
+#: Frames on which each shape of convolution is compared with torch.
 FRAMES = 64
 
 
-class _Shape(ctypes.Structure):
+class _ConvolutionShape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("steps", "current_steps", "samples", "channels", "height", "width")),
         ("out_channels", ctypes.c_int64),
@@ -26,10 +26,10 @@ class _Shape(ctypes.Structure):
 
 
 class Convolved:
-    """3 x 3 convolution with stride 1 and a margin of zeros, then a `Unit`: no current is ever written to memory.
+    """3 x 3 convolution with stride 1 and zero padding, then a `Unit`: the current is not written to memory.
 
     Inputs of zero, as most spikes are, cost nothing. Sums are rounded in the order of oneDNN's kernels; where torch
-    rounds in another, which is tried out for each shape, the kernel is not used.
+    uses another order, which is tested once for each shape, the kernel is not used.
 
     Args:
         native: The native kernel.
@@ -42,14 +42,14 @@ class Convolved:
         self._agrees: dict[tuple[int, ...], bool] = {}
 
     def supports(self, unit: Unit, x: Tensor, weight: Tensor) -> bool:
-        """Whether it computes the unit on the convolution of x to the last bit as torch does."""
+        """Whether it supports unit and convolution, with results equal to torch's to the bit."""
         return (
             self._native.supports(unit, x)
             and x.ndim == 5
             and weight.dtype == x.dtype
             and weight.device == x.device
             and weight.shape[1:] == (x.shape[2], 3, 3)
-            and bool(weight.isfinite().all())  # of another, zeros too count
+            and bool(weight.isfinite().all())  # zero inputs are skipped, but 0 * inf is NaN
             and self._agrees_on(x, weight)
         )
 
@@ -63,7 +63,7 @@ class Convolved:
             x: Input [T, N, C, H, W], or [1, N, C, H, W] for one that is the same at each step.
             weight: [O, C, 3, 3].
             affine: Applied to the convolution.
-            channels_last: Whether the result lies in memory as [T, N, H, W, O], which is how the input is read.
+            channels_last: Whether the result has the memory layout [T, N, H, W, O], as the kernel reads inputs.
         """
         (n, _, height, width), channels = x.shape[1:], len(weight)
         if unit.pool is not None:
@@ -93,7 +93,7 @@ class Convolved:
     ) -> None:
         x = x.movedim(2, -1).contiguous()  # [T or 1, N, H, W, C]
         steps, samples, height, width, channels = x.shape
-        shape = _Shape(
+        shape = _ConvolutionShape(
             steps=steps if unit is None else unit.steps,
             current_steps=steps,
             samples=samples,
@@ -114,7 +114,7 @@ class Convolved:
 
 
 @cache
-def convolved() -> Convolved | None:
+def convolution_kernel() -> Convolved | None:
     """The kernel, where it can be built."""
     try:
         return Convolved(Native())

@@ -1,4 +1,4 @@
-"""Derivatives that a spike may have in a backward pass, as values: the families that the fast kernels know."""
+"""Surrogate derivatives of a spike, as values: the families that the fast kernels support."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+__all__ = ["Derivative"]
 
 Family = Literal[
     "atan",
@@ -30,7 +32,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 class Derivative:
     """An estimated derivative of H(u) at u = membrane potential minus threshold; callable on tensors.
 
-    A family with two numbers, from which each member of it is computed in the same order of operations everywhere:
+    A family and two parameters; all kernels compute it in the same order of operations:
 
         atan            b / (1 + (a u)^2)
         sigmoid         (1 - s) s b             with s = 1 / (1 + exp(-a u)): 0 where s rounds to 1

@@ -16,7 +16,7 @@ SpikeFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Dynamics:
-    """A neuron model as numbers: each time step charges the membrane, fires, and resets.
+    """The parameters of a neuron model; each time step charges the membrane, fires, and resets.
 
         u[t] = v + (x - (v - r)) / rate      charge "divide", decay_input     (LIF, rate = tau)
                v - (v - r) / rate + x        charge "divide"
@@ -36,13 +36,13 @@ class Dynamics:
 
     Attributes:
         charge: How the membrane takes up the input and leaks.
-        rate: Its number; a scalar tensor where it is learnt.
+        rate: Its rate; a scalar tensor where it is learnt.
         threshold: Membrane potential at which it fires.
         reset: What a spike does to the membrane.
         reset_value: The r above; also the start v[-1] of a hard reset. Else the start is 0.
         decay_input: Whether the input is scaled with the leak.
         detach_reset: Whether no gradient passes through the reset.
-        lateral: V [F, F], from the spikes of the step before to the current of this one.
+        lateral: V [F, F], from the spikes of the previous step to the current of this one.
     """
 
     charge: Charge
@@ -79,8 +79,8 @@ class Dynamics:
     def charged(self, x: Tensor, v: Tensor) -> Tensor:
         """The membrane potential u before firing, from the input x and the membrane v, [N, *] each."""
         if self.charge == "keep":
-            # Complete leakage skips 0 * v, so that not even an infinite membrane is remembered; the copy keeps the
-            # membrane from being the caller's own tensor.
+            # Complete leakage skips 0 * v, so that an infinite membrane potential is forgotten too; the copy keeps
+            # the membrane from being the caller's tensor.
             forgets = isinstance(self.rate, float) and self.rate == 0
             return x.clone() if forgets else self.rate * v + x
         past = v - self.reset_value
@@ -116,13 +116,13 @@ class Dynamics:
 
 
 def multi_step(dynamics: Dynamics, current: Tensor, spike: SpikeFunction, steps: int | None = None) -> Tensor:
-    """Spikes over time, from the start on: plain torch code, twice differentiable, under vmap and jvp too.
+    """Spikes over time from the initial state: plain torch code, twice differentiable, also under vmap and jvp.
 
     Args:
         dynamics: The neuron model.
         current: Input current [T, N, *]; or [1, N, *], the same at each of `steps` steps.
         spike: Spikes of u - threshold, such as `snnrobust.kernels.spike.spike` with a derivative.
-        steps: T, where the current is one step for all.
+        steps: T, where the current is a single step.
 
     Returns:
         Spikes [T, N, *].

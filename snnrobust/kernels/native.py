@@ -24,7 +24,7 @@ class _Neuron(ctypes.Structure):
     )
 
 
-class _Shape(ctypes.Structure):
+class _UnitShape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("steps", "current_steps", "planes", "channels", "height", "width")),
         *((name, ctypes.c_int32) for name in ("threads", "contracted")),
@@ -45,7 +45,7 @@ class Native:
         self._contracted = batch_norm_is_contracted()
 
     def supports(self, unit: Unit, current: Tensor) -> bool:
-        """Whether the unit, type and device are among those it was written for."""
+        """Whether the kernel supports unit, dtype and device."""
         return (
             current.device.type == "cpu"
             and current.dtype == torch.float32
@@ -66,7 +66,7 @@ class Native:
         return out
 
     def backward(self, unit: Unit, current: Tensor, affine: Affine | None, gradient: Tensor) -> Tensor:
-        """The gradient to the current, from that to the output."""
+        """The gradient with respect to the current, from that with respect to the output."""
         current = current.contiguous()
         to_current = torch.empty_like(current)
         self._call("backward", unit, current, affine, gradient.contiguous(), to_current)
@@ -80,13 +80,13 @@ class Native:
         if getattr(self._library, name)(ctypes.byref(neuron), ctypes.byref(shape), *pointers):
             raise MemoryError(f"no room for {unit.steps} steps of a node")
 
-    def _shape(self, unit: Unit, current: Tensor, has_channels: bool) -> _Shape:
+    def _shape(self, unit: Unit, current: Tensor, has_channels: bool) -> _UnitShape:
         if has_channels or unit.pool is not None:
             channels, height, width = current.shape[2:]
             planes = current.shape[1] * channels
         else:
             planes, channels, height, width = 1, 1, 1, current[0].numel()
-        return _Shape(
+        return _UnitShape(
             steps=unit.steps,
             current_steps=len(current),
             planes=planes,
@@ -99,11 +99,11 @@ class Native:
 
 
 def native_neuron(unit: Unit) -> _Neuron:
-    """The node of a unit that the kernel supports, as the kernel reads it."""
+    """The node of a supported unit as the kernel's struct."""
     dynamics: Dynamics = unit.dynamics
     derivative = unit.derivative
     if not isinstance(derivative, Derivative):
-        raise TypeError(f"expected a derivative of a known family, got {derivative!r}; ask `supports` first")
+        raise TypeError(f"expected a derivative of a known family, got {derivative!r}; check `supports` first")
     return _Neuron(
         charge=get_args(Charge).index(dynamics.charge),
         decay_input=dynamics.decay_input,
@@ -121,7 +121,7 @@ def native_neuron(unit: Unit) -> _Neuron:
 
 
 def batch_norm_is_contracted() -> bool:
-    """Whether torch's batch norm rounds x scale + shift once or twice, which is up to its build; we do as it does."""
+    """Whether torch's batch norm rounds x scale + shift once, which depends on its build; the kernel does the same."""
     x = torch.linspace(-3, 3, 1024).reshape(1, 1, 32, 32)
     scale, shift = torch.tensor([0.7]), torch.tensor([0.3])
     theirs = F.batch_norm(x, torch.zeros(1), torch.ones(1), scale, shift, eps=0.0)

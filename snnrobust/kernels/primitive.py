@@ -1,4 +1,4 @@
-"""Smooth steps whose slopes are the derivatives of `snnrobust.kernels.derivative`."""
+"""Smooth steps: the integrals of the derivatives of `snnrobust.kernels.derivative`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from snnrobust.kernels.straight_through import straight_through
 
 
 def smooth_step(u: Tensor, derivative: Derivative) -> Tensor:
-    """P(u) = integral of `derivative` from -infinity to u: what stands for the spike H(u) in a smooth net.
+    """P(u) = integral of `derivative` from -infinity to u: the smooth replacement of the spike H(u).
 
     It starts at 0 and ends at the area under `derivative`, which is 1 for most surrogates; a "fast-sigmoid" has an area
-    of 2 b / a. Its slope is `derivative` itself, code and all, so that it is right at kinks too, and twice
-    differentiable wherever that is differentiable.
+    of 2 b / a. Its gradient is `derivative` itself, so it is right at kinks too, and twice differentiable
+    wherever `derivative` is differentiable.
 
     Args:
         u: Membrane potential minus threshold.

@@ -1,4 +1,4 @@
-"""A gradient that takes no notice of how the values came about."""
+"""The straight-through estimator as a function of two tensors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from torch import Tensor
 
 from snnrobust.errors import InputError
 
+__all__ = ["straight_through"]
 
-class StraightThrough(torch.autograd.Function):
-    """`exact` forward; its gradient handed to `smooth` unchanged backward."""
+
+class StraightThroughFunction(torch.autograd.Function):
+    """Forward: `exact`. Backward: the gradient goes to `smooth` unchanged."""
 
     generate_vmap_rule = True
 
@@ -22,7 +24,7 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Nothing is kept."""
+        """Nothing is saved."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -53,10 +55,10 @@ def straight_through(smooth: Tensor, exact: Tensor) -> Tensor:
             f"expected smooth and exact values of one shape, got {tuple(smooth.shape)} and {tuple(exact.shape)}; "
             f"expand the smooth ones"
         )
-    through: Tensor = StraightThrough.apply(smooth, exact.detach())
+    through: Tensor = StraightThroughFunction.apply(smooth, exact.detach())
     return through
 
 
-def passed_straight_through(x: Tensor) -> bool:
-    """Whether `x` came straight out of `straight_through`, with a gradient to hand on."""
-    return type(x.grad_fn).__name__ == "StraightThroughBackward"
+def has_straight_through_gradient(x: Tensor) -> bool:
+    """Whether `x` is the direct result of `straight_through` and needs a gradient."""
+    return type(x.grad_fn).__name__ == "StraightThroughFunctionBackward"

@@ -1,1 +1,1 @@
-"""Numbers of a model that are no attack: activity, and how close membranes are to threshold."""
+"""Measurements of a model without an attack: activity, and distances of membrane potentials to the threshold."""

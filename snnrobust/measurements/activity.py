@@ -1,4 +1,4 @@
-"""What a net does to reach its answers: firing rates, silent neurons, operations, energy and latency."""
+"""Activity of a net: firing rates, silent neurons, operations, energy, and accuracy by time step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
-from snnrobust.wrapping.encoding import read_out
+from snnrobust.wrapping.decision import Correctness
 from snnrobust.wrapping.model import SpikingModel
 
 #: Energy of a 32-bit floating-point multiply-accumulate and accumulate in 45 nm (Horowitz 2014, ISSCC), in pJ.
@@ -32,22 +32,21 @@ OPERATIONS = "SpikingJelly op_counter: layers with binary input accumulate, othe
 class Activity:
     """Activity on the test data.
 
-    - "firing_rate:LAYER": mean spikes of a neuron in a step; "silent_neurons:LAYER": share of the layer's neurons that
+    - "firing_rate:LAYER": mean spikes per neuron and step; "silent_neurons:LAYER": share of the layer's neurons that
       fire in none of the samples. Padding is left out.
     - "synops": synaptic operations of a sample, i.e. accumulations: spikes x fan-out. "macs": multiply-accumulates of a
       sample. SpikingJelly's counters decide by value: a layer whose input in a batch is binary accumulates, any other
-      multiplies, as does one behind mean pooling. Input of domain "real" that no encoder turns into spikes always
-      multiplies. Biases, batch norm (which folds into the weights) and the neurons' own updates are not counted;
-      padding is.
-    - "energy_pj": of a sample, 4.6 pJ a MAC and 0.9 pJ a synaptic operation in 45 nm, the usual reading of Horowitz
-      2014; memory access, which dominates on real hardware, is not in it.
-    - "accuracy_at_step": accuracy when the read-out sees the first `strength` steps alone, with Clopper-Pearson
+      multiplies, e.g. after mean pooling. Input of domain "real" without a spike encoder always multiplies. Biases,
+      batch norm (which can be folded into the weights) and the neurons' own updates are not counted; padding is.
+    - "energy_pj": of a sample, with 4.6 pJ a MAC and 0.9 pJ a synaptic operation in 45 nm, as commonly taken from
+      Horowitz 2014; without memory access, which dominates on real hardware.
+    - "accuracy_at_step": accuracy when the read-out uses only the first `strength` steps, with Clopper-Pearson
       intervals; for nets that return their outputs over time.
 
     A stochastic model is measured at one draw.
 
     Attributes:
-        samples: Test samples, the first so many (all where there are fewer).
+        samples: Number of test samples, the first ones (all if there are fewer).
 
     Raises:
         InputError: If `samples` is below 1.
@@ -84,15 +83,15 @@ class Activity:
                     layers.setdefault(name, _Layer()).add(spikes, part.lengths)
                 with op_counter.DispatchCounterMode([synops, macs]):
                     outputs = model.outputs(_real_if_direct(part.x, model), keys=part.index, lengths=part.lengths)
-                right = right + _right_by_step(model, outputs, part)
+                right = right + _correct_by_step(model, outputs, part)
         return list(self._records(len(test), layers, synops.get_total(), macs.get_total(), right))
 
     def _records(
         self, count: int, layers: dict[str, _Layer], synops: int, macs: int, right: Tensor | int
     ) -> Iterator[Record]:
         for name, layer in layers.items():
-            yield Record(f"firing_rate:{name}", layer.rate, count=count)
-            yield Record(f"silent_neurons:{name}", layer.silent, count=count)
+            yield Record(f"firing_rate:{name}", layer.rate, count=count, quantity="firing_rate", layer=name)
+            yield Record(f"silent_neurons:{name}", layer.silent, count=count, quantity="silent_neurons", layer=name)
         yield Record("synops", synops / count, count=count, threat=OPERATIONS)
         yield Record("macs", macs / count, count=count, threat=OPERATIONS)
         yield Record("energy_pj", (MAC_PJ * macs + AC_PJ * synops) / count, count=count, threat=ENERGY)
@@ -130,21 +129,20 @@ class _Layer:
         return float((~self.fired).double().mean())
 
 
-def _right_by_step(model: SpikingModel, outputs: Tensor, part: Dataset) -> Tensor:
-    """How many samples are right when outputs [N, T, K] end after step 1, 2 ... T, [T]; [0] for T = 1."""
+def _correct_by_step(model: SpikingModel, outputs: Tensor, part: Dataset) -> Tensor:
+    """Number of correct samples when outputs [N, T, K] end after step 1, 2 ... T, [T]; [0] for T = 1."""
     steps, y = outputs.shape[1], part.y.to(outputs.device)
     right = []
     for step in range(1, steps + 1) if steps > 1 else ():
         lengths = torch.full_like(y, step) if part.lengths is None else part.lengths.to(y.device).clamp_max(step)
-        logits = read_out(model.readout, outputs, lengths)
-        right.append(int((model.predict(-logits if model.decide == "argmin" else logits) == y).sum()))
+        right.append(int(Correctness(model.read(outputs, lengths), y).correct.sum()))
     return torch.tensor(right, dtype=torch.long)
 
 
 def _real_if_direct(x: Tensor, model: SpikingModel) -> Tensor:
-    """Keeps a real-valued batch that happens to be all 0 and 1 (a blank image) from being counted as spikes.
+    """Prevents a real-valued batch of only 0 and 1 (e.g. a blank image) from being counted as spikes.
 
-    Its first entry moves to the next float: far below any change of the net's answer, and no longer binary.
+    Its first entry is moved to the next float: too little to change the net's output, but no longer binary.
     """
     if model.domain != "real" or model.encoder not in (None, "repeat"):
         return x

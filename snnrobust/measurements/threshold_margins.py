@@ -1,4 +1,4 @@
-"""How close a net's neurons come to firing otherwise: the margins on which its answers, and its gradients, rest."""
+"""How far membrane potentials are from the threshold, which spikes flip under noise, where surrogates are active."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from snnrobust.wrapping.model import SpikingModel
 
 @dataclass(frozen=True)
 class ThresholdMargins:
-    """How near the membranes u are to threshold, for each spiking layer and time step, as shares of neurons x samples.
+    """How close the membrane potentials u are to the threshold, as shares of neurons x samples by layer and time step.
 
     - "near_threshold:LAYER": share with |u - threshold| < delta |threshold|, one record for each delta. Where it is
-      high, small changes of the input make or stop spikes.
-    - "spike_flips:LAYER": share whose spike comes or goes when noise of size `epsilon` is put on the input: uniform in
-      +-epsilon for real inputs; for event data each entry moves by one event, up or down, with probability `epsilon`.
-      Results are kept within bounds and padding is left alone. A random change, not the worst one.
-    - "surrogate_active:LAYER": share at which the model's own surrogate has a derivative that is not exactly zero.
-      Where it is low, hardly any gradient passes, and attacks on the own surrogate see little of the net.
+      high, small changes of the input add or remove spikes.
+    - "spike_flips:LAYER": share whose spike appears or disappears with noise of size `epsilon` on the input: uniform in
+      +-epsilon for real inputs; for event data each entry changes by one event, up or down, with probability `epsilon`.
+      Inputs stay within bounds, and padding does not change. A random change, not a worst case.
+    - "surrogate_active:LAYER": share at which the derivative of the model's own surrogate is not exactly zero. Where it
+      is low, gradients vanish, and gradient-based attacks with the own surrogate are weak.
 
-    Membranes are those that are compared with the threshold, before any reset; a node without a threshold of its own
-    is measured in units of 1. The record's strength is the step, from 1. Padding is left out. A stochastic model is
-    measured at one draw, the same with noise and without.
+    u is the membrane potential before the reset; the threshold of a node without one counts as 1. The record's strength
+    is the step, from 1. Padding is left out. A stochastic model is measured at one draw, the same with and without
+    noise.
 
     Attributes:
         deltas: Distances as shares of the threshold.
         epsilon: Size of the input noise, in input units; for event data a probability.
-        samples: Test samples, the first so many (all where there are fewer).
+        samples: Number of test samples, the first ones (all if there are fewer).
 
     Raises:
         InputError: If a delta or epsilon is not positive and finite, or `samples` is below 1.
@@ -72,7 +72,7 @@ class ThresholdMargins:
         if model.domain != "real" and self.epsilon > 1:
             raise InputError(
                 f"expected epsilon <= 1 in domain '{model.domain}', got {self.epsilon:g}; give the probability that an "
-                f"entry moves by one event"
+                f"entry changes by one event"
             )
         return nodes
 
@@ -97,7 +97,7 @@ class ThresholdMargins:
         return [record for name, layer in layers.items() for record in self._records(name, layer, model)]
 
     def _noisy(self, part: Dataset, model: SpikingModel, rng: Draws) -> Tensor:
-        """The inputs [N, *] with keyed noise, within bounds."""
+        """The inputs [N, *] with keyed noise, clipped to the bounds."""
         low, high = model.bounds
         x = part.x.to(device=model.device, dtype=model.dtype)
         rng, shape = rng.on(x), x.shape[1:]
@@ -105,8 +105,8 @@ class ThresholdMargins:
             noise = rng.sub("noise").uniform(part.index, shape, 0, -self.epsilon, self.epsilon)
         else:
             up = rng.sub("sign").uniform(part.index, shape) < 0.5
-            way = torch.where((up | (x <= low)) & (x < high), 1.0, -1.0)
-            noise = way * (rng.sub("where").uniform(part.index, shape) < self.epsilon)
+            change = torch.where((up | (x <= low)) & (x < high), 1.0, -1.0)
+            noise = change * (rng.sub("where").uniform(part.index, shape) < self.epsilon)
         return keep_padding((x + noise).clamp(low, high), x, part.lengths)
 
     def _records(self, name: str, layer: _Layer, model: SpikingModel) -> Iterator[Record]:
@@ -116,10 +116,19 @@ class ThresholdMargins:
             noise = f"input entries moved by one with probability {self.epsilon:g}"
         kinds = {f"near {d}": ("near_threshold", f"|u - threshold| < {d:g} threshold") for d in self.deltas}
         kinds |= {"flips": ("spike_flips", noise), "active": ("surrogate_active", "own surrogate")}
-        for kind, (metric, what) in kinds.items():
+        for kind, (quantity, what) in kinds.items():
             for step, (share, count) in enumerate(zip(layer.shares(kind), layer.samples, strict=True), start=1):
                 if count:
-                    yield Record(f"{metric}:{name}", share, count=count, strength=step, unit="step", threat=what)
+                    yield Record(
+                        f"{quantity}:{name}",
+                        share,
+                        count=count,
+                        strength=step,
+                        unit="step",
+                        threat=what,
+                        quantity=quantity,
+                        layer=name,
+                    )
 
 
 @dataclass
@@ -131,7 +140,7 @@ class _Layer:
     hits: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, shares: dict[str, Tensor], lengths: Tensor | None) -> None:
-        """Adds a batch of yes-or-no answers, [N, T, *] each."""
+        """Adds a batch of booleans, [N, T, *] each."""
         for kind, yes in shares.items():
             valid = torch.ones(yes.shape[:2], dtype=torch.bool, device=yes.device)  # [N, T]
             if lengths is not None:
@@ -155,6 +164,6 @@ def _plus(total: list[int] | None, more: Tensor) -> list[int]:
 
 
 def _threshold(node: nn.Module) -> float:
-    """The size of a node's threshold, the mean where its neurons differ; 1 where it has none or 0."""
+    """The size of a node's threshold, the mean over its neurons; 1 where it has none or it is 0."""
     value: Any = getattr(node, "v_threshold", 1.0)
     return float(torch.as_tensor(value).abs().mean()) or 1.0

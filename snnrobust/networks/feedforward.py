@@ -14,10 +14,10 @@ from torch import nn
 
 from snnrobust.errors import InputError, InputTypeError
 
-Node = Callable[[int], nn.Module]
+NodeFactory = Callable[[int], nn.Module]
 
 
-def mlp(node: Node, features: Sequence[int] = (784, 512, 10)) -> nn.Sequential:
+def mlp(node: NodeFactory, features: Sequence[int] = (784, 512, 10)) -> nn.Sequential:
     """A fully connected net: flatten, then `nn.Linear` and a node in turn; the last node's spikes are the output.
 
     Weights start after He et al. 2015 and biases at 0. On MNIST with a threshold of 1, an untrained hidden layer then
@@ -46,12 +46,12 @@ def mlp(node: Node, features: Sequence[int] = (784, 512, 10)) -> nn.Sequential:
         raise InputError(f"expected at least inputs and classes in features, got {features!r}; add the missing size")
     modules: list[nn.Module] = [nn.Flatten(start_dim=2)]  # [T, N, F]
     for fan_in, fan_out in pairwise(features):
-        modules += [_initialise(nn.Linear(fan_in, fan_out)), _build(node, fan_out)]  # [T, N, fan_out]
+        modules += [_initialise(nn.Linear(fan_in, fan_out)), _build_node(node, fan_out)]  # [T, N, fan_out]
     return nn.Sequential(*modules)
 
 
 def conv(
-    node: Node,
+    node: NodeFactory,
     channels: Sequence[int] = (16, 32),
     classes: int = 10,
     size: int = 28,
@@ -94,11 +94,11 @@ def conv(
         modules += [
             _initialise(layer.Conv2d(fan_in, fan_out, kernel_size=3, padding=1, bias=False, step_mode="m")),
             layer.BatchNorm2d(fan_out, step_mode="m"),
-            _build(node, fan_out),  # [T, N, fan_out, H, W]
+            _build_node(node, fan_out),  # [T, N, fan_out, H, W]
             layer.AvgPool2d(2, step_mode="m"),  # [T, N, fan_out, H // 2, W // 2]
         ]
     out = _initialise(nn.Linear(channels[-1] * side * side, classes))
-    return nn.Sequential(*modules, nn.Flatten(start_dim=2), out, _build(node, classes))
+    return nn.Sequential(*modules, nn.Flatten(start_dim=2), out, _build_node(node, classes))
 
 
 def _initialise(module: nn.Module) -> nn.Module:
@@ -111,7 +111,7 @@ def _initialise(module: nn.Module) -> nn.Module:
     return module
 
 
-def _build(node: Node, features: int) -> nn.Module:
+def _build_node(node: NodeFactory, features: int) -> nn.Module:
     if not callable(node) or isinstance(node, nn.Module):
         raise InputTypeError(
             f"expected node as a callable that builds one, got {node!r}; pass lambda features: LIFNode(...)"

@@ -12,11 +12,14 @@ arXiv 2403.16674.
 
 from __future__ import annotations
 
+from snnrobust.common.deprecation import former_names
 from snnrobust.kernels.dynamics import Reset
 from snnrobust.neurons.node import Leak, LoopNode
-from snnrobust.neurons.overview import Row, table
+from snnrobust.neurons.overview import VariantRow, table
 from snnrobust.neurons.presets import PRESETS
 from snnrobust.neurons.swap import replace
 from snnrobust.neurons.variants import NodeOptions, Variant, lif
 
-__all__ = ["PRESETS", "Leak", "LoopNode", "NodeOptions", "Reset", "Row", "Variant", "lif", "replace", "table"]
+__all__ = ["PRESETS", "Leak", "LoopNode", "NodeOptions", "Reset", "Variant", "VariantRow", "lif", "replace", "table"]
+
+__getattr__ = former_names("snnrobust.neurons", {"Row": ("VariantRow", VariantRow)})

@@ -35,9 +35,9 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
         leak: "none" is k = 1, "complete" k = 0, "learnable" k = sigmoid(-w) with a parameter w, as in SpikingJelly's
             `ParametricLIFNode(decay_input=False)`.
         reset_rule: what a spike does to the membrane.
-        k: the share of the membrane that a step keeps, in (0, 1); used by the leaks "normal" and "learnable".
-        threshold: the membrane at which a spike is fired.
-        surrogate_function: maps u - threshold to spikes; called anew each step, so it can be swapped from outside.
+        k: the share of the membrane potential that a step keeps, in (0, 1); used by the leaks "normal" and "learnable".
+        threshold: the membrane potential at which a spike is fired.
+        surrogate_function: maps u - threshold to spikes; looked up at each step, so it can be replaced.
         detach_reset: no gradient passes through the reset.
         step_mode: "s", one step [N, *] a call, or "m", all steps [T, N, *].
         features: the size of V, [features, features], for inputs [N, features]; None: no lateral recurrence.
@@ -65,7 +65,7 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
             step_mode=step_mode,
         )
         self.leak: Leak = leak
-        self.reset_rule: Reset = reset_rule  # not `reset`: that is the method which clears the memories
+        self.reset_rule: Reset = reset_rule  # not `reset`, the method that clears the memories
         self._k = {"none": 1.0, "complete": 0.0}.get(leak, k)
         if leak == "learnable":
             self.w = nn.Parameter(torch.tensor(math.log((1.0 - k) / k)))
@@ -75,13 +75,13 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
 
     @property
     def k(self) -> float | Tensor:
-        """The share of the membrane that a step keeps; a scalar tensor where it is learnable."""
+        """The share of the membrane potential that a step keeps; a scalar tensor where it is learnable."""
         return torch.sigmoid(-self.w) if self.leak == "learnable" else self._k
 
     def materialize_states(
         self, inputs: tuple[Tensor, ...], states: tuple[object, ...], step_mode: str
     ) -> tuple[object, ...]:
-        """Turns memories that are still the number 0, or of another shape, into zeros [N, *] like one step of input."""
+        """Replaces memories that are the number 0, or of another shape, by zeros [N, *] like one step of input."""
         if self.lateral is not None and inputs[0].shape[-1:] != (self.lateral.in_features,):
             raise InputError(
                 f"expected an input whose last dimension is features={self.lateral.in_features}, got shape "
@@ -92,7 +92,7 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
 
     @property
     def dynamics(self) -> Dynamics:
-        """The equation, with its numbers as they are now."""
+        """The equation with its current parameters."""
         return Dynamics(
             "keep",
             self.k,
@@ -117,7 +117,7 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
         """
         before = None if self.lateral is None else states[1]
         o, _, after = self.dynamics.step(inputs[0], states[0], before, self.surrogate_function)
-        # A copy: in step mode "s" these spikes are the output in the caller's hands.
+        # A copy: in step mode "s" the caller gets these spikes as the output.
         return (o,), ((after,) if self.lateral is None else (after, o.clone()))
 
     def extra_repr(self) -> str:

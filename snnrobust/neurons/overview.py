@@ -1,4 +1,4 @@
-"""`table`: every variant, its equation, and what computes it."""
+"""`table`: every variant, its equation, and its implementation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from snnrobust.neurons.variants import Variant
 
 
 @dataclass(frozen=True)
-class Row:
-    """A variant: its preset's name if it has one, its equation, the class of its node, what computes it, step modes."""
+class VariantRow:
+    """A variant: its preset's name if it has one, its equation, the class of its node, what runs it, its step modes."""
 
     preset: str | None
     equation: str
@@ -25,7 +25,7 @@ class Row:
     step_modes: tuple[str, ...]
 
 
-def table() -> list[Row]:
+def table() -> list[VariantRow]:
     """One row a variant: the presets in the order of `PRESETS`, then all other combinations of leak, reset, recurrence.
 
     A node "on an operator" uses SpikingJelly's CUDA kernels if its surrogate is one that they know (ATan, Sigmoid and
@@ -40,7 +40,7 @@ def table() -> list[Row]:
     every = [Variant(*parts) for parts in product(get_args(Leak), get_args(Reset), (False, True))]
     ordered = [*presets, *(variant for variant in every if variant not in presets)]
     return [
-        Row(presets.get(variant), variant.equation, variant.node_class.__name__, _runs_on(variant), ("s", "m"))
+        VariantRow(presets.get(variant), variant.equation, variant.node_class.__name__, _runs_on(variant), ("s", "m"))
         for variant in ordered
     ]
 

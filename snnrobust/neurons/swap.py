@@ -20,10 +20,10 @@ _KEEP_FEATURES = (nn.BatchNorm1d, nn.LayerNorm, nn.Dropout, nn.Identity, layer.D
 
 
 def replace(net: nn.Module, variant: str | Variant, *, k: float | None = None) -> nn.Module:
-    """A copy of `net` in which every SpikingJelly spiking node is of another variant. `net` stays as it is.
+    """A copy of `net` in which every SpikingJelly spiking node is of another variant. `net` is not changed.
 
     Each new node keeps the threshold, surrogate (an own copy), detach_reset, step_mode, store_v_seq and train flag of
-    the old one, and stands where the old one stood: a node used in two places stays one node. The copy starts with
+    the old one, and its place: a node used in two places stays one node. The copy starts with
     all memories reset. Trained weights are kept, though they were trained with the old neuron.
 
     What the variants don't have is dropped: hooks on nodes, a reset value other than 0, and the scaling of the input
@@ -34,7 +34,8 @@ def replace(net: nn.Module, variant: str | Variant, *, k: float | None = None) -
         net: any module with SpikingJelly nodes, or one node.
         variant: a name in `PRESETS`, or a `Variant`. A recurrent one takes its features from the nn.Linear before each
             node, in module order.
-        k: the share of the membrane that a step keeps. None: the old node's where it has one (1 - 1 / tau), else 0.5.
+        k: the share of the membrane potential that a step keeps. None: the old node's where it has one
+            (1 - 1 / tau), else 0.5.
 
     Raises:
         InputError: an unknown preset; no spiking node in the net, or one that is not a SpikingJelly BaseNode; a
@@ -66,7 +67,7 @@ def _is_node(module: nn.Module) -> TypeGuard[Any]:
 
 
 def _new_nodes(net: nn.Module, variant: Variant, k: float | None) -> list[tuple[nn.Module, nn.Module]]:
-    """The nodes of `net`, each with the one to take its place."""
+    """The nodes of `net`, each with its replacement."""
     inside = {id(part) for node in net.modules() if _is_node(node) for part in node.modules()}
     features: int | None = None  # of what comes before, in module order; None: unknown
     before = "nothing"
@@ -79,8 +80,8 @@ def _new_nodes(net: nn.Module, variant: Variant, k: float | None) -> list[tuple[
                     f"expected an nn.Linear before the spiking node {name!r}, whose out_features a recurrent variant "
                     f"takes, got {before}; do: choose a variant without recurrence, or build the node with lif(...)"
                 )
-            new = _like(module, variant, k, features if variant.recurrent else None)
-            pairs.append((module, _placed(new, next(module.parameters(), near))))
+            new = _matching_node(module, variant, k, features if variant.recurrent else None)
+            pairs.append((module, _moved_to(new, next(module.parameters(), near))))
         elif id(module) not in inside:
             _refuse_other_spiking(name, module)
             near = next(module.parameters(recurse=False), near)
@@ -96,7 +97,7 @@ def _new_nodes(net: nn.Module, variant: Variant, k: float | None) -> list[tuple[
     return pairs
 
 
-def _like(node: Any, variant: Variant, k: float | None, features: int | None) -> nn.Module:
+def _matching_node(node: Any, variant: Variant, k: float | None, features: int | None) -> nn.Module:
     if k is None:
         k = _k_of(node)
     options: NodeOptions = {
@@ -124,7 +125,7 @@ def _k_of(node: Any) -> float | None:
     return None
 
 
-def _placed(node: nn.Module, near: Tensor | None) -> nn.Module:
+def _moved_to(node: nn.Module, near: Tensor | None) -> nn.Module:
     if near is None or not near.is_floating_point():
         return node
     return node.to(device=near.device, dtype=near.dtype)

@@ -17,7 +17,7 @@ from snnrobust.neurons.node import Leak, LoopNode, StepMode, Surrogate
 
 
 class NodeOptions(TypedDict, total=False):
-    """What a node has besides its variant; see `lif`."""
+    """The options of a node besides its variant; see `lif`."""
 
     k: float
     threshold: float
@@ -55,7 +55,7 @@ class Variant:
 
     @property
     def equation(self) -> str:
-        """The membrane u as text, with o[t] = H(u[t] - threshold)."""
+        """The equation of the membrane potential u as text, with o[t] = H(u[t] - threshold)."""
         kept = {
             "hard": "u[t-1] (1 - o[t-1])",
             "soft": "(u[t-1] - threshold o[t-1])",
@@ -114,9 +114,9 @@ def lif(
         leak: "normal" (a fixed k), "none" (k = 1), "complete" (k = 0) or "learnable" (k is trained, starting at `k`).
         reset: "hard" (to 0), "soft" (minus the threshold) or "none".
         recurrent: add the lateral term; needs `features`, and inputs whose last dimension is `features`.
-        k: the share of the membrane that a step keeps, strictly between 0 and 1; the leaks "none" and "complete"
-            don't use it.
-        threshold: the membrane at which a spike is fired, positive.
+        k: the share of the membrane potential that a step keeps, strictly between 0 and 1; the leaks "none" and
+            "complete" don't use it.
+        threshold: the membrane potential at which a spike is fired, positive.
         surrogate: maps u - threshold to spikes and defines their gradient; copied, so that no two nodes share one.
             None: SpikingJelly's `surrogate.ATan()`.
         detach_reset: no gradient passes through the reset.

@@ -1,1 +1,1 @@
-"""What an attack pushes upwards, one value per sample."""
+"""Objectives: what an attack maximises, one value per sample."""

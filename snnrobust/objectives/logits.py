@@ -1,4 +1,4 @@
-"""Objectives that an attack pushes upwards, one value per sample; defined at ties and for silent outputs."""
+"""Objectives of the logits, one value per sample; defined at ties and for all-zero outputs."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ FLOOR = 0.1
 
 @dataclass(frozen=True)
 class DLR:
-    """Difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690), with a denominator that ties can't empty.
+    """Difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690), with a denominator that is not 0 at ties.
 
     -(z_y - max_{i != y} z_i) / d, where d = max(z_(1) - z_(3), 0.1 (z_(1) - z_(K))) with z sorted downwards.
 
     The original d = z_(1) - z_(3) is exactly zero wherever three classes tie at the top, as those of a rate read-out
     often do. The floor keeps what the ratio is for, a value that neither a shift nor a scale of the logits changes,
-    bounds it by 10, and is not in the way where z_(3) is further than a tenth of the range below z_(1). Where all
+    bounds it by 10, and has no effect where z_(3) is further than a tenth of the range below z_(1). Where all
     logits are equal d = 1, and so it is for two classes, whose ratio would be the sign of the margin, without any
     gradient.
     """

@@ -1,4 +1,4 @@
-"""Objectives of the output at each step, or of what the output layer does before it spikes."""
+"""Objectives of the output at each step, or of the output layer's membrane potential or input current."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.plugin.protocols import View
 
 @dataclass(frozen=True)
 class _Graded:
-    """Margin of the mean over time, for what the output layer does before its spikes make it coarse."""
+    """Margin of the mean over time of the output layer's membrane potential or input current."""
 
     def __call__(self, sequence: Tensor, y: Tensor) -> Tensor:
         """Loss per sample, [N], for a sequence [N, T, K] and labels y [N]."""
@@ -25,8 +25,8 @@ class _Graded:
 class GradedMargin(_Graded):
     """Best other minus true class of the output layer's distance to threshold, mean over time.
 
-    A rate read-out takes T + 1 values, and most small changes of the input leave it where it is; membrane potentials
-    still tell which of them lead towards another class. The read-out alone decides what counts as a success.
+    A rate read-out takes T + 1 values, and most small changes of the input don't change it; membrane potentials still
+    show which of them lead towards another class. The read-out alone decides what counts as a success.
     """
 
     of: ClassVar[View] = "membrane"
@@ -46,7 +46,7 @@ class GradedCurrent(_Graded):
 class PerStep:
     """Mean over time of the cross entropy at each step (the loss of TET, Deng et al. 2022, arXiv 2202.11946).
 
-    (1 / T) sum_t CE(o_t, y): also moves steps that a read-out over all of them has given up on.
+    (1 / T) sum_t CE(o_t, y): also has a gradient for steps that barely affect a read-out over all of them.
     """
 
     of: ClassVar[View] = "outputs"

@@ -1,15 +1,15 @@
-"""The protocols that plugins implement. The core knows plugins through these alone and never imports one.
+"""The protocols that plugins implement. The core uses plugins through these only and never imports one.
 
 A plugin is a frozen dataclass of scalars (and nested plugins): its `repr` identifies it and its fields are its
 recorded settings. The strengths at which it is applied belong to the `Task`, not to the plugin.
 
 Optimisers, perturbations, corruptions and measurements may have a hook `check(self, model, data, task)`: it gets the
-`SpikingModel`, the `EvaluationData` and the `Task` (its `strengths`, its `attack.norm`), is called before anything long
-starts, and raises an `InputError` if the plugin does not fit them.
+`SpikingModel`, the `EvaluationData` and the `Task` (its `strengths`, its `attack.norm`), is called before any long
+computation, and raises an `InputError` if the plugin does not fit them.
 
 Fields that hold paths of files are named by a class attribute, `paths: ClassVar[tuple[str, ...]] = ("checkpoint",)`:
-those in a config file then start at its folder. They are best left out of the `repr`, with the digest of the content in
-their place, so that a run is the same wherever its files are.
+those in a config file then start at its folder. Leave them out of the `repr` and show a digest of the content
+instead, so that a run does not depend on where its files are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from snnrobust.results.records import Record
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 
-#: What an optimiser remembers about each sample: tensors [N, ...]; "x" is the iterate to be tried next.
+#: The state of an optimiser for each sample: tensors [N, ...]; "x" is the next iterate.
 State = dict[str, Tensor]
 
 
@@ -35,7 +35,7 @@ class Optimiser(Protocol):
     """Searches a threat model for a larger objective; the core owns the loop and removes samples that are done.
 
     Attributes:
-        needs: "gradient", or "loss" for a search that never asks for one.
+        needs: "gradient" for a gradient-based attack, "loss" for a black-box attack.
         steps: Evaluations of the objective that a sample gets.
     """
 
@@ -63,7 +63,7 @@ class Optimiser(Protocol):
             gradient: Objective gradient at `state["x"]`, [N, *]; None where `needs` is "loss".
             loss: Objective at `state["x"]`, [N].
             x0: Original inputs, [N, *].
-            k: Steps that each sample has taken, [N]: the samples of a batch need not be at the same step.
+            k: Steps that each sample has taken, [N]; they differ within a batch.
             threat: The threat model, for its `project` and `steepest`.
             rng: Keyed draws.
             index: Sample ids, [N].
@@ -71,14 +71,14 @@ class Optimiser(Protocol):
 
 
 class Queries(Protocol):
-    """What an attack that owns its loop may ask of a model; every answer is counted.
+    """The model queries of an attack with its own loop; all of them are counted.
 
-    For a stochastic model each answer is a mean over draws, a fresh set at each `query`.
+    For a stochastic model each result is a mean over draws, with new draws at each `query`.
     """
 
     @property
     def static(self) -> bool:
-        """Whether inputs have no time axis of their own."""
+        """Whether inputs have no time axis."""
 
     def logits(self, x: Tensor, index: Tensor, query: int | Tensor = 0) -> Tensor:
         """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
@@ -95,7 +95,7 @@ class Queries(Protocol):
 
 @runtime_checkable
 class Perturbation(Protocol):
-    """An attack that owns its loop."""
+    """An attack with its own loop."""
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N]."""
@@ -103,10 +103,9 @@ class Perturbation(Protocol):
 
 @runtime_checkable
 class Corruption(Protocol):
-    """Noise of a given severity on the input; severity 0 leaves it as it is, to the bit.
+    """Noise of a given severity on the input; severity 0 does not change it.
 
-    One that draws no random numbers (contrast, blur) says so by a class attribute
-    `deterministic: ClassVar[bool] = True`.
+    One without random numbers (contrast, blur) sets `deterministic: ClassVar[bool] = True`.
     """
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
@@ -115,10 +114,10 @@ class Corruption(Protocol):
 
 @runtime_checkable
 class Measurement(Protocol):
-    """A number or picture of a model that is no attack: activity, curvature.
+    """A measurement of a model other than an attack: activity, curvature.
 
-    One that takes long may have a class attribute `resumable: ClassVar[bool] = True`. Its `measure` then takes a fourth
-    argument, a `snnrobust.plugin.MeasurementCheckpoint`: what it puts there is there again when a killed run goes on.
+    A long one may have a class attribute `resumable: ClassVar[bool] = True`. Its `measure` then takes a fourth
+    argument, a `snnrobust.plugin.MeasurementCheckpoint`: its contents are available when a killed run is resumed.
     Its records and artifacts must be the same, to the last byte, as without an interruption.
     """
 
@@ -128,58 +127,58 @@ class Measurement(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """How a gradient passes a spike, as a derivative at each comparison with the threshold."""
+    """A surrogate gradient: the derivative at each comparison with the threshold."""
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         """The estimated derivative of H(u) at u = membrane potential minus threshold, of the shape of `u`.
 
         Args:
-            u: Distance to threshold, [N, *] or [T, N, *]: the shape in which the node compares.
-            state: The node's own dict, to keep things in; these are set before each call. "surrogate": the model's
+            u: Distance to threshold, [N, *] or [T, N, *]: the shape of the node's comparison.
+            state: A dict of the node, free for use; these entries are set before each call. "surrogate": the model's
                 own surrogate function. "calls": the distances u of the node's comparisons since the forward pass
                 began, in order; "call": which of them this one is, "axis": the axis of u that counts samples, 0 or 1,
-                None where the node compares in a shape of its own. "memory": a dict of tensors, with as many samples
+                None for any other shape. "memory": a dict of tensors, with as many samples
                 along "axis" as u, that is kept for each sample and call from one iterate to the next. It is empty at
-                first, and zero for a sample that is new among others: keep what is zero at the start.
+                first, and zero for a sample that joins the batch: store values whose start is zero.
                 "frozen": whether this is a further draw at the same iterate; "memory" is then not kept.
         """
 
 
 @runtime_checkable
 class Pointwise(Protocol):
-    """An `Estimator` that is nothing but a function of u, the same at each neuron, step and sample: fast kernels may
-    search with it in place of `backward`."""
+    """An `Estimator` that is a function of u alone, the same at each neuron, step and sample: fast kernels may use it
+    instead of `backward`."""
 
     @property
     def derivative(self) -> Callable[[Tensor], Tensor]:
         """The estimated derivative at u; best a `snnrobust.kernels.derivative.Derivative`, which has native code.
 
-        Anything else must be equal, and hash alike, each time it is asked for: code is compiled for each that is not.
+        Any other callable must be equal, with an equal hash, on each access: code is compiled for each different one.
         """
 
 
 @runtime_checkable
 class NodeEstimator(Protocol):
-    """How a gradient passes a whole node (or any other module), with the values that the node itself gives.
+    """The gradient of a whole node (or any other module), with the node's own output values.
 
-    May also have `backward`, which is then the derivative at the node's comparisons.
+    May also have `backward`, the derivative at the node's comparisons.
     """
 
     def through(self, node: NodeRun, x: Tensor) -> Tensor:
-        """The output of `node` for its input x, with a gradient of the estimator's own; [T, N, *] each for a node."""
+        """The output of `node` for its input x, with the estimator's gradient; [T, N, *] each for a node."""
 
 
 class NodeRun(Protocol):
-    """What a `NodeEstimator` may ask of the node that it stands in for.
+    """The node that a `NodeEstimator` replaces.
 
     Attributes:
         name: Qualified name in the net.
-        leak: The share k of the membrane potential that a step keeps, in u[t] = k v[t-1] + gain x[t], where a lateral
-            input from the node's own spikes is left aside.
+        leak: The share k of the membrane potential that a step keeps, in u[t] = k v[t-1] + gain x[t], without
+            lateral input from the node's own spikes.
         gain: What the input is multiplied by.
         threshold: Membrane potential at which it fires.
 
-    The last three raise an `InputError` for a node that is not of this equation.
+    The last three raise an `InputError` for a node with another equation.
     """
 
     name: str
@@ -198,15 +197,15 @@ class NodeRun(Protocol):
         """One time step [N, *] of a spiking node."""
 
     def detach(self) -> None:
-        """Cuts the gradient through the node's state."""
+        """Detaches the node's state from the graph."""
 
 
 @runtime_checkable
 class Relaxation(Protocol):
-    """A smooth net in place of the spiking one: its gradient is taken, its values are not."""
+    """A smooth net in place of the spiking one: only its gradient is used, not its outputs."""
 
     def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
-        """What stands for the spike H(u): a differentiable function of u, of its shape; `state` as in `Estimator`."""
+        """The replacement of the spike H(u), differentiable and of the shape of u; `state` as in `Estimator`."""
 
 
 @runtime_checkable
@@ -224,7 +223,7 @@ class PerModule(Protocol):
 
     @property
     def modules(self) -> Mapping[str, AnyEstimator]:
-        """Qualified module name -> estimator. A module that is no spiking node needs a `NodeEstimator`."""
+        """Qualified module name -> estimator. A module that is not a spiking node needs a `NodeEstimator`."""
 
 
 AnyEstimator = Estimator | NodeEstimator | Relaxation | Mixture | PerModule
@@ -236,12 +235,12 @@ View = Literal["logits", "outputs", "membrane", "current"]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What an attack pushes upwards.
+    """What an attack maximises.
 
-    Two class attributes may be set. `of` says what the objective is a function of, "logits" where left out. Where the
-    output layer does not spike, "membrane" and "current" are its outputs, which are graded by themselves. `targeted`
-    says that it pushes towards a class: it is then called with a third argument, the target classes [N], which are
-    other classes by falling logit at the original input, one after the other for an attack's restarts.
+    Two class attributes may be set. `of` is the input of the objective, "logits" by default. Where the
+    output layer does not spike, "membrane" and "current" are its outputs. `targeted = True`
+    marks an objective towards a target class: it is called with a third argument, the target classes [N], which are
+    the other classes in order of falling logit at the original input, one for each restart.
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -250,9 +249,9 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Ensemble(Protocol):
-    """Several attacks as one: a sample that a member broke is not attacked by those after it.
+    """Several attacks as one: a sample that a member broke is not attacked by later members.
 
-    A class attribute `quotable = False` says that its number is for comparison, not what a report's verdict is about.
+    A class attribute `quotable = False` marks a number for comparison, which a report's verdict leaves out.
     """
 
     def members(self, norm: Norm) -> Sequence[Mapping[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -14,8 +14,8 @@ from snnrobust.plugin import registry
 from snnrobust.plugin.protocols import GROUPS, AnyEstimator, Ensemble, Objective, Optimiser
 from snnrobust.threat_models.threat_model import Norm
 
-Kind = Literal["clean", "attack", "noise", "measurement"]
-_KINDS: dict[str, Kind] = {
+TaskKind = Literal["clean", "attack", "noise", "measurement"]
+_TASK_KINDS: dict[str, TaskKind] = {
     "optimisers": "attack",
     "perturbations": "attack",
     "ensembles": "attack",
@@ -29,16 +29,16 @@ _NOISE = ("severity", "draws")
 
 @dataclass(frozen=True)
 class Attack:
-    """The factors of an attack beside its plugin.
+    """The settings of an attack besides its plugin.
 
     Attributes:
         norm: Norm of the threat model.
-        objective: What is pushed.
-        gradient: How a gradient passes a spike.
-        restarts: Independent searches a sample gets.
+        objective: What the attack maximises.
+        gradient: The gradient estimator.
+        restarts: Independent searches per sample.
         eot: Draws that each gradient is averaged over.
-        source: Name of the model that is attacked in the place of the evaluated one, whose examples are then tried on
-            it (transfer); None: the evaluated model itself.
+        source: For a transfer attack, the name of the model that is attacked; the examples are tested on the evaluated
+            model. None: the evaluated model itself.
     """
 
     norm: Norm
@@ -50,7 +50,7 @@ class Attack:
 
     @property
     def targeted(self) -> bool:
-        """Whether the objective pushes towards a class, another one at each restart."""
+        """Whether the objective has a target class, another one at each restart."""
         return bool(getattr(self.objective, "targeted", False))
 
 
@@ -68,12 +68,12 @@ class Task:
         attack: The other factors of an attack; None for an ensemble, whose members have their own.
         members: The attacks of an ensemble, in order.
         draws: Draws per sample, for noise.
-        tuned: What `tune` tried to choose the estimator's parameters, and on which data; None: nothing was tuned.
+        tuned: The candidates and the data with which `tune` chose the estimator's parameters; None: not tuned.
     """
 
     name: str
     label: str
-    kind: Kind
+    kind: TaskKind
     origin: str
     plugin: Any
     strengths: tuple[float, ...] = ()
@@ -89,17 +89,18 @@ class Task:
 
     @property
     def unit(self) -> str:
-        """What a strength is."""
+        """The name of a strength: "epsilon" or "severity"."""
         return {"attack": "epsilon", "noise": "severity"}.get(self.kind, "")
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the outcome, as plain values."""
+        """All settings that affect results, as plain values."""
         return {
             "name": self.name,
             "label": self.label,
             "kind": self.kind,
             "origin": self.origin,
             "plugin": repr(self.plugin),
+            "parameters": _parameters(self.plugin),
             "strengths": list(self.strengths),
             "attack": self._factors(),
             "members": [member.settings() for member in self.members],
@@ -108,10 +109,10 @@ class Task:
         }
 
     def _factors(self) -> dict[str, Any] | None:
-        if self.members:  # what all members share
+        if self.members:  # shared by all members
             factors = self.attacks[0][1]
             return {"norm": factors.norm, "eot": factors.eot, "source": None}
-        return None if self.attack is None else {name: _plain(value) for name, value in vars(self.attack).items()}
+        return None if self.attack is None else {name: _plain_value(value) for name, value in vars(self.attack).items()}
 
 
 def load(name: str, label: str | None = None, **parameters: Any) -> Task:
@@ -122,7 +123,7 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         label: Name in the report; `name` where left out.
         **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1", "l0"),
             `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`,
-            `source` (the name of another model whose examples are tried on the evaluated one).
+            `source` (transfer: the name of the model that is attacked).
             For ensembles: `epsilon`, `norm`, `eot`, and `adaptive`, further members of your own: tasks, or mappings of
             these arguments, "name" and "label" among them. For noise: `severity` (one or a list) and `draws` a sample.
 
@@ -145,8 +146,8 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         if label not in (None, "clean"):
             raise InputError(f"expected the label 'clean' for clean accuracy, got {label!r}; leave label= out")
         return Task("clean", "clean", "clean", "snnrobust", None)
-    info = registry.find(name)
-    kind = _KINDS.get(info.kind)
+    info = registry.plugin_info(name)
+    kind = _TASK_KINDS.get(info.kind)
     if kind is None:
         raise InputError(
             f"expected an attack, corruption or measurement, got '{name}' of kind '{info.kind}'; "
@@ -163,13 +164,15 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     given = {key: value for key, value in parameters.items() if key in shared}
     if kind == "noise":
         strengths = _strengths("severity", given.get("severity"))
-        return Task(name, label, kind, info.origin, plugin, strengths, draws=_count("draws", given.get("draws", 10)))
+        return Task(
+            name, label, kind, info.origin, plugin, strengths, draws=_checked_count("draws", given.get("draws", 10))
+        )
     norm = given.get("norm", "linf")
     if norm not in get_args(Norm):
         raise InputError(f"expected norm in {list(get_args(Norm))}, got {norm!r}; name one of these")
     strengths = _strengths("epsilon", given.get("epsilon"))
     if info.kind == "ensembles":
-        members = _members(plugin, norm, given)
+        members = _load_members(plugin, norm, given)
         return Task(name, label, kind, info.origin, plugin, strengths, members=members)
     source = given.get("source")
     if not isinstance(source, str | None):
@@ -180,29 +183,29 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         norm=norm,
         objective=_factor("objectives", given.get("objective", "cross_entropy")),
         gradient=_factor("estimators", given.get("gradient", "own")),
-        restarts=_count("restarts", given.get("restarts", 1)),
-        eot=_count("eot", given.get("eot", 1)),
+        restarts=_checked_count("restarts", given.get("restarts", 1)),
+        eot=_checked_count("eot", given.get("eot", 1)),
         source=source,
     )
     return Task(name, label, kind, info.origin, plugin, strengths, attack)
 
 
 def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:
-    """The same attack with another number of steps, all members of an ensemble alike; as it is where it has none.
+    """The same attack with another number of steps, also for all members of an ensemble; unchanged if it has none.
 
-    Attacks of a single step keep it. Searches without gradients take `queries` steps, or keep theirs.
+    Single-step attacks keep their step. Black-box attacks take `queries` steps, or keep theirs.
     """
     if task.members:
         return replace(task, members=tuple(with_steps(member, steps, queries) for member in task.members))
     if not isinstance(task.plugin, Optimiser) or task.plugin.steps == 1:
         return task
     wanted = steps if task.plugin.needs == "gradient" else queries
-    plugin: Any = task.plugin  # a frozen dataclass, which the protocol can't say
+    plugin: Any = task.plugin  # a frozen dataclass, which the protocol can't express
     return task if wanted is None else replace(task, plugin=replace(plugin, steps=wanted))
 
 
-def _members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Task, ...]:
-    """The members of an ensemble and the user's own, which share its threat model and its draws."""
+def _load_members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The members of an ensemble and the user's own, with the same threat model and number of draws."""
     adaptive = given.get("adaptive", ())
     if isinstance(adaptive, str | Mapping) or not isinstance(adaptive, Iterable):
         raise InputTypeError(f"expected adaptive to be a list of members, got {adaptive!r}; put them into a list")
@@ -244,7 +247,7 @@ def _factor(kind: str, value: Any) -> Any:
         if "name" not in parameters:
             raise InputError(f"expected 'name' in {dict(value)}, got none; name one of the {kind}")
         name = parameters.pop("name")
-        if (found := registry.find(name).kind) != kind:
+        if (found := registry.plugin_info(name).kind) != kind:
             raise InputError(f"expected one of the {kind}, got '{name}' of kind '{found}'; see `snnrobust list`")
         return registry.create(name, **parameters)
     if isinstance(value, type) or not isinstance(value, GROUPS[kind]):
@@ -252,7 +255,7 @@ def _factor(kind: str, value: Any) -> Any:
         raise InputTypeError(f"expected the name or an instance of one of the {kind}, got {got}; see `snnrobust list`")
     if " at 0x" in repr(value):
         raise InputTypeError(
-            f"expected one of the {kind} whose repr tells its parameters, got {value!r}; make it a frozen dataclass, "
+            f"expected one of the {kind} whose repr shows its parameters, got {value!r}; make it a frozen dataclass, "
             f"or a resumed run could not tell it from another"
         )
     return value
@@ -273,10 +276,17 @@ def _strengths(what: str, value: Any) -> tuple[float, ...]:
     return tuple(sorted({float(v) for v in values}))
 
 
-def _count(what: str, value: Any) -> int:
+def _checked_count(what: str, value: Any) -> int:
     check_count(what, value)
     return int(value)
 
 
-def _plain(value: Any) -> Any:
+def _parameters(plugin: Any) -> dict[str, Any]:
+    """The fields of a plugin that its `repr` shows, as plain values."""
+    if not is_dataclass(plugin):
+        return {}
+    return {each.name: _plain_value(getattr(plugin, each.name)) for each in fields(plugin) if each.repr}
+
+
+def _plain_value(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else repr(value)

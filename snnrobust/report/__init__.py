@@ -1,4 +1,4 @@
-"""The report and what is drawn from it: tables, plots and the page."""
+"""The report, and its output: tables, plots and the page."""
 
 from snnrobust.analysis.comparison import Comparison
 from snnrobust.analysis.members import Member

@@ -1,4 +1,4 @@
-"""What a run in mode="bisect" counts as right without an attack, in numbers and in words."""
+"""The outcomes that a run in mode="bisect" assumed robust without an attack: how many, and a note about them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 from snnrobust.analysis.outcomes import Outcomes
 
 
-def counted(outcomes: Outcomes, labels: Iterable[str], models: Iterable[str]) -> tuple[int, int]:
-    """How many outcomes of these attacks on these models were assumed right, and of how many; (0, 0) where nothing was
-    bisected."""
+def assumed_counts(outcomes: Outcomes, labels: Iterable[str], models: Iterable[str]) -> tuple[int, int]:
+    """The number of assumed outcomes of these attacks on these models, and of all their outcomes; (0, 0) without
+    bisection."""
     models = list(models)
     marks = [outcomes.assumed(each, model) for each in labels for model in models if outcomes.bisected(each, model)]
     return sum(int(each.sum()) for each in marks), sum(each.size for each in marks)
 
 
-def remark(outcomes: Outcomes, labels: Iterable[str], models: Iterable[str]) -> str:
-    """The same in a sentence that follows another; empty where nothing was bisected."""
+def assumed_note(outcomes: Outcomes, labels: Iterable[str], models: Iterable[str]) -> str:
+    """The counts as a sentence, with a leading space; empty without bisection."""
     labels, models = list(labels), list(models)
-    count, every = counted(outcomes, labels, models)
+    count, every = assumed_counts(outcomes, labels, models)
     if not every:
         return ""
     names = ", ".join(label for label in labels if any(outcomes.bisected(label, model) for model in models))
     return (
-        f" By bisection ({names}): {count:,} of {every:,} outcomes of a sample at an epsilon were not attacked but "
-        "assumed right, since the sample withstood a larger epsilon."
+        f" By bisection ({names}): {count:,} of {every:,} outcomes (a sample at one epsilon) were assumed robust "
+        "without an attack, because the sample is robust at a larger epsilon."
     )

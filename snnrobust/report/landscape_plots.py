@@ -1,4 +1,4 @@
-"""Figures of loss landscapes: relief, spectral density, eigenvalues, predicted against measured, slices and curves."""
+"""Figures of loss landscapes: surfaces in space, spectra, eigenvalues, predicted against measured, and profiles."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]  # not typed by matplotlib
 
-#: Share of the highest peak under which a density is not drawn: there it is the broadening alone.
+#: Share of the highest peak under which a density is not drawn: there it is only the broadening.
 FAINT = 1e-6
 #: Ratio of the largest to the smallest position above which positions are drawn on a logarithmic scale.
 LOG_POSITIONS = 5.0
 
 
-def relief(drawn: Surface, levels: np.ndarray, title: str) -> Figure | None:
+def surface_3d(drawn: Surface, levels: np.ndarray, title: str) -> Figure | None:
     """The loss over the plane as a surface in space; None where it has no area or is not finite.
 
     Args:
@@ -77,8 +77,8 @@ def relief(drawn: Surface, levels: np.ndarray, title: str) -> Figure | None:
     return figure
 
 
-def density(drawn: Spectrum, title: str) -> Figure:
-    """A spectral density on a logarithmic scale: what stands out of a net's bulk is a handful of eigenvalues."""
+def spectral_density(drawn: Spectrum, title: str) -> Figure:
+    """A spectral density on a logarithmic scale, as few of a net's eigenvalues are outside of the bulk."""
     figure, axes = panel(title, drawn.axis, "Density", 3.0)
     peak = float(drawn.density[np.isfinite(drawn.density)].max(initial=0.0))
     if peak == 0:
@@ -93,18 +93,18 @@ def density(drawn: Spectrum, title: str) -> Figure:
     return figure
 
 
-def eigenvalues(values: Mapping[str, np.ndarray], rows: Sequence[str], title: str, rows_are: str) -> Figure:
-    """Bars to the side of their sign, with their errors, one colour for each operator; hollow ones have no error.
+def eigenvalues(values: Mapping[str, np.ndarray], rows: Sequence[str], title: str, axis: str) -> Figure:
+    """Bars with their errors, one colour for each operator; hollow ones have no known error.
 
     Args:
         values: Operator -> value, low and high of each row [R, 3]; NaN where it has none.
-        rows: What each row is called: a rank or a layer.
+        rows: The name of each row: a rank or a layer.
         title: Of the panel.
-        rows_are: What rows are, "Rank" or "Layer".
+        axis: The label of the vertical axis, "Rank" or "Layer".
     """
     names = list(values)
     height = 0.9 + legend_height(names) + len(rows) * (0.12 + 0.13 * len(names))
-    figure, axes = panel(title, "Eigenvalue", rows_are, height)
+    figure, axes = panel(title, "Eigenvalue", axis, height)
     position, thick = np.arange(len(rows)), 0.82 / len(names)
     handles = []
     for k, each in enumerate(values.values()):
@@ -130,7 +130,7 @@ def eigenvalues(values: Mapping[str, np.ndarray], rows: Sequence[str], title: st
 
 
 def scatter(drawn: Scatter, title: str) -> Figure:
-    """What was measured over what was predicted, with the line on which both are equal."""
+    """Measured over predicted values, with the line on which both are equal."""
     names = list(drawn.points)
     figure, axes = panel(title, *drawn.axes, 3.6 + legend_height(names))
     handles = []
@@ -161,7 +161,7 @@ def scatter(drawn: Scatter, title: str) -> Figure:
 
 
 def profile(drawn: Profile, title: str) -> Figure:
-    """Quantities over one number: the accuracy, in percent, in a panel of its own below the others."""
+    """Quantities over one number, with the accuracy, in percent, in a separate panel below."""
     kinds = [
         [name for name in drawn.values if name != "accuracy"],
         [name for name in drawn.values if name == "accuracy"],
@@ -198,7 +198,7 @@ def profile(drawn: Profile, title: str) -> Figure:
 
 
 def _quantity(names: Sequence[str]) -> str:
-    """What a panel's vertical axis is called."""
+    """The label of a panel's vertical axis."""
     if names == ["accuracy"]:
         return "Accuracy (%)"
     kinds = {name.partition(", ")[0] for name in names}  # "loss rise, ascent" and "loss rise, random" are one
@@ -206,7 +206,7 @@ def _quantity(names: Sequence[str]) -> str:
 
 
 def _far_apart(largest: Sequence[float], axes: Axes) -> None:
-    """A scale that is linear up to the smallest operator's largest value and logarithmic beyond, if others dwarf it."""
+    """A scale linear up to the smallest operator's largest value and logarithmic beyond, if others are far larger."""
     known = [each for each in largest if each > 0]
     if known and max(known) > LOG_RATIO * min(known):
         axes.set_xscale("symlog", linthresh=min(known))

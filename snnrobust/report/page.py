@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file, with its pictures embedded and beside it."""
+"""The page: one self-contained HTML file; its pictures are embedded and also written as files."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit.judgement import Judged
+from snnrobust.audit.judgement import AuditResult
 from snnrobust.common.files import slug, write
 from snnrobust.report import claims, plots, tables
-from snnrobust.report.assumed import remark
-from snnrobust.report.findings import checks, summary, verdict_on
+from snnrobust.report.assumed import assumed_note
+from snnrobust.report.findings import checks, model_verdict, summary
 from snnrobust.report.searches import searches
 from snnrobust.report.section import Picture
 from snnrobust.report.sections import sections
 from snnrobust.results.records import Record
 
-#: Parts of run.json that the page shows in another way, or that only a program reads.
+#: Parts of run.json that are shown elsewhere on the page, or not at all.
 _ELSEWHERE = ("models", "tasks", "notes", "evidence_tasks", "rows", "search", "signature")
 
 
-def write_page(judged: Judged, records: Sequence[Record], path: Path) -> Path:
+def write_page(audit: AuditResult, records: Sequence[Record], path: Path) -> Path:
     """Writes the page of a report, and its pictures as PNG files in the folder "STEM_files" beside it.
 
-    Equal reports give equal bytes.
+    The same report always gives the same bytes.
 
     Args:
-        judged: What an evaluation found.
-        records: Its numbers.
-        path: Where the page goes; folders are made as needed.
+        audit: The outcomes with their findings and claims.
+        records: All numbers.
+        path: File to write; missing folders are created.
 
     Returns:
         `path`.
     """
-    outcomes = judged.outcomes
+    outcomes = audit.outcomes
     shown = sections(outcomes, records)
     pictures = [picture for section in shown for picture in section.pictures]
     folder = path.with_name(f"{path.stem}_files")
@@ -46,13 +46,13 @@ def write_page(judged: Judged, records: Sequence[Record], path: Path) -> Path:
     page = _template().render(
         title=_title(outcomes.models),
         facts=_facts(outcomes, records),
-        verdict=judged.verdict,
-        meaning=claims.meaning(judged),
-        quoted=claims.claims_table(judged, quoted=True),
-        unquoted=claims.claims_table(judged, quoted=False),
+        verdict=audit.verdict,
+        meaning=claims.verdict_text(audit),
+        quoted=claims.claims_table(audit, quoted=True),
+        unquoted=claims.claims_table(audit, quoted=False),
         notes=outcomes.run.get("notes", []),
-        overview=tables.overview(judged, records),
-        findings=_findings(judged),
+        overview=tables.overview_table(audit, records),
+        findings=_finding_groups(audit),
         sections=shown,
         embedded=lambda picture: embedded[id(picture)],
         mode=outcomes.run["mode"],
@@ -64,13 +64,13 @@ def write_page(judged: Judged, records: Sequence[Record], path: Path) -> Path:
 
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(plain=_plain, number=tables.number, strength=tables.strength)
+    environment.filters.update(plain=_as_text, number=tables.number, strength=tables.strength)
     source = files("snnrobust.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source)
 
 
 def _embed(picture: Picture, folder: Path, position: int) -> dict[str, Any]:
-    """Writes a picture beside the page, and returns what the page needs to hold it itself."""
+    """Writes a picture as a file and returns its data and size for embedding."""
     content = plots.png(picture.figure)
     write(folder / f"{position:02d}-{slug(picture.name)}.png", content)
     width, height = (round(float(side) * plots.DPI) for side in picture.figure.get_size_inches())
@@ -83,17 +83,17 @@ def _title(models: Sequence[str]) -> str:
 
 
 def _facts(outcomes: Outcomes, records: Sequence[Record]) -> dict[str, str]:
-    """What the headline says about the run."""
+    """The facts at the top of the page."""
     counts = {record.count for record in tables.select(records, "accuracy", outcomes.labels("clean"))}
     facts = {
         "Models": ", ".join(outcomes.models),
         "Samples": ", ".join(f"{count:,}" for count in sorted(counts)),
         "Data": outcomes.run["data"]["name"],
         "Tasks": ", ".join(outcomes.labels()),
-        "Evidence": claims.evidence(outcomes),
+        "Evidence": claims.evidence_summary(outcomes),
         "Search": "; ".join(searches(outcomes)),
         "Memory": "; ".join(_out_of_memory(outcomes, model) for model in outcomes.models if outcomes.halved(model)),
-        "Mode": f"bisect.{remark(outcomes, outcomes.labels('attack'), outcomes.models)}"
+        "Mode": f"bisect.{assumed_note(outcomes, outcomes.labels('attack'), outcomes.models)}"
         if outcomes.run["mode"] == "bisect"
         else "",
     }
@@ -103,20 +103,20 @@ def _facts(outcomes: Outcomes, records: Sequence[Record]) -> dict[str, str]:
 def _out_of_memory(outcomes: Outcomes, model: str) -> str:
     sizes = outcomes.halved(model)
     times = "once" if len(sizes) == 1 else f"{len(sizes)} times"
-    return f"ran out {times} on {model}: at most {sizes[-1]} samples at once since"
+    return f"ran out {times} on {model}: the batch size was reduced to {sizes[-1]}"
 
 
-def _findings(judged: Judged) -> list[dict[str, Any]]:
-    """Checks by model: the open ones, apart from them those that passed and those of attacks that are not quoted."""
+def _finding_groups(audit: AuditResult) -> list[dict[str, Any]]:
+    """Checks by model, in three lists: failed or missing; passed; about attacks that are not quoted."""
     groups = []
-    shown = ("", *judged.outcomes.quoted(), *judged.outcomes.labels("measurement"))
-    for model in dict.fromkeys(finding.model for finding in judged.findings):
-        own = checks(finding for finding in judged.findings if finding.model == model)
+    shown = ("", *audit.outcomes.quoted(), *audit.outcomes.labels("measurement"))
+    for model in dict.fromkeys(finding.model for finding in audit.findings):
+        own = checks(finding for finding in audit.findings if finding.model == model)
         decisive = [check for check in own if check.worst.label in shown]
         groups.append(
             {
                 "model": model or "All models",
-                "verdict": verdict_on(judged, model) if model else "",
+                "verdict": model_verdict(audit, model) if model else "",
                 "summary": summary(decisive),
                 "open": [check for check in decisive if check.passed is not True],
                 "passed": [check for check in decisive if check.passed],
@@ -127,10 +127,11 @@ def _findings(judged: Judged) -> list[dict[str, Any]]:
 
 
 def _settings(outcomes: Outcomes) -> dict[str, Any]:
-    """The recorded run: models and tasks side by side, the rest as it is."""
+    """The recorded settings: a table of models, a table of tasks, and the rest."""
     models = outcomes.run["models"]
-    everything = [each for task in outcomes.run["tasks"] for each in (task, *_members(task))]
-    tasks = {task["label"]: _flat(task) for task in everything}
+    listed = [each for task in outcomes.run["tasks"] for each in (task, *_member_tasks(task))]
+    # The plugin's text has its parameters already.
+    tasks = {task["label"]: _flat({**task, "parameters": {}}) for task in listed}
     rows = sorted({name for settings in models.values() for name in _flat(settings)})
     flat = {model: _flat(settings) for model, settings in models.items()}
     columns = sorted({name for task in tasks.values() for name in task} - {"label"})
@@ -138,28 +139,44 @@ def _settings(outcomes: Outcomes) -> dict[str, Any]:
         "models": tables.Table(
             "Models, as wrapped",
             ["Setting", *models],
-            [("", [tables.Row(row, [tables.Cell(_plain(flat[m].get(row, "–"))) for m in models]) for row in rows])],
+            [
+                (
+                    "",
+                    [
+                        tables.TableRow(row, [tables.TableCell(_as_text(flat[m].get(row, "–"))) for m in models])
+                        for row in rows
+                    ],
+                )
+            ],
         ),
         "tasks": tables.Table(
             "Tasks",
             ["Label", *(column.replace(".", ": ") for column in columns)],
-            [("", [tables.Row(t, [tables.Cell(_plain(tasks[t].get(c, "–"))) for c in columns]) for t in tasks])],
+            [
+                (
+                    "",
+                    [
+                        tables.TableRow(t, [tables.TableCell(_as_text(tasks[t].get(c, "–"))) for c in columns])
+                        for t in tasks
+                    ],
+                )
+            ],
         ),
         "rest": {name: value for name, value in outcomes.run.items() if name not in _ELSEWHERE},
     }
 
 
-def _members(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The members of an ensemble as tasks of their own, called "ENSEMBLE: MEMBER"."""
+def _member_tasks(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The members of an ensemble as tasks with the label "ENSEMBLE: MEMBER"."""
     return [{**member, "label": f"{task['label']}: {member['label']}"} for member in task["members"]]
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with dotted names."""
+    """Nested settings as one dict with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name in ("attack", "members") and not value:
-            continue  # no attack or ensemble: nothing to say about its factors
+            continue  # the task has no attack, or no members
         if name == "members":
             value = [member["label"] for member in value]
         if isinstance(value, Mapping):
@@ -169,10 +186,10 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A recorded value as text."""
     if value is None or value == []:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(_plain(each) for each in value) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(_as_text(each) for each in value) if isinstance(value, list | tuple) else str(value)

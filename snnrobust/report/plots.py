@@ -1,4 +1,4 @@
-"""Figures of a report: each is one panel, small enough to be read on a telephone and to stand beside others."""
+"""Figures of a report. Most have one panel; all have the same width and are readable on a phone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from snnrobust.results.artifacts import Surface
 
-# Matplotlib takes half a second to import, and `import snnrobust` should not wait for it: functions import it.
+# Matplotlib takes half a second to import, so the functions import it when they are called.
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -28,14 +28,14 @@ DASHES = ("-", "--", "-.", ":")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
 #: Characters of a name that fit into a legend.
 NAME_LENGTH = 34
-#: The same where each name has a line of its own.
-ALONE_LENGTH = 46
+#: The same where the legend has one column.
+ONE_COLUMN_LENGTH = 46
 #: Ratio of the largest to the smallest value above which a surface gets logarithmic levels.
 LOG_RATIO = 30.0
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """A named curve: positions, values and 95 % intervals (NaN where unknown)."""
 
     name: str
@@ -45,8 +45,8 @@ class Line:
     high: tuple[float, ...]
 
 
-def lines(curves: Sequence[Line], title: str, x_label: str, y_label: str) -> Figure:
-    """Shares over a strength or over time, in percent, with their intervals as bars."""
+def lines(curves: Sequence[PlotLine], title: str, x_label: str, y_label: str) -> Figure:
+    """Shares in percent over a strength or over time, with error bars."""
     names = [curve.name for curve in curves]
     figure, axes = panel(title, x_label, f"{y_label} (%)", 3.0 + legend_height(names))
     handles = []
@@ -72,7 +72,7 @@ def lines(curves: Sequence[Line], title: str, x_label: str, y_label: str) -> Fig
 
 
 def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title: str, x_label: str) -> Figure:
-    """A quantity per layer, grouped: `values` [model, layer], NaN where a model has no such layer."""
+    """A bar for each model and layer: `values` [model, layer], NaN where a model has no such layer."""
     figure, axes = panel(title, x_label, "Layer", 0.9 + legend_height(names) + len(layers) * (0.12 + 0.13 * len(names)))
     position, height = np.arange(len(layers)), 0.82 / len(names)
     handles = []
@@ -97,7 +97,7 @@ def bars(names: Sequence[str], layers: Sequence[str], values: np.ndarray, title:
 
 
 def levels(surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
-    """Contour levels for each quantity, shared by surfaces that stand side by side so that colours compare."""
+    """Contour levels of each quantity, the same for all surfaces, so that colours are comparable."""
     found: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(name for surface in surfaces for name in surface.values):
         values = np.concatenate([surface.values[name].ravel() for surface in surfaces if name in surface.values])
@@ -113,7 +113,7 @@ def levels(surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
 
 
 def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure:
-    """Filled contours of each quantity, one below the other, with the unperturbed model marked by a cross."""
+    """Filled contours of each quantity, one below the other; a cross marks the unperturbed model."""
     from matplotlib import colormaps
     from matplotlib.colors import BoundaryNorm
 
@@ -147,9 +147,9 @@ def surface(drawn: Surface, shared: dict[str, np.ndarray], title: str) -> Figure
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str) -> Figure:
-    """Shares [row, column] in percent, each written into its field; NaN fields stay empty."""
+    """Shares [row, column] as a heat map in percent, with the numbers; NaN is shown as a dash."""
     height = 1.5 + 0.42 * len(rows) + 0.05 * max(min(len(name), 16) for name in columns)
-    figure, axes = panel(title, "Tried on", "Made on", height)
+    figure, axes = panel(title, "Target model", "Source model", height)
     image = axes.imshow(np.ma.masked_invalid(100 * values), cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))
@@ -165,17 +165,17 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, ti
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG; equal figures give equal bytes."""
+    """The figure as a PNG file; the same figure always gives the same bytes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the page beside the picture has it in full.
+        # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure as wide as all others; its height in inches."""
+    """An empty figure of the standard width; the height is in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -185,7 +185,7 @@ def new_figure(height: float) -> Figure:
 
 
 def panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
-    """A figure of one panel with its title and the names of its axes; its height in inches."""
+    """A figure with one panel, its title and axis labels; the height is in inches."""
     figure = new_figure(height)
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
@@ -194,7 +194,7 @@ def panel(title: str, x_label: str, y_label: str, height: float) -> tuple[Figure
 
 
 def label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Names a panel and its axes."""
+    """Sets the title and axis labels of a panel."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(plain(title, 48), fontsize=10, fontweight="bold")
@@ -205,10 +205,10 @@ def label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
-    """Names below the panel, where they hide nothing."""
-    length = NAME_LENGTH if _legend_columns(names) > 1 else ALONE_LENGTH
+    """A legend below the panel."""
+    length = NAME_LENGTH if _legend_columns(names) > 1 else ONE_COLUMN_LENGTH
     figure.legend(
-        # An empty first character keeps matplotlib from taking a leading underscore for "not in the legend".
+        # Matplotlib leaves names with a leading underscore out of the legend; the zero-width space prevents that.
         list(handles),
         [f"\u200b{plain(name, length)}" for name in names],
         loc="outside lower center",
@@ -226,12 +226,12 @@ def _legend_columns(names: Sequence[str]) -> int:
 
 
 def legend_height(names: Sequence[str]) -> float:
-    """Inches that a legend takes."""
+    """Height of the legend in inches."""
     return 0.1 + 0.17 * math.ceil(len(names) / _legend_columns(names))
 
 
 def plain(text: str, length: int = NAME_LENGTH) -> str:
-    """Text that is drawn as it is: one line of limited length, without markup."""
+    """The text as one line of limited length, with markup escaped."""
     line = " ".join(text.split())
     if len(line) > length:
         line = f"{line[: length // 2]}…{line[len(line) - length // 2 + 1 :]}"

@@ -1,4 +1,4 @@
-"""What attacks searched on, in words."""
+"""The execution paths of the searches of a run, as lines of text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from snnrobust.analysis.outcomes import Outcomes
 
 
 def searches(outcomes: Outcomes, *, slow: bool = False) -> list[str]:
-    """A line for each way of searching, with the models that were searched so, and the tasks where these differ.
+    """A line for each execution path with its models; with its tasks too if the tasks of a model differ.
 
     Args:
-        outcomes: What a run stored.
-        slow: Only of models without any search on fast kernels, with the reason.
+        outcomes: The stored outcomes.
+        slow: Only models without any accelerated search.
     """
     found: dict[str, list[str]] = {}
     for model in outcomes.models:
-        ways: dict[str, list[str]] = {}
-        for label, several in outcomes.ways(model).items():
-            for way in several:
-                ways.setdefault(way, []).append(label)
-        if slow and not all(way.startswith("eager") for way in ways):
+        labels: dict[str, list[str]] = {}  # by execution path
+        paths = outcomes.execution_paths(model)
+        if slow and any(path.accelerated for several in paths.values() for path in several):
             continue
-        for way, labels in ways.items():
-            found.setdefault(way, []).append(model if len(ways) == 1 else f"{model} ({', '.join(labels)})")
-    return [f"{', '.join(names)}: {way}" for way, names in found.items()]
+        for label, several in paths.items():
+            for path in several:
+                labels.setdefault(str(path), []).append(label)
+        for path_text, on_it in labels.items():
+            found.setdefault(path_text, []).append(model if len(labels) == 1 else f"{model} ({', '.join(on_it)})")
+    return [f"{', '.join(names)}: {path_text}" for path_text, names in found.items()]

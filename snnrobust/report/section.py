@@ -1,4 +1,4 @@
-"""What a page is made of: sections of tables and pictures."""
+"""The parts of a page: sections with tables and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the words that stand for it."""
+    """A figure with its file name, caption and alternative text."""
 
     name: str
     figure: Figure
@@ -23,7 +23,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with tables and pictures below it."""
+    """A heading with text, tables and pictures."""
 
     title: str
     text: str = ""

@@ -1,4 +1,4 @@
-"""What a page shows, section by section: tables and pictures of one subject, with the words beside them."""
+"""The sections of a page, each with tables and pictures of one subject."""
 
 from __future__ import annotations
 
@@ -8,24 +8,35 @@ from dataclasses import replace
 import numpy as np
 
 from snnrobust.analysis import transfer
-from snnrobust.analysis.curves import worst_case as worst_case_curve
+from snnrobust.analysis.curves import worst_case_curve
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.report import landscape_sections, landscape_tables, plots, tables
-from snnrobust.report.assumed import remark
-from snnrobust.report.plots import Line
+from snnrobust.report.assumed import assumed_note
+from snnrobust.report.plots import PlotLine
 from snnrobust.report.section import Picture, Section
 from snnrobust.results.records import Curve, Record
 
 Records = Sequence[Record]
 
 _TABLED = (*landscape_tables.CURVATURE, *landscape_tables.SLICES, *landscape_tables.SHARPNESS)
-_LANDSCAPES = (landscape_sections.surfaces, landscape_sections.curvature, landscape_sections.sharpness)
+_LANDSCAPES = (
+    landscape_sections.surface_section,
+    landscape_sections.curvature_section,
+    landscape_sections.sharpness_section,
+)
 
 
 def sections(outcomes: Outcomes, records: Records) -> list[Section]:
-    """The sections for which there is something to show."""
-    makers = (_transfer, _noise, *_LANDSCAPES, _activity, _other, _cost)
-    found = [*_attacks(outcomes, records), *(make(outcomes, records) for make in makers)]
+    """All sections that are not empty."""
+    makers = (
+        _transfer_section,
+        _noise_section,
+        *_LANDSCAPES,
+        _activity_section,
+        _other_section,
+        _cost_section,
+    )
+    found = [*_attack_sections(outcomes, records), *(make(outcomes, records) for make in makers)]
     kept = []
     for each in found:
         filled = [table for table in each.tables if any(rows for _, rows in table.groups)]
@@ -34,7 +45,7 @@ def sections(outcomes: Outcomes, records: Records) -> list[Section]:
     return kept
 
 
-def _attacks(outcomes: Outcomes, records: Records) -> list[Section]:
+def _attack_sections(outcomes: Outcomes, records: Records) -> list[Section]:
     """One section for each threat model."""
     models: dict[str, list[str]] = {}
     for threat, model in tables.threatened(outcomes, records):
@@ -43,14 +54,14 @@ def _attacks(outcomes: Outcomes, records: Records) -> list[Section]:
     return [
         Section(
             f"Attacks: {threat}",
-            "Robust accuracy in percent of all samples: right when clean, and broken by no example within epsilon. "
-            "Epsilon is in input units." + remark(outcomes, _attacks_of(records, threat), found),
+            "Robust accuracy in percent of all samples: correct when clean and not broken by an example within "
+            "epsilon. Epsilon is in input units." + assumed_note(outcomes, _attacks_of(records, threat), found),
             [
-                *([tables.worst_case(outcomes, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
+                *([tables.worst_case_table(outcomes, found, threat)] if len(_attacks_of(records, threat)) > 1 else []),
                 tables.by_strength(
                     f"Robust accuracy, {threat}", outcomes, records, senses, outcomes.labels("attack"), threat
                 ),
-                *(tables.members(outcomes, each, found) for each in _ensembles_of(outcomes, records, threat)),
+                *(tables.members_table(outcomes, each, found) for each in _ensembles_of(outcomes, records, threat)),
             ],
             _attack_pictures(outcomes, records, threat, found),
         )
@@ -59,28 +70,30 @@ def _attacks(outcomes: Outcomes, records: Records) -> list[Section]:
 
 
 def _attack_pictures(outcomes: Outcomes, records: Records, threat: str, models: list[str]) -> list[Picture]:
-    """A panel for the worst case and for each attack; one panel for everything where there is one model."""
+    """One picture for the worst case and one for each attack; a single picture if there is only one model."""
     labels = _attacks_of(records, threat)
-    panels: dict[str, list[Line]] = {}
+    panels: dict[str, list[PlotLine]] = {}
     if len(labels) > 1:
         panels["worst case"] = [
-            _anchored(_of_curve(worst_case_curve(outcomes, model, threat)), outcomes, records, model)
+            _from_clean(_line_of_curve(worst_case_curve(outcomes, model, threat)), outcomes, records, model)
             for model in models
         ]
     for label in labels:
         curves = {model: tables.select(records, "robust_accuracy", [label], model) for model in models}
-        panels[label] = [_anchored(_line(m, found), outcomes, records, m) for m, found in curves.items() if found]
+        panels[label] = [
+            _from_clean(_line_of_records(m, found), outcomes, records, m) for m, found in curves.items() if found
+        ]
     if len(models) == 1:
         panels = {models[0]: [replace(line, name=label) for label, found in panels.items() for line in found]}
     return [
-        _curves(
+        _line_picture(
             f"robust-accuracy {title} {threat}",
             found,
             title,
             "Epsilon (input units)",
             "Robust accuracy",
-            f"Robust accuracy over epsilon, {title}, {threat}. Bars are 95 % intervals; at 0 stands clean accuracy."
-            + remark(outcomes, [title] if title in labels else labels, models),
+            f"Robust accuracy over epsilon, {title}, {threat}. Error bars are 95 % intervals; the value at 0 is clean "
+            "accuracy." + assumed_note(outcomes, [title] if title in labels else labels, models),
         )
         for title, found in panels.items()
     ]
@@ -88,53 +101,53 @@ def _attack_pictures(outcomes: Outcomes, records: Records, threat: str, models: 
 
 def _attacks_of(records: Records, threat: str) -> list[str]:
     """Labels of the attacks of one threat model."""
-    return list(dict.fromkeys(r.label for r in records if r.metric == "robust_accuracy" and r.threat == threat))
+    return list(dict.fromkeys(r.label for r in records if r.quantity == "robust_accuracy" and r.threat == threat))
 
 
 def _ensembles_of(outcomes: Outcomes, records: Records, threat: str) -> list[str]:
     return [label for label in _attacks_of(records, threat) if outcomes.task(label)["members"]]
 
 
-def _transfer(outcomes: Outcomes, records: Records) -> Section:
-    """A map for each group of attacks that are alike but for the model that their examples are made on."""
+def _transfer_section(outcomes: Outcomes, records: Records) -> Section:
+    """A heat map for each group of attacks that differ only in the source model."""
     pictures = []
-    for labels in transfer.groups(outcomes):
-        for radius in tables.chosen(transfer.strengths(outcomes, labels)):
+    for labels in transfer.transfer_groups(outcomes):
+        for radius in tables.two_strengths(transfer.transfer_strengths(outcomes, labels)):
             found = transfer.transfer(outcomes, radius, labels[0])
             title = f"{outcomes.task(labels[0])['name']}, epsilon {tables.strength(radius)}"
             cells = (
-                f"made on {source}, tried on {target}: {tables.percent(float(found.values[i, j]))}"
+                f"from {source} to {target}: {tables.percent(float(found.values[i, j]))}"
                 for i, source in enumerate(found.sources)
                 for j, target in enumerate(found.targets)
             )
             caption = (
                 f"Robust accuracy in percent of {found.count:,} samples under examples of "
-                f"{outcomes.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}, from the model of the "
-                f"row on the model of the column. Tasks: {', '.join(found.labels)}."
-                f"{remark(outcomes, found.labels, found.targets)}"
+                f"{outcomes.task(labels[0])['plugin']} within epsilon {tables.strength(radius)}. Rows are source "
+                f"models, columns target models. Tasks: {', '.join(found.labels)}."
+                f"{assumed_note(outcomes, found.labels, found.targets)}"
             )
             figure = plots.heat_map(found.sources, found.targets, found.values, title)
             pictures.append(Picture(f"transfer {title}", figure, caption, f"Transfer, {title}: {'; '.join(cells)}"))
     text = (
-        "What examples made on one model leave standing of another. Where other models' examples break more of a model "
-        "than its own do, its gradients are masked."
+        "Robust accuracy under transfer attacks: examples are made on a source model and scored on a target model. If "
+        "they break more samples than examples made on the target model itself, its gradients are masked."
     )
     return Section("Transfer", text, [], pictures)
 
 
-def _noise(outcomes: Outcomes, records: Records) -> Section:
+def _noise_section(outcomes: Outcomes, records: Records) -> Section:
     labels = outcomes.labels("noise")
     pictures = []
     for label in labels:
         curves = {model: tables.select(records, "accuracy", [label], model) for model in outcomes.models}
-        found = [_anchored(_line(m, each), outcomes, records, m) for m, each in curves.items() if each]
+        found = [_from_clean(_line_of_records(m, each), outcomes, records, m) for m, each in curves.items() if each]
         task = outcomes.task(label)
         caption = (
-            f"Accuracy under {task['plugin']}, mean over {task['draws']} draws a sample. "
-            "Bars are 95 % intervals over samples; at severity 0 stands clean accuracy."
+            f"Accuracy under {task['plugin']}, mean over {task['draws']} draws per sample. "
+            "Error bars are 95 % intervals over samples; the value at severity 0 is clean accuracy."
         )
         axis = "Severity (the corruption's own scale)"
-        pictures += [_curves(f"noise {label}", found, label, axis, "Accuracy", caption)] if found else []
+        pictures += [_line_picture(f"noise {label}", found, label, axis, "Accuracy", caption)] if found else []
     shown = [
         tables.by_strength("Accuracy under noise", outcomes, records, {"accuracy": ""}, [label], None)
         for label in labels
@@ -142,37 +155,37 @@ def _noise(outcomes: Outcomes, records: Records) -> Section:
     return Section("Noise", "Accuracy in percent, averaged over random draws.", shown, pictures)
 
 
-def _activity(outcomes: Outcomes, records: Records) -> Section:
+def _activity_section(outcomes: Outcomes, records: Records) -> Section:
     pictures = []
     for label in outcomes.labels("measurement"):
-        for metric, title, axis, scale in (
+        for quantity, title, axis, scale in (
             ("firing_rate", "Firing rate", "Firing rate (spikes per neuron and step)", 1.0),
-            ("silent_neurons", "Silent neurons", "Neurons that never fire (%)", 100.0),
+            ("silent_neurons", "Silent neurons", "Silent neurons (%)", 100.0),
         ):
-            found = tables.select(records, metric, [label])
-            pictures += [_bars(f"{metric} {label}", found, outcomes.models, title, axis, scale)] if found else []
+            found = tables.select(records, quantity, [label])
+            pictures += (
+                [_bar_picture(f"{quantity} {label}", found, outcomes.models, title, axis, scale)] if found else []
+            )
         steps = {m: tables.select(records, "accuracy_at_step", [label], m) for m in outcomes.models}
-        curves = [_line(model, each) for model, each in steps.items() if each]
+        curves = [_line_of_records(model, each) for model, each in steps.items() if each]
         if curves:
-            caption = "Accuracy when the read-out stops after that many time steps. Bars are 95 % intervals."
+            caption = "Accuracy of the read-out after the given number of time steps. Error bars are 95 % intervals."
             title, axis = "Accuracy by time step", "Simulated time (steps)"
-            pictures.append(_curves(f"accuracy-at-step {label}", curves, title, axis, "Accuracy", caption))
+            pictures.append(_line_picture(f"accuracy-at-step {label}", curves, title, axis, "Accuracy", caption))
     return Section("Activity and energy", "", [tables.energy(outcomes, records)], pictures)
 
 
-def _other(outcomes: Outcomes, records: Records) -> Section:
+def _other_section(outcomes: Outcomes, records: Records) -> Section:
     known = {*tables.COSTS, *tables.DRAWN, *_TABLED}
-    other = landscape_tables.listed(
-        "Numbers without a table or plot of their own", outcomes, records, lambda metric: metric not in known
-    )
+    other = landscape_tables.numbers_table("Other numbers", outcomes, records, lambda quantity: quantity not in known)
     return Section("Other measurements", "", [other])
 
 
-def _cost(outcomes: Outcomes, records: Records) -> Section:
+def _cost_section(outcomes: Outcomes, records: Records) -> Section:
     return Section("Compute cost", "", [tables.cost(outcomes, records)])
 
 
-def _curves(name: str, found: list[Line], title: str, x_label: str, y_label: str, caption: str) -> Picture:
+def _line_picture(name: str, found: list[PlotLine], title: str, x_label: str, y_label: str, caption: str) -> Picture:
     ends = (
         f"{line.name} {tables.percent(line.value[0])} at {tables.strength(line.x[0])}, "
         f"{tables.percent(line.value[-1])} at {tables.strength(line.x[-1])}"
@@ -185,33 +198,33 @@ def _curves(name: str, found: list[Line], title: str, x_label: str, y_label: str
     return Picture(name, plots.lines(found, title, x_label, y_label), caption, alt)
 
 
-def _bars(name: str, found: Records, models: list[str], title: str, axis: str, scale: float) -> Picture:
-    layers = list(dict.fromkeys(record.metric.partition(":")[2] for record in found))
+def _bar_picture(name: str, found: Records, models: list[str], title: str, axis: str, scale: float) -> Picture:
+    layers = list(dict.fromkeys(record.layer for record in found))
     present = [model for model in models if any(record.model == model for record in found)]
     values = np.full((len(present), len(layers)), np.nan)
     for record in found:
-        values[present.index(record.model), layers.index(record.metric.partition(":")[2])] = scale * record.value
+        values[present.index(record.model), layers.index(record.layer)] = scale * record.value
     spans = (f"{m} {np.nanmin(row):.3g} to {np.nanmax(row):.3g}" for m, row in zip(present, values, strict=True))
     figure = plots.bars(present, layers, values, title, axis)
     return Picture(name, figure, f"{title} of each layer.", f"{axis} by layer: {'; '.join(spans)}")
 
 
-def _line(name: str, records: Records) -> Line:
+def _line_of_records(name: str, records: Records) -> PlotLine:
     ordered = sorted(records, key=lambda record: record.strength)
     columns = ([getattr(record, each) for record in ordered] for each in ("strength", "value", "low", "high"))
     x, value, low, high = (tuple(column) for column in columns)
-    return Line(name, x, value, low, high)
+    return PlotLine(name, x, value, low, high)
 
 
-def _of_curve(curve: Curve) -> Line:
-    return Line(curve.model, curve.strength, curve.value, curve.low, curve.high)
+def _line_of_curve(curve: Curve) -> PlotLine:
+    return PlotLine(curve.model, curve.strength, curve.value, curve.low, curve.high)
 
 
-def _anchored(line: Line, outcomes: Outcomes, records: Records, model: str) -> Line:
-    """The line from clean accuracy, at strength 0, on."""
+def _from_clean(line: PlotLine, outcomes: Outcomes, records: Records, model: str) -> PlotLine:
+    """The line with clean accuracy prepended at strength 0."""
     clean = tables.select(records, "accuracy", outcomes.labels("clean"), model)
     if line.x[0] == 0 or not clean:
         return line
     first = clean[0]
     low, high = (first.low, *line.low), (first.high, *line.high)
-    return Line(line.name, (0.0, *line.x), (first.value, *line.value), low, high)
+    return PlotLine(line.name, (0.0, *line.x), (first.value, *line.value), low, high)

@@ -1,4 +1,4 @@
-"""What a long measurement keeps on the way, so that a killed run goes on where it stopped."""
+"""Intermediate results of a long measurement, from which a killed run is resumed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class MeasurementCheckpoint:
     Args:
         path: An .npz file, which may hold what an earlier process kept.
         every: Seconds between two writes.
-        heard: Is told what was put, and which share of it is finite, to show progress.
+        on_put: Called with the name of each array and the share of it that is finite, to show progress.
 
     Raises:
         StoreError: If the file is damaged.
 
     Example:
-        >>> kept = MeasurementCheckpoint()
-        >>> kept.get("loss") is None
+        >>> checkpoint = MeasurementCheckpoint()
+        >>> checkpoint.get("loss") is None
         True
-        >>> kept.put("loss", np.array([0.5, np.nan]))
-        >>> kept.get("loss")
+        >>> checkpoint.put("loss", np.array([0.5, np.nan]))
+        >>> checkpoint.get("loss")
         array([0.5, nan])
     """
 
@@ -39,11 +39,11 @@ class MeasurementCheckpoint:
         self,
         path: Path | None = None,
         every: float = EVERY,
-        heard: Callable[[str, float], object] = lambda what, share: None,
+        on_put: Callable[[str, float], object] = lambda what, share: None,
     ) -> None:
         self._path = path
         self._every = every
-        self._heard = heard
+        self._on_put = on_put
         self._arrays: Arrays = unpack(path) if path is not None and path.is_file() else {}
         self._written = time.monotonic()
         self._changed = False
@@ -57,7 +57,7 @@ class MeasurementCheckpoint:
         """Keeps a copy of `array`, on disk at the next write."""
         self._arrays[name] = np.array(array)
         self._changed = True
-        self._heard(name, float(np.isfinite(array).mean()))
+        self._on_put(name, float(np.isfinite(array).mean()))
         if time.monotonic() - self._written >= self._every:
             self.write()
 
@@ -69,7 +69,7 @@ class MeasurementCheckpoint:
 
     @contextmanager
     def written(self) -> Iterator[MeasurementCheckpoint]:
-        """Writes what was put on the way out too, an interruption or an error included."""
+        """Writes what was put on leaving, too, also after an interruption or an error."""
         try:
             yield self
         finally:

@@ -1,4 +1,4 @@
-"""What a second-order measurement found of one operator, beside how well it predicts the measured loss."""
+"""The curvature numbers of one operator, and how well the operator predicts the measured loss."""
 
 from __future__ import annotations
 
@@ -8,35 +8,33 @@ import numpy as np
 
 from snnrobust.results.records import NAN, Record
 
-#: Rank correlation of predicted with measured loss changes under which a number says nothing about the loss.
-VALID = 0.5
-#: Fewest directions whose rank correlation says anything.
-FEWEST = 5
-#: Noise ceiling under which what was measured is mostly noise, which no operator could predict.
-ROOM = 0.5
-#: Measured over predicted curvature: outside [1 / SIZE, SIZE] the size is off, though directions may be in order.
-SIZE = 5.0
-#: Outside [1 / HOPELESS, HOPELESS], and at 0 or below, a number says nothing whatever it orders.
-HOPELESS = 100.0
-#: Metrics that are second-order numbers; the others of a measurement say how far to trust them.
+#: Rank correlation of predicted with measured curvature below which an operator does not predict the loss.
+VALID_CORRELATION = 0.5
+#: Fewest directions for which a rank correlation is used.
+MIN_DIRECTIONS = 5
+#: Noise ceiling below which the measured curvature is mostly noise, which no operator could predict.
+MIN_CEILING = 0.5
+#: Measured over predicted curvature: beyond this factor the size is off, though the order of directions may be right.
+SIZE_OFF = 5.0
+#: Beyond this factor, or at 0 and below, an operator does not predict the loss, whatever its correlation.
+SIZE_WRONG = 100.0
+#: Quantities that are curvature numbers; the other quantities of a measurement tell how far to trust them.
 NUMBERS = ("eigenvalue", "eigenvalue_max", "trace")
-#: The directions in which predictions are held against measured losses.
+#: The directions in which predicted and measured curvature are compared.
 DIRECTIONS = ("random", "leading")
-#: What the name of an operator says that makes no claim to be symmetric.
-ASYMMETRIC = "not symmetric"
-#: What the name of an operator says whose eigenvalues are noise of the draws that it is estimated from.
-NOISE = "eigenvalues noise of"
+#: The operator that is recommended where another one does not predict the loss.
+GAUSS_NEWTON = "Gauss-Newton matrix"
 
 
 @dataclass(frozen=True)
 class Validity:
-    """How well an operator predicts the measured loss along some directions: medians over radii.
+    """How well an operator predicts the measured loss in some directions: medians over radii.
 
-    Over the radii at which noise leaves room for a correlation of `ROOM`; over all, where it does so at none.
+    Over the radii whose noise ceiling is at least `MIN_CEILING`; over all radii where there is none.
 
     Attributes:
         correlation: Spearman's, of predicted with measured curvature of the loss; NaN where none was measured.
-        ceiling: The most that the noise of the measured curvature leaves room for.
+        ceiling: Noise ceiling: the correlation that a perfect prediction would reach.
         slope: Measured over predicted curvature.
         count: Directions.
     """
@@ -48,17 +46,17 @@ class Validity:
 
     @property
     def known(self) -> bool:
-        """Whether there is a correlation, of directions enough."""
-        return self.count >= FEWEST and not np.isnan(self.correlation)
+        """Whether there is a correlation over enough directions."""
+        return self.count >= MIN_DIRECTIONS and not np.isnan(self.correlation)
 
     @property
     def noisy(self) -> bool:
-        """Whether noise leaves too little room for any operator."""
-        return self.ceiling < ROOM
+        """Whether the noise ceiling is too low for any operator."""
+        return self.ceiling < MIN_CEILING
 
     @property
-    def off(self) -> float:
-        """By what factor, at least 1, predictions are too small or too large; infinite for a slope of 0 or below.
+    def size_factor(self) -> float:
+        """The factor, at least 1, by which predictions are too small or too large; infinite for a slope of 0 or below.
 
         1 where no slope was measured.
         """
@@ -68,88 +66,121 @@ class Validity:
 
     @property
     def predicts(self) -> bool | None:
-        """Whether directions are in the order of the measured loss, and of a size that is not hopeless.
+        """Whether the order of directions is that of the measured loss, and the size within `SIZE_WRONG`.
 
-        None where that is not known, or can't be for noise.
+        None where that is not known, or can't be known because of noise.
         """
         if not self.known or self.noisy:
             return None
-        return self.correlation >= VALID and self.off <= HOPELESS
+        return self.correlation >= VALID_CORRELATION and self.size_factor <= SIZE_WRONG
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """What one measurement found of one operator, and what stands beside it.
+class CurvatureResult:
+    """The records of one operator from one measurement.
 
     Attributes:
         model: The model.
         label: The measurement.
-        operator: The second-order object in words, with layer and space.
-        records: Its records, and those of the measurement that belong to no operator with numbers of its own.
+        records: The operator's records first, then those that belong to no operator, e.g. a plateau's width.
     """
 
     model: str
     label: str
-    operator: str
     records: tuple[Record, ...]
 
-    def of(self, metric: str) -> list[Record]:
-        """Records of one metric, or of "metric:anything"."""
-        return [each for each in self.records if metric in (each.metric, each.metric.partition(":")[0])]
+    @property
+    def text(self) -> str:
+        """The operator in words, with variant, space and layer."""
+        return self.records[0].threat
+
+    @property
+    def operator(self) -> str:
+        """The operator without its variant, e.g. "Gauss-Newton matrix"."""
+        return self.records[0].operator or self.text
+
+    @property
+    def operator_and_variant(self) -> str:
+        """The operator in words, without space and layer."""
+        return ", ".join(each for each in (self.operator, self.records[0].variant) if each)
+
+    @property
+    def layer(self) -> str:
+        """The layer whose diagonal block it is; empty for the whole net."""
+        return self.records[0].layer
+
+    @property
+    def space(self) -> str:
+        """ "weights" or "inputs"."""
+        return self.records[0].space
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the operator is symmetric by construction."""
+        return self.records[0].symmetric is not False
+
+    @property
+    def draw_noise(self) -> bool:
+        """Whether its eigenvalues are noise: the operator was estimated from fewer draws than it has rows."""
+        return self.records[0].draw_noise
+
+    def of(self, quantity: str, directions: str = "") -> list[Record]:
+        """Records of one quantity, in these directions."""
+        return [each for each in self.records if (each.quantity, each.directions) == (quantity, directions)]
 
     @property
     def numbers(self) -> list[Record]:
-        """The second-order numbers themselves."""
-        return [each for metric in NUMBERS for each in self.of(metric)]
+        """The curvature numbers themselves."""
+        return [each for quantity in NUMBERS for each in self.of(quantity)]
 
     def validity(self, directions: str) -> Validity:
-        """Along "random" or "leading" directions."""
-        held, room, slope = (
-            self.of(f"{name}:{directions}") for name in ("validity", "validity_ceiling", "validity_slope")
+        """In "random" or "leading" directions."""
+        correlations, ceilings, slopes = (
+            self.of(quantity, directions) for quantity in ("validity", "validity_ceiling", "validity_slope")
         )
-        count = max((each.count for each in held), default=0)
-        radii = {each.strength for each in held if not np.isnan(each.value)}
-        at = radii - {each.strength for each in room if each.value < ROOM} or radii
-        correlation, ceiling, fit = (
-            _median([each for each in of if each.strength in at]) for of in (held, room, slope)
+        count = max((each.count for each in correlations), default=0)
+        radii = {each.strength for each in correlations if not np.isnan(each.value)}
+        used = radii - {each.strength for each in ceilings if each.value < MIN_CEILING} or radii
+        correlation, ceiling, slope = (
+            _median([each for each in found if each.strength in used]) for found in (correlations, ceilings, slopes)
         )
-        return Validity(correlation, ceiling, fit, count)
+        return Validity(correlation, ceiling, slope, count)
 
     @property
-    def held(self) -> list[Validity]:
-        """What is known along random and leading directions; noisy ones only where both are."""
+    def known_validities(self) -> list[Validity]:
+        """Those in random and leading directions that are known; noisy ones only where all are noisy."""
         known = [each for directions in DIRECTIONS if (each := self.validity(directions)).known]
         return [each for each in known if not each.noisy] or known
 
     @property
-    def deciding(self) -> Validity:
-        """The smaller of the correlations in `held`."""
-        return min(self.held, key=lambda each: each.correlation, default=Validity(NAN, NAN, NAN, 0))
+    def lowest_validity(self) -> Validity:
+        """The one of `known_validities` with the lowest correlation."""
+        return min(self.known_validities, key=lambda each: each.correlation, default=Validity(NAN, NAN, NAN, 0))
 
     @property
     def predicts(self) -> bool | None:
-        """Whether it predicts the measured loss, in all of `held`; None where that is not known, or can't be."""
-        known = [each.predicts for each in self.held if each.predicts is not None]
+        """Whether the operator predicts the measured loss in all of `known_validities`; None where none can tell."""
+        known = [each.predicts for each in self.known_validities if each.predicts is not None]
         return all(known) if known else None
 
     @property
-    def off(self) -> float:
-        """By what factor its size is off, in the worse of `held`; 1 where that is within `SIZE`."""
-        worst = max((each.off for each in self.held), default=1.0)
-        return worst if worst > SIZE else 1.0
+    def size_factor(self) -> float:
+        """The largest factor by which predictions are too small or too large; 1 where that is within `SIZE_OFF`."""
+        worst = max((each.size_factor for each in self.known_validities), default=1.0)
+        return worst if worst > SIZE_OFF else 1.0
 
     @property
     def noisy(self) -> bool:
-        """Whether the measured loss is too noisy for any operator to predict it."""
-        return self.deciding.known and self.deciding.noisy
+        """Whether the measured curvature is too noisy for any operator to predict it."""
+        return self.lowest_validity.known and self.lowest_validity.noisy
 
     @property
-    def residual(self) -> float:
+    def relative_error(self) -> float:
         """The largest half-width of an eigenvalue's interval over the largest eigenvalue; NaN where none is known.
 
-        In inputs, where intervals of means are over samples, that of the largest over samples.
+        In inputs, where intervals of means are over samples, that of the largest eigenvalue over samples.
         """
-        found = self.of("eigenvalue_max" if self.operator.endswith(", inputs") else "eigenvalue")
+        found = self.of("eigenvalue_max" if self.space == "inputs" else "eigenvalue")
         if not found:
             return NAN
         widths, largest = [(each.high - each.low) / 2 for each in found], max(abs(each.value) for each in found)
@@ -157,11 +188,11 @@ class Curvature:
         return widest / largest if largest > 0 else widest
 
 
-def cure(operator: str) -> str:
-    """What to do about an operator, by its name, that does not predict the measured loss."""
-    if operator.startswith("Gauss-Newton"):
-        return "read it at a larger radius alone, or measure the loss itself with sr.load('sharpness') or 'plane'"
-    return "read it at a larger radius alone, or use operator='gauss-newton'"
+def remedy_for(operator: str) -> str:
+    """The advice for an operator that does not predict the measured loss."""
+    if operator == GAUSS_NEWTON:
+        return "use it at a larger radius only, or measure the loss itself with sr.load('sharpness') or 'plane'"
+    return "use it at a larger radius only, or use operator='gauss-newton'"
 
 
 def largest_known(values: list[float]) -> float:

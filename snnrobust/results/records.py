@@ -14,10 +14,12 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Record:
-    """One number. A measurement fills in what it knows; the core adds model, label, plugin, origin and seed.
+    """One number. A measurement fills in its own fields; the core adds model, label, plugin, origin and seed.
+
+    `metric` and `threat` are text to show. What they say is in the fields from `quantity` on, which readers use.
 
     Attributes:
-        metric: What the number is, e.g. "robust_accuracy", "firing_rate:0.2" (metric:layer), "eigenvalue:1".
+        metric: What the number is, e.g. "robust_accuracy", "firing_rate:0.2" (quantity:layer), "eigenvalue:1".
         value: The number.
         low: Lower end of its 95 % interval; NaN where none is known.
         high: Upper end.
@@ -28,6 +30,16 @@ class Record:
         forwards: Forward passes, counted per sample.
         backwards: Backward passes, counted per sample.
         seconds: Wall time of the cell that the number comes from.
+        quantity: `metric` without its suffix, e.g. "firing_rate"; the whole `metric` where left out.
+        layer: The layer that the number belongs to; empty for the whole net.
+        rank: Rank of an eigenvalue, from 1; 0 for other quantities.
+        directions: "random" or "leading", the directions in which curvature was predicted and measured.
+        search: How a sharpness was searched, e.g. "ascent".
+        operator: The second-order operator, e.g. "Gauss-Newton matrix"; empty for other quantities.
+        variant: The operator's variant and how it was solved, e.g. "own surrogates, exact spectrum".
+        space: "weights" or "inputs", over which a loss or its curvature was measured.
+        symmetric: Whether the operator is symmetric by construction; None where there is no operator.
+        draw_noise: Whether the operator's eigenvalues are noise, since it was estimated from fewer draws than rows.
     """
 
     metric: str
@@ -46,6 +58,20 @@ class Record:
     forwards: int = 0
     backwards: int = 0
     seconds: float = NAN
+    quantity: str = ""
+    layer: str = ""
+    rank: int = 0
+    directions: str = ""
+    search: str = ""
+    operator: str = ""
+    variant: str = ""
+    space: str = ""
+    symmetric: bool | None = None
+    draw_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.quantity:
+            object.__setattr__(self, "quantity", self.metric)
 
 
 @dataclass(frozen=True)
@@ -53,11 +79,21 @@ class Curve:
     """A quantity over the strengths of a task, with 95 % intervals.
 
     Attributes:
-        sense: What a value means: "any-iterate" (the worst iterate counts, carried from smaller strengths),
-            "any-iterate, bisect" (the same, but what withstands a strength is assumed to withstand smaller ones),
-            "last-iterate" (as torchattacks scores) or "mean over draws" (noise).
-        assumed: For attacks: how many samples count at each strength on that assumption alone; 0 without a bisection.
-        attribution: For a worst case: how many samples each task's label was the first to break.
+        strength: The strengths: epsilon for attacks, severity for noise.
+        value: The share of samples that are correct at each strength.
+        low: Lower ends of the 95 % intervals.
+        high: Upper ends.
+        count: Number of samples.
+        threat: Threat model without its radius; the corruption for noise.
+        sense: How a sample is scored: "any-iterate" (broken if any iterate at this strength or a smaller one is
+            misclassified), "any-iterate, bisect" (the same, but a sample that is robust at a strength is assumed robust
+            at smaller ones), "last-iterate" (as in torchattacks) or "mean over draws" (noise).
+        model: Name of the model.
+        label: Label of the task.
+        unit: Unit of the strengths: "epsilon" or "severity".
+        attribution: For ensembles and the worst case: how many samples each attack was the first to break.
+        assumed: For attacks by bisection: how many samples at each strength are robust by assumption, without having
+            been attacked there; otherwise 0.
     """
 
     strength: tuple[float, ...]
@@ -79,17 +115,17 @@ class Finding:
     """One check of the evidence.
 
     Attributes:
-        name: What was checked.
-        passed: True, False, or None where the evidence for it is missing.
-        value: What was measured; NaN where nothing was.
-        threshold: The value at which it fails.
-        why: What the check protects against and what was seen.
-        remedy: What to do about it.
-        required: Whether a verdict of "trusted" needs it.
-        fatal: Whether failing it makes the numbers meaningless rather than doubtful.
+        name: Name of the check.
+        passed: True, False, or None if the evidence is missing.
+        value: The measured value; NaN if nothing was measured.
+        threshold: The limit of the value.
+        why: What was measured, and what a value beyond the threshold means for the numbers.
+        remedy: What to do if it failed or its evidence is missing.
+        required: Whether it must pass for the verdict "trusted".
+        fatal: Whether the verdict is "untrustworthy" if it fails.
         model: The model it is about.
-        label: The attack it is about; empty where it is about the model.
-        strength: The radius it is about; NaN where it is about all.
+        label: The attack it is about; empty if it is about the model.
+        strength: The radius it is about; NaN if it is about all radii.
     """
 
     name: str
@@ -107,7 +143,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that the report puts forward, and whether it is to be believed.
+    """One robust accuracy of a report, and the verdict on it.
 
     Attributes:
         model: Name of the model.
@@ -118,14 +154,14 @@ class Claim:
         value: Robust accuracy (any-iterate).
         low: Lower end of its 95 % interval.
         high: Upper end.
-        count: Samples behind it.
-        quoted: Whether it is one of the numbers that the report's own verdict is about.
+        count: Number of samples.
+        quoted: Whether the report's verdict is about this number.
         verdict: "trusted" if every required finding about it passed, "untrustworthy" if a fatal one failed, else
             "doubtful".
         failed: Names of the findings that failed and count for the verdict.
-        advice: Names of the others that failed.
-        missing: Names of the required findings for which the evidence is missing.
-        assumed: Samples that count as right since they withstood a larger radius, not attacked at this one (bisection).
+        advice: Names of the findings that failed and don't count for the verdict.
+        missing: Names of the required findings whose evidence is missing.
+        assumed: Number of samples that are assumed robust because they are robust at a larger radius (mode="bisect").
     """
 
     model: str

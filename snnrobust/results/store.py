@@ -1,7 +1,8 @@
-"""Results on disk: every file is whole or absent, so a killed run goes on where it stopped.
+"""Results on disk: every file is whole or absent, so a killed run can be resumed.
 
 run.json                      what is evaluated: models, data, tasks, seed, mode, environment
 cells/MODEL/LABEL/K.npz       per-sample outcomes at the K-th strength of a task ("K.partial.npz" while it runs)
+cells/MODEL/LABEL/K.examples.npz  adversarial examples of the first samples, where they are kept
 cells/MODEL/LABEL/measure.*   records (.json) and artifacts (.json, .npz) of a measurement ("measure.partial.npz" while
                               one runs that can go on where it stopped)
 cells/MODEL/findings.json     what the probe found
@@ -25,10 +26,12 @@ from snnrobust.common.files import Arrays, check_folder, from_json, pack, read_j
 from snnrobust.errors import InputError, StoreError
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.checkpoint import MeasurementCheckpoint
+from snnrobust.results.execution_path import ExecutionPath
+from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.serialise import as_plain, from_plain
 
-FORMAT = 3
+FORMAT = 4
 #: What goes before the labels of the audit's own attacks.
 EVIDENCE = "evidence/"
 #: The label of the audit's swap of each sample for one of another class.
@@ -50,11 +53,12 @@ class Store:
         self.folder = folder
         self.run = run
         self.cells: dict[tuple[str, str, int], Arrays] = {}
+        self._examples: dict[tuple[str, str, int], Arrays] = {}
         self.measured: dict[tuple[str, str], tuple[list[Record], list[Artifact]]] = {}
         self.findings: dict[str, list[Finding]] = {}
         self.seconds: dict[str, dict[str, float]] = {model: {} for model in run["models"]}
         self._halved: dict[str, list[int]] = {}
-        self._ways: dict[str, dict[str, list[str]]] = {}
+        self._paths: dict[str, dict[str, list[ExecutionPath]]] = {}
         if folder is None:
             return
         check_folder(folder)
@@ -83,9 +87,11 @@ class Store:
         if not path.is_file():
             raise StoreError(f"expected a run in '{folder}', got no run.json there; name a folder that a run wrote")
         run = read_json(path)
+        if isinstance(run, dict) and run.get("format") == 3:
+            return upgrade_run(run)
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             raise StoreError(
-                f"expected a run of format {FORMAT} in '{folder}', got another; use the version that wrote it"
+                f"expected a run of format 3 or {FORMAT} in '{folder}', got another; use the version that wrote it"
             )
         return run
 
@@ -101,17 +107,39 @@ class Store:
         path = self._path((model, label, position), ".partial.npz") if self.folder is not None else None
         return unpack(path) if path is not None and path.is_file() else None
 
+    def examples(self, model: str, label: str, position: int) -> Arrays | None:
+        """The examples that were kept of a finished cell: held [n], x [n, *] and logits [n, K]; None where none."""
+        key = (model, label, position)
+        if key not in self._examples and self.folder is not None:
+            path = self._path(key, ".examples.npz")
+            if path.is_file():
+                self._examples[key] = unpack(path)
+        return self._examples.get(key)
+
     def save_partial(self, model: str, label: str, position: int, arrays: Arrays) -> None:
         """Keeps the finished samples of a cell that is still running."""
         if self.folder is not None:
             write(self._path((model, label, position), ".partial.npz"), pack(arrays))
 
-    def save_cell(self, model: str, label: str, position: int, arrays: Arrays, seconds: float) -> None:
-        """Keeps a finished cell."""
+    def save_cell(
+        self,
+        model: str,
+        label: str,
+        position: int,
+        arrays: Arrays,
+        seconds: float,
+        examples: Arrays | None = None,
+    ) -> None:
+        """Keeps a finished cell, and the examples of its first samples where there are any."""
         key = (model, label, position)
         self.cells[key] = arrays
+        if examples is not None:
+            self._examples[key] = examples
         self._time(model, f"{label}/{position}", seconds)
         if self.folder is not None:
+            if examples is not None:
+                write(self._path(key, ".examples.npz"), pack(examples))
+            # The outcomes are written last: where they exist, the examples do, too.
             write(self._path(key), pack(arrays))
             self._path(key, ".partial.npz").unlink(missing_ok=True)
 
@@ -123,14 +151,16 @@ class Store:
             if path.is_file():
                 content = read_json(path)
                 arrays = unpack(self._measure_path(key, ".npz"))
-                records = [Record(**_floats(Record, each)) for each in content["records"]]
+                old = "quantity" not in content["records"][0] if content["records"] else False
+                plain = [upgrade_record(each) if old else each for each in content["records"]]
+                records = [Record(**_floats(Record, each)) for each in plain]
                 self.measured[key] = records, from_plain(content["artifacts"], arrays)
         return self.measured.get(key)
 
-    def kept(self, model: str, label: str, heard: Callable[[str, float], object]) -> MeasurementCheckpoint:
-        """What an interrupted measurement keeps, to go on from and to add to; `heard` is told of its progress."""
+    def checkpoint(self, model: str, label: str, on_put: Callable[[str, float], object]) -> MeasurementCheckpoint:
+        """The intermediate results of a measurement, to resume from and to add to; `on_put` is called at each."""
         path = None if self.folder is None else self._measure_path((model, label), ".partial.npz")
-        return MeasurementCheckpoint(path, heard=heard)
+        return MeasurementCheckpoint(path, on_put=on_put)
 
     def save_measurement(
         self, model: str, label: str, records: list[Record], artifacts: list[Artifact], seconds: float
@@ -142,7 +172,7 @@ class Store:
         if self.folder is not None:
             described, arrays = as_plain(artifacts)
             write(self._measure_path(key, ".npz"), pack(arrays))
-            # The JSON file goes last: where it stands, the arrays stand too.
+            # The JSON file is written last: where it exists, the arrays do, too.
             records_plain = [dataclasses.asdict(record) for record in records]
             write(self._measure_path(key, ".json"), to_json({"records": records_plain, "artifacts": described}))
             self._measure_path(key, ".partial.npz").unlink(missing_ok=True)
@@ -162,20 +192,22 @@ class Store:
             path = self.folder / "cells" / slug(model) / "findings.json"
             write(path, to_json([dataclasses.asdict(finding) for finding in findings]))
 
-    def ways(self, model: str) -> dict[str, list[str]]:
-        """What the searches of each task, or member of an ensemble, ran on, in words."""
-        if model not in self._ways:
+    def execution_paths(self, model: str) -> dict[str, list[ExecutionPath]]:
+        """What the searches of each task, or member of an ensemble, ran on."""
+        if model not in self._paths:
             known = self.folder is not None and (path := self._searches(model)).is_file()
-            self._ways[model] = read_json(path) if known else {}
-        return self._ways[model]
+            plain: dict[str, list[Any]] = read_json(path) if known else {}
+            self._paths[model] = {label: [_execution_path(each) for each in found] for label, found in plain.items()}
+        return self._paths[model]
 
-    def save_way(self, model: str, label: str, way: str) -> None:
+    def save_execution_path(self, model: str, label: str, path: ExecutionPath) -> None:
         """Keeps what a search ran on."""
-        known = self.ways(model).setdefault(label, [])
-        if way not in known:
-            known.append(way)
+        known = self.execution_paths(model).setdefault(label, [])
+        if path not in known:
+            known.append(path)
             if self.folder is not None:
-                write(self._searches(model), to_json(self.ways(model)))
+                plain = {name: [each.plain() for each in paths] for name, paths in self.execution_paths(model).items()}
+                write(self._searches(model), to_json(plain))
 
     def halved(self, model: str) -> list[int]:
         """Samples in flight after each time that memory ran out."""
@@ -198,8 +230,8 @@ class Store:
         for model in self.run["models"]:
             self.probe_findings(model)
             self.halved(model)
-            exhibits = [each["task"] for each in self.run["evidence_tasks"][model]]
-            evidence = [{**task, "label": EVIDENCE + task["label"]} for task in exhibits]
+            further = [each["task"] for each in self.run["evidence_tasks"][model]]
+            evidence = [{**task, "label": EVIDENCE + task["label"]} for task in further]
             swapped = [{"label": ANOTHER_CLASS, "kind": "attack", "strengths": []}] if evidence else []
             for task in (*self.run["tasks"], *evidence, *swapped):
                 label = task["label"]
@@ -231,6 +263,11 @@ class Store:
 
     def _continue(self, folder: Path) -> None:
         held = self.read_run(folder)
+        if held.get("written_by_format") != self.run.get("written_by_format"):
+            raise StoreError(
+                f"expected a run of this version in '{folder}', got one of format {held['written_by_format']}, which "
+                f"can be read (Report.load) but not resumed; choose another output folder"
+            )
         if held.get("fingerprint") != self.run["fingerprint"] or not _same_signature(held, self.run):
             raise StoreError(
                 f"expected this run in '{folder}', got another run ({_different(held, self.run)}); "
@@ -274,7 +311,7 @@ def held_batch_size(folder: Path | None, *, measured: bool) -> int | None:
 
 def _different(held: dict[str, Any], run: dict[str, Any]) -> str:
     """Which of the parts that decide the outcomes differ between two runs' content."""
-    free = ("fingerprint", "signature", "batch_size", "kept_nested", "notes", "environment")
+    free = ("fingerprint", "signature", "batch_size", "not_bisected", "notes", "environment")
     run = from_json(to_json(run))  # as the held one was read
     names = [name for name in run if name not in free and held.get(name) != run[name]]
     return f"different in: {', '.join(names)}" if names else "its models give other outputs"
@@ -287,6 +324,10 @@ def _same_signature(held: dict[str, Any], run: dict[str, Any]) -> bool:
         np.allclose(np.array(ours[name], float), np.array(theirs[name], float), rtol=1e-3, atol=1e-3, equal_nan=True)
         for name in ours
     )
+
+
+def _execution_path(plain: Any) -> ExecutionPath:
+    return ExecutionPath.from_format_3(plain) if isinstance(plain, str) else ExecutionPath(**plain)
 
 
 def _floats(kind: type, plain: dict[str, Any]) -> dict[str, Any]:

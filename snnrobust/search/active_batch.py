@@ -1,4 +1,4 @@
-"""The samples in flight of a search: one evaluation of all of them, what it says, and how they land."""
+"""The active samples of a search: one evaluation of all of them, and what follows for each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnrobust.data.batch import Batch
 from snnrobust.data.padding import keep_padding
 from snnrobust.errors import PluginError
 from snnrobust.objectives.logits import margin
@@ -15,6 +16,7 @@ from snnrobust.plugin.protocols import Optimiser, State
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.scoring import Score
 from snnrobust.threat_models.verify import verify
+from snnrobust.wrapping.decision import Correctness
 
 #: The query whose draws choose among restarts; past any that an attack makes by itself.
 SELECTION = 2**32
@@ -23,41 +25,50 @@ SELECTION_QUERIES = 10
 
 
 @dataclass
-class Step:
-    """What one evaluation of the samples in flight says, [n]: nothing of it has been carried out yet.
+class StepOutcome:
+    """What one evaluation of the active samples found, [n]; nothing of it has been carried out yet.
 
     Attributes:
-        landed: Which samples are done.
+        done: Which samples are done.
         better: Whose iterate is the strongest so far.
         rank: How strong the strongest is.
         forwards: Forward passes.
         backwards: Backward passes.
         disagreements: Iterates that looked wrong and were right on the user's own net.
         confirmed: Iterates that the user's own net gets wrong, and that are thus scored.
-        judged: Its logits for these, [n, K]; zero for the others.
-        moved: The new state of those that are not done.
+        confirmed_logits: Its logits for these, [n, K]; zero for the others.
+        next_state: The new state of those that are not done.
     """
 
-    landed: Tensor
+    done: Tensor
     better: Tensor
     rank: Tensor
     forwards: Tensor
     backwards: Tensor
     disagreements: Tensor
     confirmed: Tensor
-    judged: Tensor
-    moved: State
+    confirmed_logits: Tensor
+    next_state: State
 
 
 @dataclass
 class ActiveBatch:
-    """The samples in flight: everything is a tensor [n, ...] so that rows can leave and join."""
+    """The active samples: each field has a row for each, so that samples can leave and join.
+
+    Attributes:
+        rows: Positions in the data set, [n].
+        samples: Original inputs, with labels, ids, lengths and targets.
+        state: The optimiser's state; "x" is the iterate to be evaluated next.
+        k: Steps taken, [n].
+        best_x: The strongest iterate so far, [n, *].
+        best_rank: How strong it is, [n].
+        forwards: Forward passes, [n].
+        backwards: Backward passes, [n].
+        disagreements: Iterates that looked wrong and were right on the user's own net, [n].
+    """
 
     rows: Tensor
-    x0: Tensor
-    y: Tensor
-    index: Tensor
-    lengths: Tensor | None
+    samples: Batch
     state: State
     k: Tensor
     best_x: Tensor
@@ -67,16 +78,14 @@ class ActiveBatch:
     disagreements: Tensor
 
     @classmethod
-    def launch(cls, problem: AttackContext, optimiser: Optimiser, rows: Tensor) -> ActiveBatch:
-        x0, y, index, lengths = problem.take(rows)
-        state = optimiser.init(x0, problem.threat, problem.rng.on(x0), index)
-        flight = cls(
+    def start(cls, context: AttackContext, optimiser: Optimiser, rows: Tensor) -> ActiveBatch:
+        """The samples at the positions `rows`, before their first evaluation."""
+        samples = context.batch(rows)
+        x0 = samples.x
+        active = cls(
             rows=rows,
-            x0=x0,
-            y=y,
-            index=index,
-            lengths=lengths,
-            state=state,
+            samples=samples,
+            state=optimiser.init(x0, context.threat, context.rng.on(x0), samples.index),
             k=torch.zeros(len(rows), dtype=torch.long, device=x0.device),
             best_x=x0.clone(),
             best_rank=torch.full((len(rows),), torch.inf, device=x0.device, dtype=x0.dtype),
@@ -84,204 +93,200 @@ class ActiveBatch:
             backwards=torch.zeros(len(rows), dtype=torch.long),
             disagreements=torch.zeros(len(rows), dtype=torch.long),
         )
-        flight._check(problem)
-        return flight
+        active._check(context)
+        return active
 
-    def ask(self, problem: AttackContext, optimiser: Optimiser) -> Step:
-        """Evaluates all iterates and looks for the next ones where a step is left. Nothing changes before `take`:
+    def evaluate(self, context: AttackContext, optimiser: Optimiser) -> StepOutcome:
+        """Evaluates all iterates and computes the next ones where a step is left. Nothing changes before `apply`:
         should memory run out on the way, the samples are where they were."""
-        with problem.oracle.all_or_nothing():
-            gradient, loss, logits, forwards, backwards = self._evaluate(problem, optimiser)
-            right = problem.judge.correct(logits, self.y)
-            rank = _rank(right, margin(logits, self.y))
+        y = self.samples.y
+        with context.queries.all_or_nothing():
+            gradient, loss, logits, forwards, backwards = self._query(context, optimiser)
+            not_broken = Correctness(logits, y).not_broken
+            rank = _rank(not_broken, margin(logits, y))
             better = rank < self.best_rank
             rank = torch.minimum(rank, self.best_rank)
-            landed = self.k >= optimiser.steps
+            done = self.k >= optimiser.steps
             disagreements = torch.zeros_like(forwards)
-            confirmed, judged = torch.zeros_like(right), torch.zeros_like(logits)
-            decided = problem.stop and not problem.transfer and not problem.judge.model.stochastic
-            if decided and not bool(right.all()):
-                confirmed, judged = self._confirmed(problem, ~right, judged)
-                wrong = (~right).cpu()
-                forwards[wrong] += problem.judge.draws
+            confirmed, confirmed_logits = torch.zeros_like(not_broken), torch.zeros_like(logits)
+            if context.stop and not context.scored_in_the_end and not bool(not_broken.all()):
+                confirmed, confirmed_logits = self._confirmed(context, ~not_broken, confirmed_logits)
+                wrong = (~not_broken).cpu()
+                forwards[wrong] += context.scorer.draws
                 disagreements[wrong & ~confirmed.cpu()] = 1
-                landed, better = landed | confirmed, better | confirmed
-            moved = self._moved(problem, optimiser, ~landed, gradient, loss)
-        return Step(landed, better, rank, forwards, backwards, disagreements, confirmed, judged, moved)
-
-    def _evaluate(
-        self, problem: AttackContext, optimiser: Optimiser
-    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-        """Gradient [n, *] (None where none is needed), loss [n] and logits [n, K], with the passes of each sample."""
-        x, oracle = self.state["x"], problem.oracle
-        final = self.k >= optimiser.steps
-        gradient = torch.zeros_like(x) if optimiser.needs == "gradient" else None
-        loss, logits = x.new_zeros(len(x)), None
-        forwards, backwards = torch.zeros_like(self.forwards), torch.zeros_like(self.backwards)
-        for part, evaluate_gradient in ((~final, gradient is not None), (final, False)):
-            if not part.any():
-                continue
-            here = part.cpu()
-            asked = oracle.forwards, oracle.backwards
-            if evaluate_gradient and gradient is not None:
-                gradient[part], loss[part], got = oracle.gradient(
-                    x[part], self.y[part], self.index[here], self.k[part].cpu()
-                )
-            else:
-                loss[part], got = oracle.value(x[part], self.y[part], self.index[here], self.k[part].cpu())
-            count = int(here.sum())
-            forwards[here] = (oracle.forwards - asked[0]) // count
-            backwards[here] = (oracle.backwards - asked[1]) // count
-            logits = got.new_zeros(len(x), got.shape[1]) if logits is None else logits
-            logits[part] = got
-        if logits is None:
-            raise PluginError(f"expected samples in flight of '{problem.name}', got none; report this as a bug")
-        return gradient, loss, logits, forwards, backwards
-
-    def _confirmed(self, problem: AttackContext, wrong: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the iterates that look wrong are so on the user's own net, [n]; its logits in `judged`, [n, K]."""
-        here = wrong.cpu()
-        lengths = None if self.lengths is None else self.lengths[here]
-        score = problem.judge.score(self.state["x"][wrong], self.y[wrong], self.index[here], lengths)
-        confirmed, judged = wrong.clone(), judged.to(score.logits.dtype)
-        confirmed[wrong], judged[wrong] = ~score.correct, score.logits
-        return confirmed, judged
-
-    def _moved(
-        self, problem: AttackContext, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
-    ) -> State:
-        """The state of the samples `moving` [n] after a step."""
-        if not moving.any():
-            return {}
-        before = {name: value[moving] for name, value in self.state.items()}
-        stepped = optimiser.step(
-            before,
-            None if gradient is None else gradient[moving],
-            loss[moving],
-            self.x0[moving],
-            self.k[moving],
-            problem.threat,
-            problem.rng.on(self.x0),
-            self.index[moving.cpu()],
+                done, better = done | confirmed, better | confirmed
+            next_state = self._stepped(context, optimiser, ~done, gradient, loss)
+        return StepOutcome(
+            done, better, rank, forwards, backwards, disagreements, confirmed, confirmed_logits, next_state
         )
-        for name, value in stepped.items():
-            if name not in self.state or value.shape != (int(moving.sum()), *self.state[name].shape[1:]):
-                raise PluginError(
-                    f"expected '{problem.name}' to keep its state's names and shapes, got '{name}' of "
-                    f"{tuple(value.shape)}; create every entry in init"
-                )
-        return stepped
 
-    def take(self, step: Step) -> None:
-        """Carries out what `ask` found."""
-        self.best_x[step.better] = self.state["x"][step.better]
-        self.best_rank = step.rank
-        self.forwards += step.forwards
-        self.backwards += step.backwards
-        self.disagreements += step.disagreements
-        moving = ~step.landed
-        for name, value in step.moved.items():
+    def apply(self, outcome: StepOutcome) -> None:
+        """Carries out what `evaluate` found."""
+        self.best_x[outcome.better] = self.state["x"][outcome.better]
+        self.best_rank = outcome.rank
+        self.forwards += outcome.forwards
+        self.backwards += outcome.backwards
+        self.disagreements += outcome.disagreements
+        moving = ~outcome.done
+        for name, value in outcome.next_state.items():
             self.state[name][moving] = value.to(self.state[name].dtype)
         self.k[moving] += 1
-        self._mask()
+        self._keep_padding()
 
-    def land(self, problem: AttackContext, step: Step, landed: Tensor) -> SearchResult:
-        """Verifies and scores the samples at the positions `landed` that are done; those that are scored stay so."""
-        here = landed.cpu()
-        x0, y, index = self.x0[landed], self.y[landed], self.index[here]
-        lengths = None if self.lengths is None else self.lengths[here]
-        x, last = self.best_x[landed], self.state["x"][landed]
-        ids = index.tolist()
-        verify(x, x0, problem.threat, ids, problem.name)
-        verify(last, x0, problem.threat, ids, problem.name)
-        known = step.confirmed[landed]
-        score = Score(step.judged[landed], ~known, ~known)
+    def finish(self, context: AttackContext, outcome: StepOutcome, at: Tensor) -> SearchResult:
+        """Verifies and scores the samples at the positions `at`, which are done; confirmed ones are scored already."""
+        here, scorer, spent = at.cpu(), context.scorer, context.queries.spent
+        samples, x, last = self.samples.select(at), self.best_x[at], self.state["x"][at]
+        ids = samples.index.tolist()
+        verify(x, samples.x, context.threat, ids, context.name)
+        verify(last, samples.x, context.threat, ids, context.name)
+        known = outcome.confirmed[at]
+        score = Score(outcome.confirmed_logits[at], ~known, ~known)
         if not bool(known.all()):
             rest = ~known
-            others = None if lengths is None else lengths[rest.cpu()]
-            found = problem.judge.score(x[rest], y[rest], index[rest.cpu()], others)
+            found = scorer.score(samples.with_inputs(x).select(rest))
             score.logits = score.logits.to(found.logits.dtype)
-            score.logits[rest], score.correct[rest], score.voted[rest] = found.logits, found.correct, found.voted
-        correct = score.correct
-        last_correct = correct
-        if not problem.stop:
-            last_correct = problem.judge.score(last, y, index, lengths).correct
-        size = margin(score.logits, y)
-        asked = problem.oracle.forwards
-        rank = selection_rank(problem, x, y, index, score)
-        chosen = (problem.oracle.forwards - asked) // len(x)
-        claimed = (self.best_rank[landed] < 0).cpu()
-        uncertain = problem.transfer or problem.judge.model.stochastic
-        missed = torch.zeros_like(claimed) if uncertain else claimed & correct.cpu()
+            score.logits[rest], score.not_broken[rest], score.voted[rest] = found.logits, found.not_broken, found.voted
+        last_not_broken = score.not_broken
+        if not context.stop:
+            last_not_broken = scorer.score(samples.with_inputs(last)).not_broken
+        before = spent.copy()
+        rank = selection_rank(context, samples.with_inputs(x), score)
+        for_selection = spent.since(before).forwards // len(x)
+        claimed = (self.best_rank[at] < 0).cpu()
+        missed = torch.zeros_like(claimed) if context.scored_in_the_end else claimed & score.not_broken.cpu()
+        scorings = (~known).cpu().long() + (not context.stop)
         return SearchResult(
             rows=self.rows[here],
             x=x.cpu(),
-            correct=correct.cpu(),
+            logits=score.logits.cpu(),
+            not_broken=score.not_broken.cpu(),
             voted=score.voted.cpu(),
-            margin=size.cpu(),
+            margin=margin(score.logits, samples.y).cpu(),
             rank=rank.cpu(),
             last_x=last.cpu(),
-            last_correct=last_correct.cpu(),
-            forwards=self.forwards[here] + problem.judge.draws * ((~known).cpu().long() + (not problem.stop)) + chosen,
+            last_not_broken=last_not_broken.cpu(),
+            forwards=self.forwards[here] + scorer.draws * scorings + for_selection,
             backwards=self.backwards[here],
-            unchanged=(last == x0).flatten(1).all(dim=1).cpu(),
+            unchanged=(last == samples.x).flatten(1).all(dim=1).cpu(),
             disagreements=self.disagreements[here] + missed.long(),
         )
 
     def join(self, other: ActiveBatch) -> ActiveBatch:
-        return ActiveBatch(**{name: _cat(value, getattr(other, name)) for name, value in vars(self).items()})
+        """These samples and those of another active batch."""
+        return ActiveBatch(**{name: _joined(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def select(self, which: Tensor) -> ActiveBatch:
-        return ActiveBatch(**{name: _select(value, which) for name, value in vars(self).items()})
+        """Some of the samples: positions or a mask [n]."""
+        return ActiveBatch(**{name: _selected(value, which) for name, value in vars(self).items()})
 
     def split(self, count: int) -> tuple[ActiveBatch, ActiveBatch]:
         """The first `count` samples, and the others."""
         at = torch.arange(len(self.rows))
         return self.select(at[:count]), self.select(at[count:])
 
-    def _check(self, problem: AttackContext) -> None:
-        x = self.state.get("x")
-        if x is None or x.shape != self.x0.shape:
+    def _query(
+        self, context: AttackContext, optimiser: Optimiser
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+        """Gradient [n, *] (None where none is needed), loss [n] and logits [n, K], with the passes of each sample."""
+        iterates, queries = self.samples.with_inputs(self.state["x"]), context.queries
+        x = iterates.x
+        final = self.k >= optimiser.steps
+        gradient = torch.zeros_like(x) if optimiser.needs == "gradient" else None
+        loss, logits = x.new_zeros(len(x)), None
+        forwards, backwards = torch.zeros_like(self.forwards), torch.zeros_like(self.backwards)
+        for part, with_gradient in ((~final, gradient is not None), (final, False)):
+            if not part.any():
+                continue
+            here, before = part.cpu(), queries.spent.copy()
+            samples, query = iterates.select(part), self.k[part].cpu()
+            if with_gradient and gradient is not None:
+                gradient[part], loss[part], got = queries.gradient(samples, query)
+            else:
+                loss[part], got = queries.value(samples, query)
+            spent = queries.spent.since(before)
+            forwards[here] = spent.forwards // len(samples)
+            backwards[here] = spent.backwards // len(samples)
+            logits = got.new_zeros(len(x), got.shape[1]) if logits is None else logits
+            logits[part] = got
+        if logits is None:
+            raise PluginError(f"expected active samples of '{context.name}', got none; report this as a bug")
+        return gradient, loss, logits, forwards, backwards
+
+    def _confirmed(self, context: AttackContext, wrong: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the iterates that look wrong are so on the user's own net, [n]; its logits for them, [n, K]."""
+        score = context.scorer.score(self.samples.with_inputs(self.state["x"]).select(wrong))
+        confirmed, logits = wrong.clone(), logits.to(score.logits.dtype)
+        confirmed[wrong], logits[wrong] = ~score.not_broken, score.logits
+        return confirmed, logits
+
+    def _stepped(
+        self, context: AttackContext, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
+    ) -> State:
+        """The state of the samples `moving` [n] after a step."""
+        if not moving.any():
+            return {}
+        stepped = optimiser.step(
+            {name: value[moving] for name, value in self.state.items()},
+            None if gradient is None else gradient[moving],
+            loss[moving],
+            self.samples.x[moving],
+            self.k[moving],
+            context.threat,
+            context.rng.on(self.samples.x),
+            self.samples.index[moving.cpu()],
+        )
+        for name, value in stepped.items():
+            if name not in self.state or value.shape != (int(moving.sum()), *self.state[name].shape[1:]):
+                raise PluginError(
+                    f"expected '{context.name}' to keep its state's names and shapes, got '{name}' of "
+                    f"{tuple(value.shape)}; create every entry in init"
+                )
+        return stepped
+
+    def _check(self, context: AttackContext) -> None:
+        x, x0 = self.state.get("x"), self.samples.x
+        if x is None or x.shape != x0.shape:
             raise PluginError(
-                f"expected '{problem.name}' to put iterates of shape {tuple(self.x0.shape)} into state['x'], "
+                f"expected '{context.name}' to put iterates of shape {tuple(x0.shape)} into state['x'], "
                 f"got {None if x is None else tuple(x.shape)}; see Optimiser.init"
             )
-        self._mask()
+        self._keep_padding()
 
-    def _mask(self) -> None:
-        self.state["x"] = keep_padding(self.state["x"], self.x0, self.lengths)
+    def _keep_padding(self) -> None:
+        self.state["x"] = keep_padding(self.state["x"], self.samples.x, self.samples.lengths)
 
 
-def selection_rank(problem: AttackContext, x: Tensor, y: Tensor, index: Tensor, score: Score) -> Tensor:
+def selection_rank(context: AttackContext, samples: Batch, score: Score) -> Tensor:
     """By what searches of one sample are compared, [N]: smaller is stronger.
 
-    For a deterministic net it is what the judge saw. For a stochastic one it is the margin over fresh draws of the
-    search's own, never over those that score; the least margin that a search met on its way would only be the luckiest.
+    For a deterministic net it is its score. For a stochastic one it is the margin over fresh draws of the search's own,
+    never over those that score: the least margin that a search met on its way would only be the luckiest.
     """
-    if not (problem.judge.model.stochastic or problem.oracle.stochastic):
-        return _rank(score.correct, margin(score.logits, y))
-    seen = torch.stack([problem.oracle.logits(x, index, SELECTION + k) for k in range(SELECTION_QUERIES)])
-    logits = seen.mean(dim=0)
-    return _rank(problem.judge.correct(logits, y), margin(logits, y))
+    if not (context.scorer.model.stochastic or context.queries.stochastic):
+        return _rank(score.not_broken, margin(score.logits, samples.y))
+    seen = [context.queries.logits(samples, SELECTION + k) for k in range(SELECTION_QUERIES)]
+    logits = torch.stack(seen).mean(dim=0)
+    return _rank(Correctness(logits, samples.y).not_broken, margin(logits, samples.y))
 
 
-def _rank(right: Tensor, size: Tensor) -> Tensor:
+def _rank(not_broken: Tensor, size: Tensor) -> Tensor:
     """Wrong before right, then by margin: a tie that the net loses has margin 0 and still beats margin 0 won."""
     size = size.nan_to_num(nan=torch.inf)
-    return torch.where(right, size.clamp_min(0), size.clamp_max(0) - 1)
+    return torch.where(not_broken, size.clamp_min(0), size.clamp_max(0) - 1)
 
 
-def _cat(a: Any, b: Any) -> Any:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.cat([a, b])
-    if isinstance(a, dict) and isinstance(b, dict):
+def _joined(a: Any, b: Any) -> Any:
+    if isinstance(a, Batch):
+        return Batch.concatenate([a, b])
+    if isinstance(a, dict):
         return {name: torch.cat([value, b[name]]) for name, value in a.items()}
-    return None
+    return torch.cat([a, b])
 
 
-def _select(value: Any, which: Tensor) -> Any:
-    if isinstance(value, Tensor):
-        return value[which.to(value.device)]
+def _selected(value: Any, which: Tensor) -> Any:
+    if isinstance(value, Batch):
+        return value.select(which)
     if isinstance(value, dict):
         return {name: each[which.to(each.device)] for name, each in value.items()}
-    return None
+    return value[which.to(value.device)]

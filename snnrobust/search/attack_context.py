@@ -1,32 +1,34 @@
-"""One attack on one model: the problem that is posed, the judge of its solutions, and what was found."""
+"""One attack on one model under one threat model: what a search needs, and what it returns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
-from snnrobust.search.oracle import Oracle
-from snnrobust.search.scoring import Scorer, taken
+from snnrobust.search.queries import ModelQueries
+from snnrobust.search.scoring import Scorer
 from snnrobust.threat_models.threat_model import ThreatModel
 
 
 @dataclass
 class SearchResult:
-    """What a search found for some samples, judged on the user's own net.
+    """What a search found for some samples, scored on the user's own net.
 
     Attributes:
         rows: Positions in the data set, [n].
         x: The strongest example, [n, *].
-        correct: Whether the net still gets it right, [n].
-        voted: Whether most scoring draws get it right, [n].
+        logits: The net's logits at `x` (the mean over scoring draws), [n, K].
+        not_broken: Whether the net withstands `x`, [n].
+        voted: The same for most scoring draws, [n].
         margin: True logit minus the best other at `x`, [n].
-        rank: How strong the search itself held `x` to be (smaller is stronger), [n].
+        rank: By what searches of one sample are compared (smaller is stronger), [n].
         last_x: The last iterate, [n, *].
-        last_correct: Whether the net gets the last iterate right, [n].
+        last_not_broken: Whether the net withstands the last iterate, [n].
         forwards: Forward passes per sample, [n].
         backwards: Backward passes per sample, [n].
         unchanged: Whether the last iterate equals the original, [n].
@@ -35,44 +37,54 @@ class SearchResult:
 
     rows: Tensor
     x: Tensor
-    correct: Tensor
+    logits: Tensor
+    not_broken: Tensor
     voted: Tensor
     margin: Tensor
     rank: Tensor
     last_x: Tensor
-    last_correct: Tensor
+    last_not_broken: Tensor
     forwards: Tensor
     backwards: Tensor
     unchanged: Tensor
     disagreements: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class AttackContext:
     """One attack on one model under one threat model.
 
     Attributes:
-        judge: Scores on the user's net.
-        oracle: Answers the attack's questions.
-        data: The samples; `rows` below are positions in it.
+        scorer: Scores on the user's net.
+        queries: Answers the attack's queries.
+        data: The samples; rows are positions in it.
         threat: What may change.
         rng: Keyed draws of this attack at this strength and restart.
-        pool: Samples in flight at once.
+        sizer: How many samples are active at once.
         stop: Whether a sample is done at its first success ("nested"), or runs all its steps ("exhaustive").
         name: The attack's name for messages.
-        transfer: Whether the oracle answers for another model than the judge's; nothing is then judged on the way.
+        transfer: Whether the queries go to another model than the scored one; successes then show only in the end.
+        targets: Target classes [N] of all samples of `data`, for a targeted objective.
     """
 
-    judge: Scorer
-    oracle: Oracle
+    scorer: Scorer
+    queries: ModelQueries
     data: Dataset
     threat: ThreatModel
     rng: Draws
-    pool: BatchSizer
+    sizer: BatchSizer
     stop: bool
     name: str
     transfer: bool = False
+    targets: Tensor | None = None
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Inputs and labels on the model's device, sample ids and lengths for `rows`."""
-        return taken(self.judge.model, self.data, rows)
+    def batch(self, rows: Tensor) -> Batch:
+        """The samples at the positions `rows`, on the model's device."""
+        model = self.scorer.model
+        samples = Batch.of(self.data, rows, model.device, model.dtype)
+        return samples if self.targets is None else replace(samples, targets=self.targets[rows].to(model.device))
+
+    @property
+    def scored_in_the_end(self) -> bool:
+        """Whether nothing is known of success before the final scoring: other draws, or another model, decide."""
+        return self.transfer or self.scorer.model.stochastic

@@ -1,7 +1,7 @@
-"""Who is still standing: the loop around every attack, with an active set that is refilled as samples finish.
+"""The loop around every attack: an active batch that is refilled as samples finish.
 
-An attack sees a batch of samples at mixed steps; a sample leaves as soon as its fate is known and another takes its
-place. All randomness is keyed by sample, so outcomes do not depend on the pool size or on the order.
+An attack sees a batch of samples at mixed steps; a sample leaves as soon as its outcome is known and another takes its
+place. All randomness is keyed by sample, so outcomes do not depend on the batch size or on the order.
 """
 
 from __future__ import annotations
@@ -17,92 +17,96 @@ from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, Perturbation
 from snnrobust.search.active_batch import ActiveBatch, selection_rank
 from snnrobust.search.attack_context import AttackContext, SearchResult
+from snnrobust.search.batch_queries import BatchQueries
 from snnrobust.threat_models.verify import verify
 
 
-def perturb(problem: AttackContext, plugin: Perturbation, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
-    """Runs an attack that owns its loop over `rows`, in chunks of the pool's size.
+def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
+    """Runs an attack that owns its loop over `rows`, in chunks of the batch size.
 
     Raises:
         ViolationError: If an example breaks the threat model or is not finite.
         MemoryLimitError: If memory runs out with a single sample.
     """
-    for _, found in problem.pool.over(rows, partial(_perturbed, problem, plugin)):
-        done(found)
+    for _, result in context.sizer.over(rows, partial(_perturbed, context, plugin)):
+        done(result)
 
 
-def _perturbed(problem: AttackContext, plugin: Perturbation, rows: Tensor) -> SearchResult:
-    x0, y, index, lengths = problem.take(rows)
-    oracle = problem.oracle
-    forwards, backwards = oracle.forwards, oracle.backwards
+def _perturbed(context: AttackContext, plugin: Perturbation, rows: Tensor) -> SearchResult:
+    samples, queries = context.batch(rows), context.queries
+    x0, index, before = samples.x, samples.index, queries.spent.copy()
     try:
-        x = keep_padding(plugin.perturb(oracle, x0, y, problem.threat, problem.rng.on(x0), index), x0, lengths)
+        x = plugin.perturb(BatchQueries(queries, samples), x0, samples.y, context.threat, context.rng.on(x0), index)
+        x = keep_padding(x, x0, samples.lengths)
     finally:
-        oracle.forget(index)
-    verify(x, x0, problem.threat, index.tolist(), problem.name)
-    score = problem.judge.score(x, y, index, lengths)
-    share = torch.ones(len(rows), dtype=torch.long)
+        queries.forget(index)
+    verify(x, x0, context.threat, index.tolist(), context.name)
+    samples = samples.with_inputs(x)
+    score = context.scorer.score(samples)
+    rank = selection_rank(context, samples, score)
+    spent, each = queries.spent.since(before), torch.ones(len(rows), dtype=torch.long)
     return SearchResult(
         rows=rows,
         x=x.detach().cpu(),
-        correct=score.correct.cpu(),
+        logits=score.logits.cpu(),
+        not_broken=score.not_broken.cpu(),
         voted=score.voted.cpu(),
-        margin=margin(score.logits, y).cpu(),
-        rank=selection_rank(problem, x, y, index, score).cpu(),
+        margin=margin(score.logits, samples.y).cpu(),
+        rank=rank.cpu(),
         last_x=x.detach().cpu(),
-        last_correct=score.correct.cpu(),
-        forwards=share * ((oracle.forwards - forwards) // len(rows) + problem.judge.draws),
-        backwards=share * ((oracle.backwards - backwards) // len(rows)),
+        last_not_broken=score.not_broken.cpu(),
+        forwards=each * (spent.forwards // len(rows) + context.scorer.draws),
+        backwards=each * (spent.backwards // len(rows)),
         unchanged=(x == x0).flatten(1).all(dim=1).cpu(),
         disagreements=torch.zeros(len(rows), dtype=torch.long),
     )
 
 
-def search(problem: AttackContext, optimiser: Optimiser, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
+def search(context: AttackContext, optimiser: Optimiser, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
     """Runs an optimiser over `rows`; `done` receives samples as they finish.
 
     Each sample gets `optimiser.steps` evaluations with a gradient (or loss), and one more forward pass for the iterate
     that the last step made. The strongest iterate is the one the net gets wrong, or else the one of least margin.
-    Where memory runs out, the pool shrinks and the samples go on from where they were.
+    Where memory runs out, fewer samples are active at once, and all go on from where they were.
 
     Raises:
         ViolationError: If an example breaks the threat model or is not finite.
         PluginError: If the optimiser returns a state of another shape.
         MemoryLimitError: If memory runs out with a single sample.
     """
-    pool = problem.pool
-    flight: ActiveBatch | None = None
-    parked: list[ActiveBatch] = []  # what has to wait since the pool shrank
-    while len(rows) or parked or flight is not None:
-        count = 0 if flight is None else len(flight.rows)
-        if flight is not None and count > pool.size:
-            flight, rest = flight.split(pool.size)
-            parked.append(rest)
-        elif parked and count < pool.size:
-            back, rest = parked.pop().split(pool.size - count)
-            parked += [rest] if len(rest.rows) else []
-            flight = back if flight is None else flight.join(back)
-        elif len(rows) and count < pool.size:
-            fresh = rows[: pool.size - count]
-            joined = pool.attempt(count + len(fresh), ActiveBatch.launch, problem, optimiser, fresh)
-            if joined is not None:
+    sizer = context.sizer
+    active: ActiveBatch | None = None
+    waiting: list[ActiveBatch] = []  # since the batch size shrank
+    while len(rows) or waiting or active is not None:
+        count = 0 if active is None else len(active.rows)
+        if active is not None and count > sizer.size:
+            active, rest = active.split(sizer.size)
+            waiting.append(rest)
+        elif waiting and count < sizer.size:
+            back, rest = waiting.pop().split(sizer.size - count)
+            waiting += [rest] if len(rest.rows) else []
+            active = back if active is None else active.join(back)
+        elif len(rows) and count < sizer.size:
+            fresh = rows[: sizer.size - count]
+            started = sizer.attempt(count + len(fresh), ActiveBatch.start, context, optimiser, fresh)
+            if started is not None:
                 rows = rows[len(fresh) :]
-                flight = joined if flight is None else flight.join(joined)
-        elif flight is not None:
-            flight = _advance(flight, problem, optimiser, done)
+                active = started if active is None else active.join(started)
+        elif active is not None:
+            active = _advance(active, context, optimiser, done)
 
 
 def _advance(
-    flight: ActiveBatch, problem: AttackContext, optimiser: Optimiser, done: Callable[[SearchResult], None]
+    active: ActiveBatch, context: AttackContext, optimiser: Optimiser, done: Callable[[SearchResult], None]
 ) -> ActiveBatch | None:
-    """One step of the samples in flight; those that are done leave."""
-    step = problem.pool.attempt(len(flight.rows), flight.ask, problem, optimiser)
-    if step is None:
-        return flight
-    flight.take(step)
-    if not step.landed.any():
-        return flight
-    for _, found in problem.pool.over(step.landed.nonzero()[:, 0], partial(flight.land, problem, step)):
-        done(found)
-    problem.oracle.forget(flight.index[step.landed.cpu()])
-    return None if step.landed.all() else flight.select(~step.landed)
+    """One step of the active samples; those that are done leave."""
+    outcome = context.sizer.attempt(len(active.rows), active.evaluate, context, optimiser)
+    if outcome is None:
+        return active
+    active.apply(outcome)
+    if not outcome.done.any():
+        return active
+    for _, result in context.sizer.over(outcome.done.nonzero()[:, 0], partial(active.finish, context, outcome)):
+        done(result)
+    context.queries.forget(active.samples.index[outcome.done.cpu()])
+    return None if outcome.done.all() else active.select(~outcome.done)

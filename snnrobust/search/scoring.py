@@ -1,4 +1,4 @@
-"""The judge of what searches find: the user's own net, eager and freshly reset."""
+"""Scores inputs on the user's own net, eager and freshly reset: what decides whether an attack succeeded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.data.dataset import Dataset
+from snnrobust.data.batch import Batch
+from snnrobust.wrapping.decision import Correctness
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -18,50 +19,40 @@ class Score:
 
     Attributes:
         logits: The mean over scoring draws, [N, K].
-        correct: Whether these logits are right, [N].
-        voted: Whether the net is right in most of the draws, [N]; the same as `correct` for a deterministic net.
+        not_broken: Whether the net withstands them by these logits, [N]: it is right, or they are not finite.
+        voted: The same for most of the draws, [N]; equal to `not_broken` for a deterministic net.
     """
 
     logits: Tensor
-    correct: Tensor
+    not_broken: Tensor
     voted: Tensor
 
 
 class Scorer:
-    """Scores inputs on the user's own net: eager, freshly reset, its spikes' gradients untouched.
+    """Scores inputs on the user's own net: eager, freshly reset, with its own surrogates.
 
-    A stochastic net is scored on the mean logits over `draws` fresh draws that no search has seen.
+    A stochastic net is scored on the mean logits over `draws` fresh draws that no search has used.
     """
 
     def __init__(self, model: SpikingModel, seed: int, draws: int) -> None:
         self.model = model
         self.draws = draws if model.stochastic else 1
-        self._first_draw = Draws(seed, "scoring").number()
+        self.first_draw = Draws(seed, "scoring").number()
 
     @torch.no_grad()
-    def score(self, x: Tensor, y: Tensor, index: Tensor, lengths: Tensor | None) -> Score:
-        """Scores inputs x [N, *] with labels y [N] of the samples `index` [N]."""
-        found = [
-            self._score(x[part], y[part], index[part], None if lengths is None else lengths[part])
-            for part in self.model.parts(len(x))
-        ]
-        return Score(*(torch.cat([getattr(each, name) for each in found]) for name in ("logits", "correct", "voted")))
+    def score(self, batch: Batch) -> Score:
+        """Scores the inputs of a batch."""
+        found = [self._score(batch.select(part)) for part in self.model.parts(len(batch))]
+        return Score(
+            torch.cat([each.logits for each in found]),
+            torch.cat([each.not_broken for each in found]),
+            torch.cat([each.voted for each in found]),
+        )
 
-    def _score(self, x: Tensor, y: Tensor, index: Tensor, lengths: Tensor | None) -> Score:
-        total, votes = torch.zeros((), device=y.device), torch.zeros_like(y)
+    def _score(self, batch: Batch) -> Score:
+        total, votes = torch.zeros((), device=batch.y.device), torch.zeros_like(batch.y)
         for draw in range(self.draws):
-            logits = self.model.logits(x, keys=index, draw=self._first_draw + draw, lengths=lengths)
-            total, votes = total + logits, votes + self.correct(logits, y)
+            logits = self.model.logits(batch.x, keys=batch.index, draw=self.first_draw + draw, lengths=batch.lengths)
+            total, votes = total + logits, votes + Correctness(logits, batch.y).not_broken
         mean = total / self.draws
-        return Score(mean, self.correct(mean, y), 2 * votes > self.draws)
-
-    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether each sample is right, [N]. NaN is never taken for a successful attack."""
-        return (self.model.predict(logits) == y) | ~torch.isfinite(logits).all(dim=1)
-
-
-def taken(model: SpikingModel, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Inputs and labels of `rows` on the model's device, their sample ids and lengths."""
-    x = data.x[rows].to(device=model.device, dtype=model.dtype)
-    lengths = None if data.lengths is None else data.lengths[rows]
-    return x, data.y[rows].to(model.device), data.index[rows], lengths
+        return Score(mean, Correctness(mean, batch.y).not_broken, 2 * votes > self.draws)

@@ -1,4 +1,4 @@
-"""What stands in for a module of a net while an estimator is in place."""
+"""A module of a net whose gradient is replaced by an estimator's for a while."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from snnrobust.spike_gradients.sample_memory import SampleMemory
 
 @dataclass
 class PassContext:
-    """Which samples a forward and backward pass is about.
+    """The samples of a forward and backward pass.
 
     Attributes:
         index: Sample ids [N].
-        frozen: Whether it is a further draw at an iterate that has been visited before.
+        frozen: Whether it is a further draw at an iterate that was evaluated before.
         memory: What is kept for each sample.
-        moved: Comparisons whose memory this visit has moved on: once is enough for an iterate.
+        moved: Calls of surrogate functions whose memory this pass has updated: once for each iterate.
     """
 
     index: Tensor
@@ -36,7 +36,7 @@ class PassContext:
 
 
 class PatchedModule:
-    """A module of a net and the estimator for it, to be put in place and taken away any number of times.
+    """A module of a net and the estimator for it, which can be put in and removed any number of times.
 
     Args:
         name: Qualified name of the module.
@@ -52,25 +52,25 @@ class PatchedModule:
         self._module = module
         self._adapter = adapter
         self._calls: list[Tensor] = []
-        self._visit: PassContext | None = None
+        self._context: PassContext | None = None
         self._shapes: tuple[torch.Size, ...] = ()
         # What the estimator keeps here lives as long as this object. On a module, a session would put it back.
         self._state: dict[str, Any] = {}
 
-    def place(self, visit: PassContext | None) -> ExitStack:
-        """Puts the estimator in place; closing the result takes it away again."""
+    def place(self, context: PassContext | None) -> ExitStack:
+        """Puts the estimator in; closing the result removes it."""
         module, adapter = self._module, self._adapter
         with ExitStack() as undo:
-            undo.callback(self._leave, self._visit)
-            self._visit = visit
-            undo.callback(module.register_forward_hook(self._note).remove)
+            undo.callback(self._remove, self._context)
+            self._context = context
+            undo.callback(module.register_forward_hook(self._after_forward).remove)
             if adapter is not None and isinstance(self.estimator, Estimator | Relaxation):
                 own = module.get_submodule("surrogate_function")
-                if not (isinstance(own, _PatchedSurrogate) and own.site is self):  # entered twice
+                if not (isinstance(own, _PatchedSurrogate) and own.patched is self):  # entered twice
                     self._state["surrogate"] = own.forward  # the bound method: registers no submodule
                 undo.callback(adapter.swap_surrogate, module, own)
                 adapter.swap_surrogate(module, _PatchedSurrogate(self))
-                undo.callback(module.register_forward_pre_hook(self._arrive).remove)
+                undo.callback(module.register_forward_pre_hook(self._before_forward).remove)
             if isinstance(self.estimator, NodeEstimator):
                 undo.callback(put_forward, module, vars(module).get("forward"))
                 node = Node(self.name, module, adapter)
@@ -78,43 +78,43 @@ class PatchedModule:
             return undo.pop_all()
 
     def compare(self, u: Tensor) -> Tensor:
-        """Spikes of u = membrane potential minus threshold, or what stands for them."""
-        calls, visit = self._calls, self._visit
+        """Spikes of u = membrane potential minus threshold, or a relaxation's smooth values in their place."""
+        calls, context = self._calls, self._context
         call, axis = len(calls), self._sample_axis(u)
         calls.append(u.detach())
         self.used = True
         if isinstance(self.estimator, Relaxation):
             self._state.update(calls=calls, call=call, axis=axis, memory={}, frozen=False)
             return self.estimator.primitive(u, self._state)
-        return spike(u, lambda at: self._derivative(at, calls, call, axis, visit))
+        return spike(u, lambda at: self._derivative(at, calls, call, axis, context))
 
     def _derivative(
-        self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, visit: PassContext | None
+        self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, context: PassContext | None
     ) -> Tensor:
         key = (self.name, call)
-        memory = {} if visit is None else visit.memory.take(key, visit.index)
+        memory = {} if context is None else context.memory.take(key, context.index)
         memory = {name: value.movedim(0, axis or 0) for name, value in memory.items()}
-        frozen = visit is not None and (visit.frozen or key in visit.moved)
+        frozen = context is not None and (context.frozen or key in context.moved)
         self._state.update(calls=calls, call=call, axis=axis, memory=memory, frozen=frozen)
         derivative: Tensor = self.estimator.backward(u, self._state)
-        if visit is not None and memory and not frozen:
+        if context is not None and memory and not frozen:
             if axis is None:
                 raise PluginError(
                     f"expected node '{self.name}' to compare [N, *] or [T, N, *] for {self.estimator!r}, which "
                     f"remembers each sample, got {tuple(u.shape)}; name the other nodes in a mapping"
                 )
-            visit.memory.put(key, visit.index, {name: value.movedim(axis, 0) for name, value in memory.items()})
-            visit.moved.add(key)
+            context.memory.put(key, context.index, {name: value.movedim(axis, 0) for name, value in memory.items()})
+            context.moved.add(key)
         return derivative
 
-    def _arrive(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Before the node runs: is this a new forward pass, and what would one step look like?"""
+    def _before_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Before the node runs: notes whether a new forward pass begins, and the shape of one step."""
         if self._adapter is None:
             return
         if self._adapter.is_reset(module):
             self._calls = []  # a new list: graphs of earlier passes keep theirs
         shape = inputs[0].shape
-        self._shapes = (shape[1:], shape) if self._adapter.multi_step(module) else (shape,)
+        self._shapes = (shape[1:], shape) if self._adapter.is_multi_step(module) else (shape,)
 
     def _sample_axis(self, u: Tensor) -> int | None:
         """0 for one step [N, *], 1 for all at once [T, N, *], None where the node compares in another shape."""
@@ -125,25 +125,25 @@ class PatchedModule:
         out: Tensor = self.estimator.through(node, x)
         return out
 
-    def _note(self, *_: object) -> None:
+    def _after_forward(self, *_: object) -> None:
         self.ran = True
 
-    def _leave(self, outer: PassContext | None) -> None:
-        if self._visit is not None:
+    def _remove(self, outer: PassContext | None) -> None:
+        if self._context is not None:
             self._calls.clear()  # the backward pass is over: nothing needs them any more
         self._calls = []
-        self._visit = outer
+        self._context = outer
 
 
 class _PatchedSurrogate(nn.Module):
-    """A node's surrogate function while an estimator is in place."""
+    """Calls the estimator in place of a node's surrogate function."""
 
-    def __init__(self, site: PatchedModule) -> None:
+    def __init__(self, patched: PatchedModule) -> None:
         super().__init__()
-        self.site = site
+        self.patched = patched
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.site.compare(u)
+        return self.patched.compare(u)
 
 
 class Node:

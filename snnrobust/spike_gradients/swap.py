@@ -1,4 +1,4 @@
-"""The seam between forward and backward: how gradients pass a spike, swapped for a while and put back."""
+"""Replaces how gradients pass spikes in a net for a while, and restores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError, PluginError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import find
+from snnrobust.frameworks.find import find_adapter
 from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
 from snnrobust.spike_gradients.patched_module import PassContext, PatchedModule
 from snnrobust.spike_gradients.sample_memory import SampleMemory
@@ -34,8 +34,7 @@ class SpikeGradient:
     """A reusable context that sets how gradients pass spikes in a net; forward values stay the same if it is `exact`.
 
     Everything is restored on leaving, also after an exception. What an estimator keeps in its state lives as long as
-    this object, over any number of times it is entered; its memory of single samples only where they are told, by
-    `at`.
+    this object, over any number of times it is entered; its memory of single samples only inside `at`.
 
     Args:
         net: A net with spiking nodes of a known framework.
@@ -48,7 +47,7 @@ class SpikeGradient:
     Raises:
         InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
             swapped emits smooth values instead of spikes (a surrogate with `spiking=False`), or a `NodeEstimator` is
-            to stand in for a node that is called step by step.
+            used for a node that is called step by step.
         PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
 
     Example:
@@ -66,13 +65,13 @@ class SpikeGradient:
         self._estimator = estimator
         self.memory = SampleMemory()
         self._entered: list[ExitStack] = []
-        self._visit: PassContext | None = None
-        self._sites = [] if isinstance(estimator, Own) else _sites(net, estimator)
+        self._context: PassContext | None = None
+        self._patched = [] if isinstance(estimator, Own) else _patched_modules(net, estimator)
 
     @property
     def exact(self) -> bool:
         """Whether forward values are the net's own: they are, unless a `Relaxation` is in place."""
-        return not any(isinstance(site.estimator, Relaxation) for site in self._sites)
+        return not any(isinstance(each.estimator, Relaxation) for each in self._patched)
 
     @contextmanager
     def at(self, index: Tensor, frozen: bool = False) -> Iterator[Self]:
@@ -82,27 +81,27 @@ class SpikeGradient:
             index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
             frozen: Whether this is a further draw at the same iterates, which leaves what is remembered alone.
         """
-        outer, self._visit = self._visit, PassContext(index, frozen, self.memory)
+        outer, self._context = self._context, PassContext(index, frozen, self.memory)
         try:
             with self:
                 yield self
         finally:
-            self._visit = outer
+            self._context = outer
 
     def forget(self, index: Tensor | None = None) -> None:
-        """Drops what is remembered of the samples `index` [N], or of all, to free its room."""
+        """Drops what is remembered of the samples `index` [N], or of all."""
         self.memory.forget(index)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for site in self._sites:
-                stack.enter_context(site.place(self._visit))
+            for each in self._patched:
+                stack.enter_context(each.place(self._context))
             self._entered.append(stack.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         self._entered.pop().close()
-        idle = sorted(site.name for site in self._sites if site.ran and not site.used)
+        idle = sorted(each.name for each in self._patched if each.ran and not each.used)
         if kind is None and idle:
             raise PluginError(
                 f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
@@ -122,7 +121,7 @@ def passes(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
 
 
 def batch_dependent(estimator: AnyEstimator) -> bool:
-    """Whether an estimator, or a part of it, says that a sample's gradient depends on its batch mates."""
+    """Whether an estimator, or a part of it, declares that a sample's gradient depends on its batch mates."""
     if isinstance(estimator, Mixture):
         return any(batch_dependent(part) for part in estimator.parts)
     if isinstance(estimator, PerModule):
@@ -138,9 +137,9 @@ def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
     return [part for each in estimator.parts for part in _parts(each)]
 
 
-def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[PatchedModule]:
-    """Where the estimators go; nodes left out, or with `Own`, are no sites."""
-    adapter = find(net)
+def _patched_modules(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[PatchedModule]:
+    """The modules that estimators are put into; nodes left out, or with `Own`, are not among them."""
+    adapter = find_adapter(net)
     nodes = adapter.nodes(net) if adapter is not None else {}
     named = estimator.modules if isinstance(estimator, PerModule) else estimator
     if isinstance(named, Mapping):
@@ -159,25 +158,25 @@ def _sites(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator])
             f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
             f"got {type(net).__name__}; use gradient='own'"
         )
-    sites = [
+    patched = [
         PatchedModule(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()
     ]
-    _check(sites, nodes, adapter)
-    return sites
+    _check(patched, nodes, adapter)
+    return patched
 
 
-def _check(sites: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
-    for site in sites:
-        if isinstance(site.estimator, Mixture | PerModule):
+def _check(patched: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
+    for each in patched:
+        if isinstance(each.estimator, Mixture | PerModule):
             raise InputError(
-                f"expected one estimator for '{site.name}', got {site.estimator!r}; mix whole passes (see "
+                f"expected one estimator for '{each.name}', got {each.estimator!r}; mix whole passes (see "
                 f"snnrobust.spike_gradients.swap.passes), or name modules one level deep"
             )
-        if not isinstance(site.estimator, Estimator | NodeEstimator | Relaxation):
+        if not isinstance(each.estimator, Estimator | NodeEstimator | Relaxation):
             raise InputError(
-                f"expected an estimator for '{site.name}', got {site.estimator!r}; see snnrobust.plugin.Estimator"
+                f"expected an estimator for '{each.name}', got {each.estimator!r}; see snnrobust.plugin.Estimator"
             )
-    comparing = [site.name for site in sites if isinstance(site.estimator, Estimator | Relaxation)]
+    comparing = [each.name for each in patched if isinstance(each.estimator, Estimator | Relaxation)]
     smooth = sorted(
         name
         for name in set(comparing) & set(nodes)
@@ -188,8 +187,8 @@ def _check(sites: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: 
             f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
             f"values, which a swap would change; set spiking=True, or leave these nodes out"
         )
-    whole = [site for site in sites if isinstance(site.estimator, NodeEstimator) and site.name in nodes]
-    stepwise = [site.name for site in whole if adapter is not None and not adapter.multi_step(nodes[site.name])]
+    whole = [each for each in patched if isinstance(each.estimator, NodeEstimator) and each.name in nodes]
+    stepwise = [each.name for each in whole if adapter is not None and not adapter.is_multi_step(nodes[each.name])]
     if stepwise:
         raise InputError(
             f"expected nodes that are called with all steps for {whole[0].estimator!r}, got {stepwise} which take one "

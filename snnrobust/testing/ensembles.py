@@ -1,4 +1,4 @@
-"""What an ensemble promises."""
+"""Checks of ensembles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import get_args
 
 from snnrobust.plugin.protocols import Ensemble
 from snnrobust.plugin.task import load
-from snnrobust.testing.setting import require
+from snnrobust.testing.checks import check_promise
 from snnrobust.threat_models.threat_model import Norm
 
 
@@ -15,7 +15,7 @@ def check_ensemble(name: str, plugin: Ensemble) -> None:
     for norm in get_args(Norm):
         members = list(plugin.members(norm))
         labels = [member.get("label") for member in members]
-        require(name, len(set(labels)) == len(labels), f"members of different labels under {norm}", f"{labels}")
+        check_promise(name, len(set(labels)) == len(labels), f"members of different labels under {norm}", f"{labels}")
         for member in members:
             task = load(**member, norm=norm, epsilon=1.0)  # raises where an argument does not fit
-            require(name, task.attack is not None, f"attacks as members under {norm}", f"'{task.label}'")
+            check_promise(name, task.attack is not None, f"attacks as members under {norm}", f"'{task.label}'")

@@ -38,5 +38,5 @@ def tiny_data(temporal: bool = False, count: int = 12) -> Dataset:
     x = (x < 0.5).float() if temporal else x
     model = tiny_model(temporal)
     y = model.predict(model.logits(x)).detach()
-    spoken = (y >= 0).nonzero()[:count, 0]  # silent outputs have no class
+    spoken = (y >= 0).nonzero()[:count, 0]  # all-zero outputs have no class
     return Dataset.of(x[spoken], y[spoken], name="tiny")

@@ -1,4 +1,4 @@
-"""Threat models: what an attacker may change, how an iterate is pulled back into it, where a search starts."""
+"""Threat models: what an attacker may change, projection onto it, and random starting points."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ThreatModel:
             nearest = (x if self.domain == "real" else x.round()).clamp(low, high)
             # What changing an entry saves: (x - x0)^2 - (x - nearest)^2, factored so that far points don't cancel.
             saved = (nearest - x0).double() * (2 * x.double() - nearest - x0)
-            kept = largest(saved.flatten(1), self.whole).reshape(x.shape)
+            kept = largest_mask(saved.flatten(1), self.whole).reshape(x.shape)
             return torch.where(kept, nearest, x0)
         if self.norm == "l1" and self.domain != "real":
             return x0 + _project_whole_l1(x - x0, low - x0, high - x0, self.whole)
@@ -113,7 +113,7 @@ class ThreatModel:
         if self.norm == "linf":
             return self.project(x0 + rng.uniform(index, shape, draw, -self.epsilon, self.epsilon), x0)
         if self.norm == "l0" or (self.norm == "l1" and self.domain != "real"):
-            chosen = largest(rng.sub("where").uniform(index, shape, draw).flatten(1), self.whole).reshape(x0.shape)
+            chosen = largest_mask(rng.sub("where").uniform(index, shape, draw).flatten(1), self.whole).reshape(x0.shape)
             return torch.where(chosen, self._other(x0, rng.sub("value").uniform(index, shape, draw)), x0)
         flat = (len(x0), -1)
         if self.norm == "l2":
@@ -155,19 +155,19 @@ class ThreatModel:
             return (unit / length.clamp_min(1)).reshape(gradient.shape)
         if self.norm == "l0":
             low, high = self.bounds
-            return (flat.sign() * largest(flat.abs(), self.whole) * (high - low)).reshape(gradient.shape)
+            return (flat.sign() * largest_mask(flat.abs(), self.whole) * (high - low)).reshape(gradient.shape)
         if self.domain != "real":
-            return (flat.sign() * largest(flat.abs(), 1)).reshape(gradient.shape)
+            return (flat.sign() * largest_mask(flat.abs(), 1)).reshape(gradient.shape)
         chosen = (flat.abs() == flat.abs().amax(dim=1, keepdim=True)) & (flat != 0)
         share = chosen.to(flat) / chosen.sum(dim=1, keepdim=True).clamp_min(1)
         return (flat.sign() * share).reshape(gradient.shape)
 
 
-def largest(score: Tensor, count: int | Tensor) -> Tensor:
+def largest_mask(score: Tensor, count: int | Tensor) -> Tensor:
     """Which entries of each row of `score` [N, D] are among its `count` (one, or [N]) largest; of ties, the first.
 
     Example:
-        >>> largest(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), 2)
+        >>> largest_mask(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), 2)
         tensor([[ True,  True, False, False]])
     """
     order = score.argsort(dim=1, descending=True, stable=True)

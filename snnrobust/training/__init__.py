@@ -1,4 +1,4 @@
-"""Training of small nets, enough to have something real to evaluate."""
+"""A short trainer for small nets, for demos and tests."""
 
 from snnrobust.training.trainer import (
     LOSSES,

@@ -1,4 +1,4 @@
-"""A short trainer for small nets on static data, enough to have something real to evaluate."""
+"""A short trainer for small nets on static data, for demos and tests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 from snnrobust.common.random import global_rng
 from snnrobust.data.dataset import Dataset
 from snnrobust.errors import InputError, InputTypeError
+from snnrobust.wrapping.decision import Correctness
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Net = TypeVar("Net", bound=nn.Module)
@@ -26,7 +27,7 @@ RATE_SCALE = 5.0
 
 @dataclass(frozen=True)
 class History:
-    """How a training went.
+    """Loss and accuracy of a training.
 
     Attributes:
         loss: Mean training loss of each epoch.
@@ -40,7 +41,7 @@ class History:
 
 
 def rate_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of the mean output over time, times 5: rates end at 1, where a plain softmax is still undecided.
+    """Cross entropy of the mean output over time, times 5: rates are at most 1, too small for a plain softmax.
 
     Args:
         outputs: [T, N, K].
@@ -74,7 +75,7 @@ def train(
 
     Each batch is shown `steps` times, to a net whose SpikingJelly state has just been reset. Afterwards, also after an
     error, the net is in eval mode, reset, and without gradients. The order of the samples and anything random in the
-    net, such as dropout, hang on `seed`; the global generators are put back.
+    net, such as dropout, depend on `seed`; the global generators are restored.
 
     Args:
         net: Maps [T, N, *] to [T, N, K]; runs on the device of its parameters.
@@ -104,7 +105,7 @@ def train(
         >>> accuracy(net, data, steps=4)
         1.0
     """
-    _check(net, data, steps=steps, epochs=epochs, batch_size=batch_size)
+    _check_arguments(net, data, steps=steps, epochs=epochs, batch_size=batch_size)
     if isinstance(lr, bool) or not isinstance(lr, int | float):
         raise InputTypeError(f"expected lr as a number, got {lr!r}; pass a float")
     if not (math.isfinite(lr) and lr > 0):
@@ -154,7 +155,7 @@ def train(
 def accuracy(net: nn.Module, data: Dataset, steps: int, batch_size: int = 500) -> float:
     """Share of the samples whose true class has the largest mean output over time; an all-silent output is wrong.
 
-    The net runs in eval mode. Its modes are put back after, and its state is reset.
+    The net runs in eval mode. Its modes are restored afterwards, and its state is reset.
 
     Args:
         net: Maps [T, N, *] to [T, N, K].
@@ -166,7 +167,7 @@ def accuracy(net: nn.Module, data: Dataset, steps: int, batch_size: int = 500) -
         InputError: A number is below 1, the data are sequences, or the outputs have the wrong shape.
         InputTypeError: An argument is of the wrong type.
     """
-    _check(net, data, steps=steps, batch_size=batch_size)
+    _check_arguments(net, data, steps=steps, batch_size=batch_size)
     device = next((parameter.device for parameter in net.parameters()), data.x.device)
     classes, right = data.classes, 0
     modes = [(module, module.training) for module in net.modules()]
@@ -182,7 +183,7 @@ def accuracy(net: nn.Module, data: Dataset, steps: int, batch_size: int = 500) -
 
 
 def initialised(factory: Callable[[], Net], seed: int) -> Net:
-    """What `factory` builds with the global generators seeded; they are put back after.
+    """What `factory` builds with seeded global generators, which are restored afterwards.
 
     The net is built on the CPU: move it to another device afterwards.
 
@@ -212,15 +213,14 @@ def _outputs(net: nn.Module, x: Tensor, steps: int, classes: int) -> Tensor:
     if outputs.ndim != 3 or outputs.shape[:2] != (steps, len(x)) or outputs.shape[2] < classes:
         raise InputError(
             f"expected outputs [{steps}, {len(x)}, K] with K of at least {classes} classes, got {list(outputs.shape)}; "
-            'do return every step (step_mode="m") and widen the last layer if it is too small'
+            'return every step (step_mode="m") and widen the last layer if it is too small'
         )
     return outputs
 
 
 def _right(outputs: Tensor, y: Tensor) -> int:
-    """How many samples are right: outputs [T, N, K], labels [N]. Silence is no answer."""
-    spoke = (outputs != 0).any(2).any(0)  # [N]
-    return int(((outputs.mean(0).argmax(1) == y) & spoke).sum())
+    """How many samples are right by the mean over time: outputs [T, N, K], labels [N]."""
+    return int(Correctness(outputs.mean(0), y).correct.sum())
 
 
 def _objective(loss: str | Loss) -> Loss:
@@ -233,7 +233,7 @@ def _objective(loss: str | Loss) -> Loss:
     raise InputError(f"expected a loss among {', '.join(LOSSES)}, got {loss!r}; {hint}")
 
 
-def _check(net: nn.Module, data: Dataset, **counts: int) -> None:
+def _check_arguments(net: nn.Module, data: Dataset, **counts: int) -> None:
     if not isinstance(net, nn.Module):
         raise InputTypeError(f"expected net as an nn.Module, got {type(net).__name__}; pass the net itself")
     if not isinstance(data, Dataset):

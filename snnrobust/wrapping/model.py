@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from snnrobust.common.batching import even_parts
 from snnrobust.common.random import Draws, global_rng
+from snnrobust.common.session_cache import SessionCache
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.frameworks.find import find
-from snnrobust.kernels.straight_through import passed_straight_through
+from snnrobust.frameworks.find import find_adapter
+from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
+from snnrobust.wrapping.decision import predict
 from snnrobust.wrapping.encoding import EncoderFunction, ReadoutFunction, encode, read_out
 from snnrobust.wrapping.recording import Recording, record
 from snnrobust.wrapping.restore import preserved
 
 Layout = Literal["N", "TN", "NT", "step"]
-#: Samples that a CPU takes through a net at once. Of more, activations leave its caches, and the C library asks the
-#: system for each large one anew: measured 1.5 to 2 times slower a sample at 256.
+#: Samples that a CPU takes through a net at once. The activations of more leave its caches, and the C library gets
+#: memory for each large one from the system anew: measured 1.5 to 2 times slower a sample at 256.
 AT_ONCE = 64
 Decide = Literal["argmax", "argmin"]
 
@@ -62,15 +64,15 @@ class SpikingModel:
         self.readout = readout
         self.decide = decide
         self.normalize = normalize
-        self.adapter = find(net)
+        self.adapter = find_adapter(net)
         self.stochastic = stochastic or encoder == "poisson"
         self.foreign_randomness = stochastic
         self.accelerate = accelerate
         self._reset = reset
         self._depth = 0
         self._straight_through = False
-        #: What is worked out once and holds as long as nobody changes the net: for the length of a session.
-        self.kept: dict[object, Any] = {}
+        #: What is computed once and holds while a session is open.
+        self.cache = SessionCache()
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +95,7 @@ class SpikingModel:
             return self
         other = copy(self)
         other.name = name
-        other._depth, other.kept = 0, {}  # a session of this model is none of the other's
+        other._depth, other.cache = 0, SessionCache()  # a session of this model is none of the other's
         return other
 
     def settings(self) -> dict[str, Any]:
@@ -125,22 +127,20 @@ class SpikingModel:
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def session(self) -> AbstractContextManager[None]:
-        """Eval mode and fresh state for many calls; the net is left exactly as it was, also after an exception."""
-        return self._session()
-
     @contextmanager
-    def _session(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
+        """Eval mode and fresh state for many calls; the net is left exactly as it was, also after an exception."""
         if self._depth:
             yield
             return
         with preserved(self.net, self.adapter):
             self._depth += 1
+            self.cache.open()
             try:
                 yield
             finally:
                 self._depth -= 1
-                self.kept.clear()
+                self.cache.close()
 
     @property
     def in_session(self) -> bool:
@@ -168,7 +168,7 @@ class SpikingModel:
     def outputs(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
     ) -> Tensor:
-        """The net's outputs over time before the read-out, [N, T, K] (T = 1 for a net that reads out by itself).
+        """The net's outputs over time before the read-out, [N, T, K] (T = 1 for a net with its own read-out).
 
         Args:
             x: Inputs [N, *] (with an encoder or layout "N"), or sequences [N, T, *].
@@ -183,17 +183,39 @@ class SpikingModel:
         keys = torch.arange(len(x)) if keys is None else keys
         with self.session(), self._randomness(keys, draw):
             self.reset()
-            sequence = self._sequence(x, keys, draw)
-            sequence = self._normalized(sequence, channel=1 if self.static and self.layout == "N" else 2)
-            if self.layout in ("TN", "step"):
-                sequence = sequence.transpose(0, 1)  # [T, N, *]
-            if self.layout == "step":
-                out = torch.stack([self._call(step) for step in sequence])
-            else:
-                out = self._call(sequence)
-            if self._dimensions(out, x) == 2:
-                return out.unsqueeze(1)
-            return out.transpose(0, 1) if self.layout in ("TN", "step") else out
+            inputs = self.arrange(self.encode(x, keys, draw))
+            out = torch.stack([self._call(step) for step in inputs]) if self.layout == "step" else self._call(inputs)
+            return self.batch_first(out, len(x))
+
+    def encode(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
+        """The net's input before it is normalised: sequences [N, T, *], or x itself where the net takes it as it is."""
+        if self.encoder is None or self.steps is None or self.layout == "N":
+            return x
+        encoded = encode(self.encoder, x, self.steps, self.bounds, keys, draw)
+        self._straight_through |= has_straight_through_gradient(encoded)
+        return encoded
+
+    def arrange(self, sequence: Tensor) -> Tensor:
+        """An encoded input, normalised and in the net's layout."""
+        sequence = self._normalized(sequence, channel=1 if self.static and self.layout == "N" else 2)
+        return sequence.transpose(0, 1) if self.layout in ("TN", "step") else sequence  # [T, N, *]
+
+    def batch_first(self, out: Tensor, count: int) -> Tensor:
+        """What the net returned for `count` samples, as [N, T, K]; T = 1 for a net with its own read-out.
+
+        Raises:
+            InputError: If it is neither [N, K] nor a sequence of it in the stated layout.
+        """
+        time_first = self.layout in ("TN", "step")
+        batch = out.shape[1] if out.ndim == 3 and time_first else (out.shape[0] if out.ndim else -1)
+        if out.ndim not in (2, 3) or batch != count:
+            raise InputError(
+                f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', "
+                f"got {tuple(out.shape)}; check layout="
+            )
+        if out.ndim == 2:
+            return out.unsqueeze(1)
+        return out.transpose(0, 1) if time_first else out
 
     def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -204,7 +226,7 @@ class SpikingModel:
     def read(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits [N, K] from the outputs [N, T, K] that `outputs` gave."""
         if lengths is not None:
-            # A net that reads out by itself has no time left to cut.
+            # A net with its own read-out has no time axis left.
             lengths = lengths.to(outputs.device) if outputs.shape[1] > 1 else None
         logits = read_out(self.readout, outputs, lengths)
         if logits.ndim != 2 or len(logits) != len(outputs):
@@ -214,8 +236,8 @@ class SpikingModel:
         return -logits if self.decide == "argmin" else logits
 
     def predict(self, logits: Tensor) -> Tensor:
-        """Classes [N] from logits [N, K]; -1, which is never right, where all outputs are silent (zero)."""
-        return logits.argmax(dim=1).masked_fill((logits == 0).all(dim=1), -1)
+        """Classes [N] from logits [N, K]; -1, which equals no label, where all outputs are silent (zero)."""
+        return predict(logits)
 
     def record(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Recording:
         """Spikes and membrane potentials of each spiking layer for the inputs x.
@@ -227,7 +249,7 @@ class SpikingModel:
         if self.adapter is None or not nodes:
             raise InputError(
                 f"expected spiking nodes of a known framework, got {type(self.net).__name__} without any; "
-                f"recording needs a SpikingJelly net"
+                f"record a SpikingJelly net"
             )
         with self.session():
             return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
@@ -255,13 +277,6 @@ class SpikingModel:
             Draws(0, "net").number(draw.tolist() if isinstance(draw, Tensor) else draw, *keys.tolist()), self.device
         )
 
-    def _sequence(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
-        if self.encoder is None or self.steps is None or self.layout == "N":
-            return x
-        encoded = encode(self.encoder, x, self.steps, self.bounds, keys, draw)
-        self._straight_through |= passed_straight_through(encoded)
-        return encoded
-
     def _normalized(self, x: Tensor, channel: int) -> Tensor:
         if self.normalize is None:
             return x
@@ -279,16 +294,7 @@ class SpikingModel:
         out = self.net(x)
         if not isinstance(out, Tensor):
             raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
-        return out.clone()  # a net may hand out its own buffer, which the next step changes and a session puts back
-
-    def _dimensions(self, out: Tensor, x: Tensor) -> int:
-        batch = out.shape[1] if out.ndim == 3 and self.layout in ("TN", "step") else (out.shape[0] if out.ndim else -1)
-        if out.ndim not in (2, 3) or batch != len(x):
-            raise InputError(
-                f"expected output [N, K] or a sequence of it with N = {len(x)} in layout '{self.layout}', "
-                f"got {tuple(out.shape)}; check layout="
-            )
-        return out.ndim
+        return out.clone()  # a net may return its own buffer, which the next step changes and a session restores
 
     def __repr__(self) -> str:
         return f"SpikingModel({self.name!r}, layout={self.layout!r}, steps={self.steps}, encoder={named(self.encoder)})"

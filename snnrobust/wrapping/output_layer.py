@@ -1,4 +1,4 @@
-"""The output layer of a spiking net, listened to while it runs: what graded objectives are made of."""
+"""Membrane potentials and input currents of the output layer during a forward pass, for graded objectives."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from snnrobust.wrapping.model import SpikingModel
 
 
-class _Ear(nn.Module):
-    """Stands in for whatever passes the node's spikes, and keeps what it is asked, with its gradient."""
+class _CapturedSurrogate(nn.Module):
+    """A surrogate function that also keeps its inputs, with their gradient."""
 
-    def __init__(self, inner: nn.Module, heard: list[Tensor]) -> None:
+    def __init__(self, inner: nn.Module, captured: list[Tensor]) -> None:
         super().__init__()
         self._inner = [inner]  # in a list: registers no submodule
-        self._heard = heard
+        self._captured = captured
 
     def forward(self, u: Tensor) -> Tensor:
-        self._heard.append(u)
+        self._captured.append(u)
         spikes: Tensor = self._inner[0](u)
         return spikes
 
@@ -37,40 +37,40 @@ class OutputLayer:
     def __init__(self, model: SpikingModel, x: Tensor) -> None:
         self._model = model
         self._name, self._node = self._find(x)
-        self._heard: list[Tensor] = []
+        self._captured: list[Tensor] = []
 
     @property
     def spikes(self) -> bool:
-        """Whether the net's outputs are the spikes of a node; otherwise they are graded by themselves."""
+        """Whether the net's outputs are the spikes of a node; otherwise the outputs themselves are graded."""
         return self._node is not None
 
     @contextmanager
-    def listening(self, to: Literal["membrane", "current"]) -> Iterator[None]:
-        """Keeps, during a forward pass, the node's distances to threshold or its input currents for `heard`."""
+    def capture(self, view: Literal["membrane", "current"]) -> Iterator[None]:
+        """Keeps the node's distances to threshold, or its input currents, of a forward pass inside for `captured`."""
         node, adapter = self._node, self._model.adapter
         if node is None or adapter is None:
             yield
             return
-        self._heard.clear()
-        if to == "current":
-            handle = node.register_forward_pre_hook(lambda _, args: self._heard.append(args[0]))
+        self._captured.clear()
+        if view == "current":
+            handle = node.register_forward_pre_hook(lambda _, args: self._captured.append(args[0]))
             try:
                 yield
             finally:
                 handle.remove()
             return
         inner = node.get_submodule("surrogate_function")
-        adapter.swap_surrogate(node, _Ear(inner, self._heard))
+        adapter.swap_surrogate(node, _CapturedSurrogate(inner, self._captured))
         try:
             yield
         finally:
             adapter.swap_surrogate(node, inner)
 
-    def heard(self, outputs: Tensor) -> Tensor:
-        """What was heard during the forward pass that gave `outputs` [N, T, K], of the same shape."""
+    def captured(self, outputs: Tensor) -> Tensor:
+        """What was captured during the forward pass that gave `outputs` [N, T, K], of the same shape."""
         if not self.spikes:
             return outputs
-        kept = self._heard
+        kept = self._captured
         steps_first = torch.stack(kept) if kept[0].ndim < outputs.ndim else torch.cat(kept)  # (T, N, K)
         return steps_first.transpose(0, 1)
 

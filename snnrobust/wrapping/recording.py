@@ -1,4 +1,4 @@
-"""Listening to the spiking layers of a net during one forward pass."""
+"""Records the spikes and membrane potentials of a net during one forward pass."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class Recording:
     distances: dict[str, Tensor]
 
 
-class _Ear(nn.Module):
-    """Stands in for a surrogate function and keeps what it is asked; values pass unchanged."""
+class _RecordedSurrogate(nn.Module):
+    """A surrogate function that also keeps its inputs."""
 
     def __init__(self, own: nn.Module) -> None:
         super().__init__()
-        self.heard: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self._own = [own]  # in a list: registers no submodule
 
     def forward(self, u: Tensor) -> Tensor:
-        self.heard.append(u.detach())
+        self.inputs.append(u.detach())
         spikes: Tensor = self._own[0](u)
         return spikes
 
 
 @torch.no_grad()
 def record(forward: Callable[[], object], nodes: Mapping[str, nn.Module], adapter: Adapter) -> Recording:
-    """What the spiking `nodes` of a net do while `forward` runs it once; they are left as they were.
+    """Records the spiking `nodes` of a net while `forward` runs it once; they are left as they were.
 
     Raises:
         InputError: If a node does not call its surrogate function.
     """
     spikes: dict[str, list[Tensor]] = {name: [] for name in nodes}
-    handles, ears = [], {}
+    handles, recorded = [], {}
 
     def keep(name: str) -> Any:
         return lambda module, args, out: spikes[name].append(out.detach())
@@ -58,28 +58,27 @@ def record(forward: Callable[[], object], nodes: Mapping[str, nn.Module], adapte
     try:
         for name, node in nodes.items():
             handles.append(node.register_forward_hook(keep(name)))
-            ears[name] = _Ear(node.get_submodule("surrogate_function"))
-            adapter.swap_surrogate(node, ears[name])
+            recorded[name] = _RecordedSurrogate(node.get_submodule("surrogate_function"))
+            adapter.swap_surrogate(node, recorded[name])
         forward()
     finally:
         for handle in handles:
             handle.remove()
-        for name, ear in ears.items():
-            adapter.swap_surrogate(nodes[name], ear._own[0])
+        for name, surrogate in recorded.items():
+            adapter.swap_surrogate(nodes[name], surrogate._own[0])
     fired = {
         name: _time_second(calls, per_step=getattr(nodes[name], "step_mode", "m") == "s")
         for name, calls in spikes.items()
         if calls
     }
-    if deaf := [name for name in fired if not ears[name].heard]:
+    if silent := [name for name in fired if not recorded[name].inputs]:
         raise InputError(
-            f"expected nodes that call their surrogate function, got nodes {deaf} that compare elsewhere; "
-            f"their membranes can't be recorded"
+            f"expected nodes that call their surrogate function, got nodes {silent} that compute spikes without it; "
+            f"record a net of nodes with backend 'torch'"
         )
-    # A node compares step by step or all steps at once, whatever way it is called itself.
-    distances = {
-        name: _time_second(ears[name].heard, per_step=ears[name].heard[0].ndim < fired[name].ndim) for name in fired
-    }
+    # A node may call its surrogate step by step or for all steps at once, independent of its own step mode.
+    calls = {name: recorded[name].inputs for name in fired}
+    distances = {name: _time_second(calls[name], per_step=calls[name][0].ndim < fired[name].ndim) for name in fired}
     thresholds = {name: getattr(nodes[name], "v_threshold", 0.0) for name in fired}
     membranes = {name: distances[name] + thresholds[name] for name in fired}
     return Recording(spikes=fired, membranes=membranes, distances=distances)

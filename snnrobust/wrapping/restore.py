@@ -24,14 +24,14 @@ def preserved(net: nn.Module, adapter: Adapter | None) -> Iterator[None]:
     keeps inside other objects, and in its class.
     """
     snapshot = _Snapshot(net)
-    state = adapter.take_state(net) if adapter is not None else None
+    state = adapter.save_and_reset_state(net) if adapter is not None else None
     try:
         net.eval()
         yield
     finally:
         snapshot.restore()
         if adapter is not None:
-            adapter.put_state(net, state)
+            adapter.restore_state(net, state)
 
 
 class _Snapshot:

@@ -1,4 +1,4 @@
-"""`wrap`: checks how a net is to be used and makes a `SpikingModel` of it."""
+"""`wrap`: checks its settings and makes a `SpikingModel` of a net."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def wrap(
         readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
             (outputs [N, T, K], lengths) -> [N, K].
         decide: "argmax", or "argmin" for read-outs where less is better (spike times).
-        reset: Callable without arguments that resets state of no known framework; known state is reset besides.
+        reset: Callable without arguments that resets the net's own state; SpikingJelly's is reset in any case.
         normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
         stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
-        accelerate: Whether attacks may search on a faster stand-in of the net, which shares its parameters. What they
-            find is scored on the net itself either way.
+        accelerate: Whether attacks may search on the accelerated model, a faster computation of the same net with the
+            same parameters. What they find is scored on the net itself either way.
 
     Raises:
         InputTypeError: If `net` is no `nn.Module`, or a callable is expected.

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.common.batching import even_parts, out_of_memory
+from snnrobust.data.batch import Batch
 from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.native import Native
 from snnrobust.kernels.unit import Unit
 from snnrobust.objectives.logits import CrossEntropy
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping import model as model_module
 
@@ -54,12 +55,12 @@ class Aside(nn.Module):
 
 
 def gradients(model: sr.SpikingModel, x: Tensor, sizes: int) -> Tensor:
-    """Input gradients [N, *], asked for by an oracle of its own for so many samples at a time."""
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    """Input gradients [N, *], asked for by an queries of its own for so many samples at a time."""
+    queries = ModelQueries(model, CrossEntropy(), Own())
     y, index = torch.arange(len(x)) % 3, torch.arange(len(x))
     with model.session():
         parts = torch.arange(len(x)).split(sizes)
-        return torch.cat([oracle.gradient(x[at], y[at], index[at])[0] for at in parts])
+        return torch.cat([queries.gradient(Batch(x[at], y[at], index[at]))[0] for at in parts])
 
 
 @pytest.mark.parametrize("size", [1, 3, 15])
@@ -68,18 +69,19 @@ def test_ties_fall_alike_in_batches_of_any_size(size: int) -> None:
     x = (torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 10).round() / 10
     model = sr.wrap(net, steps=STEPS)
     assert torch.equal(gradients(model, x, size), gradients(model, x, len(x)))
-    twin = AcceleratedModel(model, Own())
+    accelerated = AcceleratedModel(model, Own())
     with model.session():
-        assert torch.equal(twin.outputs(x), model.outputs(x))
-        assert torch.equal(twin.outputs(x[:size]), twin.outputs(x)[:size])
+        assert torch.equal(accelerated.outputs(x), model.outputs(x))
+        assert torch.equal(accelerated.outputs(x[:size]), accelerated.outputs(x)[:size])
 
 
 def test_what_a_net_hides_from_its_gradient_stays_hidden() -> None:
     """A trace can't tell that gradients were off: such a net is not traced, its nodes are accelerated in place."""
     model, plain = (sr.wrap(Aside(), steps=STEPS, accelerate=fast) for fast in (True, False))
     x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-    twin = AcceleratedModel(model, Own())
-    assert list(twin._placed) == ["node"]
+    accelerated = AcceleratedModel(model, Own())
+    assert list(accelerated.fast) == ["node"]
+    assert len(accelerated._patched) == 1
     ours, theirs = gradients(model, x, 40), gradients(plain, x, 40)
     assert theirs.any()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -101,17 +103,17 @@ def test_lists_of_a_net_keep_no_trace() -> None:
     assert net.kept == []
 
 
-def test_a_session_has_one_twin_and_checks_it_on_its_own_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_has_one_accelerated_model_and_checks_it_on_its_own_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Tensor] = []
-    check = AcceleratedModel.check
+    check = AcceleratedModel.compare
     monkeypatch.setattr(
-        AcceleratedModel, "check", lambda self, x, keys: (checked.append(keys), check(self, x, keys))[1]
+        AcceleratedModel, "compare", lambda self, x, keys: (checked.append(keys), check(self, x, keys))[1]
     )
     data = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 3
     tasks = [sr.load("pgd", epsilon=[0.1, 0.2, 0.3], steps=2)]
     report = sr.evaluate(sr.wrap(tied(), steps=STEPS), data, tasks, batch_size=4, evidence="none")
     assert [keys.tolist() for keys in checked] == [list(range(16))]  # the first of all, though batches have 4
-    assert len(report.ways("model")["pgd"]) == 1
+    assert len(report.execution_paths()["pgd"]) == 1
 
 
 def test_parts_are_even_and_whole() -> None:
@@ -160,4 +162,4 @@ def test_a_kernel_without_room_says_so() -> None:
 
 def test_a_current_of_some_of_the_steps_is_refused() -> None:
     with pytest.raises(InputError, match="expected a current of 1 or 8 steps, got 3"):
-        run((), unit(), torch.rand(3, 2, 3))
+        run_unit((), unit(), torch.rand(3, 2, 3))

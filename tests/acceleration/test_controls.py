@@ -1,4 +1,4 @@
-"""Nets that a twin must refuse, or leave to themselves in part; each keeps its outcomes, and its net as it came."""
+"""Nets that an accelerated model must refuse, or leave to themselves in part; each keeps its outcomes, and its net as it came."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.acceleration.node import FastNode
+from snnrobust.data.batch import Batch
 from snnrobust.kernels.backends import backends
 from snnrobust.objectives.logits import CrossEntropy
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.estimators.atan import ATan
@@ -23,10 +24,10 @@ from snnrobust_attacks.estimators.atan import ATan
 
 def described(model: SpikingModel, x: Tensor, index: Tensor) -> str:
     """What a search with the net's own surrogates runs on, in words."""
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    queries = ModelQueries(model, CrossEntropy(), Own())
     with model.session():
-        oracle.value(x, torch.zeros(len(x), dtype=torch.long), index)
-    return oracle.way
+        queries.value(Batch(x, torch.zeros(len(x), dtype=torch.long), index))
+    return str(queries.execution.path)
 
 
 pytestmark = pytest.mark.skipif(not backends("cpu")[0], reason="no fast kernels on this machine")
@@ -305,14 +306,14 @@ def test_difficult_nets_keep_their_outcomes(make: Callable[[], nn.Module], expec
         assert make is Double or not said.startswith("eager ")
     else:
         with pytest.raises(NotAccelerated, match=expected):
-            AcceleratedModel(model, Own()).check(x, index)
+            AcceleratedModel(model, Own()).compare(x, index)
         assert said.startswith("eager, ")
-    fast = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    fast = ModelQueries(model, CrossEntropy(), Own())
     plain = sr.wrap(net, steps=model.steps, encoder=encoder, accelerate=False)
     with model.session(), plain.session():
-        found = fast.gradient(x, y, index)
-        expectation = Oracle(plain, CrossEntropy(), Own(), 1, 0, None).gradient(x, y, index)
-    assert isinstance(fast._model, AcceleratedModel) is isinstance(expected, int)
+        found = fast.gradient(Batch(x, y, index))
+        expectation = ModelQueries(plain, CrossEntropy(), Own()).gradient(Batch(x, y, index))
+    assert isinstance(fast.execution.model, AcceleratedModel) is isinstance(expected, int)
     for mine, real in zip(found, expectation, strict=True):
         assert bool(real.any())
         if make is not Noisy:  # who has other values at each pass
@@ -320,12 +321,12 @@ def test_difficult_nets_keep_their_outcomes(make: Callable[[], nn.Module], expec
     assert state(net) == before
 
 
-def test_the_net_is_left_alone_where_a_twin_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_net_is_left_alone_where_a_accelerated_model_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
     net = BranchesOnValues()  # runs as it is, with fast nodes put in place
     model, (x, y, index) = sr.wrap(net, steps=STEPS), inputs()
     net.node(torch.rand(STEPS, 3, 12))  # a memory of the user's own
     before, memory = state(net), net.node.v
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    queries = ModelQueries(model, CrossEntropy(), Own())
     forward = FastNode.forward
 
     def failing(fast: FastNode, spikes: Tensor) -> Tensor:
@@ -335,11 +336,11 @@ def test_the_net_is_left_alone_where_a_twin_fails_later(monkeypatch: pytest.Monk
 
     with model.session():  # which would put back what is left behind, but only at its end
         inside = state(net)
-        oracle.gradient(x, y, index)
+        queries.gradient(Batch(x, y, index))
         assert state(net) == inside
         monkeypatch.setattr(FastNode, "forward", failing)
         with pytest.raises(ValueError, match="in the middle"):
-            oracle.gradient(x, y, index)
+            queries.gradient(Batch(x, y, index))
         assert state(net) == inside
     assert state(net) == before
     assert net.node.v is memory
@@ -347,4 +348,4 @@ def test_the_net_is_left_alone_where_a_twin_fails_later(monkeypatch: pytest.Monk
 
 def test_smooth_nodes_are_refused_for_an_estimator_as_ever() -> None:
     with pytest.raises(sr.InputError, match="spiking=False"):
-        Oracle(sr.wrap(Smooth(), steps=STEPS), CrossEntropy(), ATan(), 1, 0, None)
+        ModelQueries(sr.wrap(Smooth(), steps=STEPS), CrossEntropy(), ATan())

@@ -1,4 +1,4 @@
-"""Convolutions that a twin takes into its nodes' kernels: when, and that nothing else changes."""
+"""Convolutions that an accelerated model takes into its nodes' kernels: when, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def images() -> Tensor:
     return torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def nodes(twin: AcceleratedModel) -> list[FastNode]:
-    return list(twin.fast.values())
+def nodes(accelerated: AcceleratedModel) -> list[FastNode]:
+    return list(accelerated.fast.values())
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_bits_are_those_of_the_net_and_weights_are_read_anew(fused: list[bool]) -> None:
     net = small()
     model = sr.wrap(net, steps=STEPS)
-    twin = AcceleratedModel(model, Own())
+    accelerated = AcceleratedModel(model, Own())
     for _ in range(2):
-        found = twin.outputs(images())
+        found = accelerated.outputs(images())
         assert torch.equal(found, model.outputs(images()))
         assert 0.02 < found.mean() < 0.98
         net[4].weight += 0.3
@@ -70,18 +70,18 @@ def test_bits_are_those_of_the_net_and_weights_are_read_anew(fused: list[bool]) 
 
 def test_gradients_go_through_the_convolution_itself(fused: list[bool]) -> None:
     model = sr.wrap(small(), steps=STEPS)
-    twin = AcceleratedModel(model, Own())
-    twin.check(images(), torch.arange(N))
+    accelerated = AcceleratedModel(model, Own())
+    accelerated.compare(images(), torch.arange(N))
     assert not fused
-    taken = [each.conv for each in nodes(twin)]
-    largest = [each.largest for each in nodes(twin)]
+    taken = [each.conv for each in nodes(accelerated)]
+    largest = [each.largest for each in nodes(accelerated)]
     assert [type(each) for each in taken] == [layer.Conv2d, layer.Conv2d, type(None)]
-    assert not any(True for each in nodes(twin) for _ in each.parameters())  # the net's own
+    assert not any(True for each in nodes(accelerated) for _ in each.parameters())  # the net's own
     with torch.no_grad():
-        twin.outputs(images())
+        accelerated.outputs(images())
     assert len(fused) == 2
-    assert [each.largest for each in nodes(twin)] == largest  # what a gradient needs room for
-    assert nodes(twin)[1].held < nodes(twin)[1].largest
+    assert [each.largest for each in nodes(accelerated)] == largest  # what a gradient needs room for
+    assert nodes(accelerated)[1].held < nodes(accelerated)[1].largest
 
 
 @torch.no_grad()
@@ -100,8 +100,8 @@ def test_others_stay_as_they_are(change: str, fused: list[bool], monkeypatch: py
     else:
         monkeypatch.setattr(Convolved, "_agrees_on", lambda self, x, weight: len(weight) == 4)
     model = sr.wrap(net, steps=STEPS)
-    twin = AcceleratedModel(model, Own())
-    assert torch.equal(twin.outputs(images()), SpikingModel.outputs(model, images()))
+    accelerated = AcceleratedModel(model, Own())
+    assert torch.equal(accelerated.outputs(images()), SpikingModel.outputs(model, images()))
     # Where rounding differs is found out late: the one before gave its channels last, and the bits stay.
     assert fused == [change == "rounding"]
     assert len(heard) == (2 if change == "heard" else 0)

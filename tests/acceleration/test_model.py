@@ -1,4 +1,4 @@
-"""The twin against the user's own net, over random small nets."""
+"""The accelerated against the user's own net, over random small nets."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def cases(draw: st.DrawFn) -> Case:
 class Tally:
     """What was seen over all cases, to show that there was something to see."""
 
-    twins: int = 0
+    accelerated models: int = 0
     fast: int = 0
     fused: int = 0
     refused: int = 0
@@ -240,11 +240,11 @@ def inputs(case: Case) -> Tensor:
     return (x < 0.5).float() if case.feed[1] is None and case.seed % 2 else x
 
 
-def answers(model: SpikingModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+def answers(model: SpikingModel | AcceleratedModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs [N, T, K] and the gradient [N, *] of a weighted sum of logits."""
     at = x.clone().requires_grad_()
     outputs = model.outputs(at, keys=keys, draw=3)
-    logits = model.read(outputs)
+    logits = (model.model if isinstance(model, AcceleratedModel) else model).read(outputs)
     (gradient,) = torch.autograd.grad((logits * torch.tensor([1.0, -2.0, 3.0, -1.5])).sum(), at, allow_unused=True)
     return outputs.detach(), torch.zeros_like(x) if gradient is None else gradient
 
@@ -286,21 +286,21 @@ def examine(case: Case, tally: Tally) -> None:
             AcceleratedModel(model, estimator)
         tally.refused += 1
         return
-    twin = AcceleratedModel(model, estimator)
-    assert sorted(twin.fast) == sorted(expected)
+    accelerated = AcceleratedModel(model, estimator)
+    assert sorted(accelerated.fast) == sorted(expected)
     keys = torch.arange(case.batch) + 7
-    twin.check(x, keys)
+    accelerated.compare(x, keys)
     with model.session():
-        ours, our_gradient = answers(twin, x, keys)
+        ours, our_gradient = answers(accelerated, x, keys)
         with passes(model.net, estimator)[0].at(keys):
             theirs, gradient = answers(model, x, keys)
-        alone = twin.outputs(x[:1], keys=keys[:1], draw=3)
+        alone = accelerated.outputs(x[:1], keys=keys[:1], draw=3)
     off = differs(our_gradient, gradient, 1e-4) & ~undecided(theirs, case.readout) & ~undecided(ours, case.readout)
     off |= differs(ours, theirs, 1e-6)
     off[0] |= differs(alone.detach(), ours[:1], 1e-6)[0]
-    tally.twins += 1
-    tally.fast += sum(fast.kernel != "eager" for fast in twin.fast.values())
-    tally.fused += sum(fast.norm is not None or fast.pool is not None for fast in twin.fast.values())
+    tally.accelerated models += 1
+    tally.fast += sum(fast.kernel != "eager" for fast in accelerated.fast.values())
+    tally.fused += sum(fast.norm is not None or fast.pool is not None for fast in accelerated.fast.values())
     tally.active += bool(gradient.any()) and bool(theirs.any())
     tally.samples += case.batch
     tally.differing += int(off.sum())
@@ -326,7 +326,7 @@ def test_equals_the_users_net_over_random_nets() -> None:
         examine(case, tally)
 
     every()
-    assert tally.twins >= 200, tally
+    assert tally.accelerated models >= 200, tally
     assert tally.active >= 80, tally
     assert tally.fast >= 150, tally
     assert tally.fused >= 20, tally

@@ -28,7 +28,7 @@ def outcomes(both: int, first: int, second: int, neither: int) -> tuple[np.ndarr
 
 
 def wald(counts: tuple[int, ...]) -> tuple[float, float]:
-    """The textbook interval, which Newcombe's is to beat."""
+    """The textbook interval, for comparison."""
     _, b, c, _ = counts
     n = sum(counts)
     width = 1.96 * math.sqrt(b + c - (b - c) ** 2 / n) / n
@@ -69,10 +69,10 @@ def coverage(intervals: dict[tuple[int, ...], tuple[float, float]], truth: tuple
 
 @pytest.fixture
 def models(made: Any) -> Report:
-    """Three of one family and one of another; b stands less often than a, and c does as a."""
+    """Three of one family and one of another; b is less robust than a, and c is as robust as a."""
     settings = [made.model(name) for name in "abc"] + [made.model("other", parameters=7, steps=3)]
-    standing = {"a": [1] * 8 + [0] * 2, "b": [1] * 3 + [0] * 7, "c": [1] * 8 + [0] * 2, "other": [1] * 10}
-    cells = {(name, "pgd"): [made.cell(each)] for name, each in standing.items()}
+    robust = {"a": [1] * 8 + [0] * 2, "b": [1] * 3 + [0] * 7, "c": [1] * 8 + [0] * 2, "other": [1] * 10}
+    cells = {(name, "pgd"): [made.cell(each)] for name, each in robust.items()}
     built: Report = made.report([made.attack("pgd")], cells, [1] * 10, settings)
     return built
 

@@ -1,4 +1,4 @@
-"""Who of an ensemble broke what, and how far the closest counted examples are."""
+"""Which member of an ensemble broke which samples, and the distances of the closest examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import snnrobust as sr
-from snnrobust.analysis.members import first_breakers
+from snnrobust.analysis.members import first_broken_by
 from snnrobust.errors import InputError
 from snnrobust.report import Report
 from snnrobust.testing.tiny import tiny_data, tiny_model
@@ -21,7 +21,7 @@ CLEAN = [1, 1, 1, 1, 1, 0]
 
 @pytest.fixture
 def cascade(made: Any) -> Report:
-    """A breaks sample 0 at once, B sample 1; at the larger radius B breaks 2 and A 3; 4 stands and 5 never did."""
+    """A breaks sample 0, B sample 1; at the larger radius B breaks 2 and A 3; 4 is robust and 5 wrong when clean."""
     small = made.cell([0, 1, 1, 1, 1, -1], [-1, 0, 1, 1, 1, -1], distance=[0.1, 0.05, 0.1, 0.1, 0.1, np.nan])
     large = made.cell([-1, -1, 1, 0, 1, -1], [-1, -1, 0, -1, 1, -1], distance=[9, 9, 0.2, 0.15, 0.2, np.nan])
     return made.report([made.ensemble("both", ["A", "B"], [0.1, 0.2])], {"both": [small, large]}, CLEAN)
@@ -68,7 +68,7 @@ def test_a_plain_attack_has_no_records_of_members(made: Any) -> None:
 
 
 def test_without_a_cascade_the_first_in_order_is_credited_and_only_once(made: Any) -> None:
-    """All members meet all samples: B's example was kept for sample 0, but A breaks it too and stands before B."""
+    """All members attack all samples: B's example was kept for sample 0, but A breaks it too and comes before B."""
     small = made.cell([0, 1, 1, 0], [0, 0, 1, 0], member=[1, 1, 0, 0])
     large = made.cell([0, 0, 1, 0], [0, 0, 0, 0], member=[0, 0, 1, 0])
     tasks = [made.ensemble("both", ["A", "B"], [0.1, 0.2])]
@@ -76,8 +76,8 @@ def test_without_a_cascade_the_first_in_order_is_credited_and_only_once(made: An
     assert [(each.attempted, each.broken) for each in found.members("both")] == [(4, 1), (4, 1), (4, 0), (4, 1)]
 
 
-def test_a_stochastic_model_credits_the_example_that_was_kept(made: Any) -> None:
-    """A broke sample 0 by one draw's chance, but B's stronger example is the one that was scored."""
+def test_for_a_stochastic_model_the_member_whose_example_was_kept_is_credited(made: Any) -> None:
+    """A broke sample 0 in one draw by chance, but B's example is stronger and was scored."""
     cells = {"both": [made.cell([0, 0], [0, 1], member=[1, 1], correct=[0, 1])]}
     tasks = [made.ensemble("both", ["A", "B"])]
     noisy = made.report(tasks, cells, [1, 1], [made.model("m", stochastic=True)])
@@ -88,28 +88,28 @@ def test_a_stochastic_model_credits_the_example_that_was_kept(made: Any) -> None
     alone=arrays(np.int8, (3, 2, 8), elements=st.integers(-1, 1)),
     clean=arrays(np.bool_, 8),
 )
-def test_what_members_broke_adds_up_to_what_fell(made: Any, alone: np.ndarray, clean: np.ndarray) -> None:
+def test_the_samples_broken_by_members_add_up(made: Any, alone: np.ndarray, clean: np.ndarray) -> None:
     tasks = [made.ensemble("both", ["A", "B"], [0.1, 0.2, 0.3])]
     found = made.report(tasks, {"both": [made.cell(*each) for each in alone]}, clean)
-    fell = int(clean.sum() - found.robust("both")[-1].sum())
-    assert sum(each.broken for each in found.members("both")) == fell
-    assert sum(found.curve("both").attribution.values()) == sum(found.worst_case().attribution.values()) == fell
-    assert np.array_equal(found.robust("both"), (first_breakers(found.outcomes, "both", "m") < 0) & clean)
+    broken = int(clean.sum() - found.robust("both")[-1].sum())
+    assert sum(each.broken for each in found.members("both")) == broken
+    assert sum(found.curve("both").attribution.values()) == sum(found.worst_case().attribution.values()) == broken
+    assert np.array_equal(found.robust("both"), (first_broken_by(found.outcomes, "both", "m") < 0) & clean)
 
 
 @pytest.mark.parametrize(
-    ("plugin", "restarts", "budget"),
+    ("parameters", "restarts", "budget"),
     [
-        ("PGD(steps=20, step_size=None)", 3, 60),
-        ("FGSM()", 1, None),
-        ("Smoothed(inner=PGD(steps=5))", 1, None),
-        ("Wrapper(steps=None)", 1, None),
-        ("<an attack>", 1, None),
-        ("PGD", 1, None),
+        ({"steps": 20, "step_size": None}, 3, 60),
+        ({}, 1, None),
+        ({"inner": {"steps": 5}}, 1, None),
+        ({"steps": None}, 1, None),
     ],
 )
-def test_the_budget_is_what_the_plugin_tells(made: Any, plugin: str, restarts: int, budget: int | None) -> None:
-    tasks = [made.attack("a", plugin=plugin, restarts=restarts)]
+def test_the_budget_is_steps_times_restarts(
+    made: Any, parameters: dict[str, Any], restarts: int, budget: int | None
+) -> None:
+    tasks = [made.attack("a", parameters=parameters, restarts=restarts)]
     assert made.report(tasks, {"a": [made.cell([1])]}, [1]).members("a")[0].budget == budget
 
 
@@ -139,6 +139,6 @@ def test_the_distances_of_a_minimum_norm_attack_are_its_curve() -> None:
     tasks = [sr.load("minimum-norm", epsilon=radii, steps=10), sr.load("pgd", epsilon=radii, steps=3)]
     found = sr.evaluate(tiny_model(), tiny_data(), tasks, evidence="none", progress=False)
     for label in ("minimum-norm", "pgd"):
-        standing = found.distances(label) > np.array(radii)[:, None] * (1 + 1e-5)
-        assert np.array_equal(found.robust(label), standing)
+        robust = found.distances(label) > np.array(radii)[:, None] * (1 + 1e-5)
+        assert np.array_equal(found.robust(label), robust)
     assert len(set(found.distances("minimum-norm"))) > 3

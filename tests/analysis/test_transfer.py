@@ -1,4 +1,4 @@
-"""The matrix of examples made on one model and tried on another."""
+"""The matrix of transfer attacks: examples made on one model and scored on another."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import snnrobust as sr
-from snnrobust.analysis.transfer import groups, strengths
+from snnrobust.analysis.transfer import transfer_groups, transfer_strengths
 from snnrobust.errors import InputError
 from snnrobust.report import Report
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
-SHARES = {"pgd": (0.2, 0.3), "from b": (0.6, 0.3), "from x": (0.9, 0.8)}  # of (a, b) that stand
+SHARES = {"pgd": (0.2, 0.3), "from b": (0.6, 0.3), "from x": (0.9, 0.8)}  # robust shares of (a, b)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def study(made: Any) -> Callable[..., Report]:
 def test_rows_are_sources_and_columns_targets(study: Callable[..., Report]) -> None:
     found = study(("pgd", "from b", "from x")).transfer(0.1)
     assert (found.sources, found.targets) == (("a", "b", "x"), ("a", "b"))
-    wanted = [[0.2, np.nan], [0.6, 0.3], [0.9, 0.8]]  # nothing was made on a and tried on b
+    wanted = [[0.2, np.nan], [0.6, 0.3], [0.9, 0.8]]  # no attack from a to b
     assert np.allclose(found.values, wanted, equal_nan=True)
     known = np.isfinite(found.values)
     assert np.array_equal(known, np.isfinite(found.low))
@@ -55,7 +55,7 @@ def test_without_the_attack_itself_only_sources_have_rows(study: Callable[..., R
 
 def test_another_setting_is_another_group(study: Callable[..., Report]) -> None:
     found = study(("pgd", "from b", "from x"), **{"from x": {"plugin": "PGD(steps=40)"}})
-    assert groups(found) == [["pgd", "from b"], ["from x"]]
+    assert transfer_groups(found) == [["pgd", "from b"], ["from x"]]
     with pytest.raises(InputError, match="label= with several groups"):
         found.transfer(0.1)
     assert found.transfer(0.1, "from x").sources == ("x",)
@@ -64,7 +64,7 @@ def test_another_setting_is_another_group(study: Callable[..., Report]) -> None:
 
 def test_a_radius_that_only_one_task_has(study: Callable[..., Report]) -> None:
     found = study(("pgd", "from b"), **{"pgd": {"strengths": [0.1, 0.3]}, "from b": {"strengths": [0.1, 0.2]}})
-    assert strengths(found, ["pgd", "from b"]) == [0.1, 0.2]
+    assert transfer_strengths(found, ["pgd", "from b"]) == [0.1, 0.2]
     assert found.transfer(0.2).sources == ("b",)
     with pytest.raises(InputError, match="a strength of"):
         found.transfer(0.3)
@@ -73,8 +73,8 @@ def test_a_radius_that_only_one_task_has(study: Callable[..., Report]) -> None:
 def test_attacks_without_a_source_and_ensembles_are_no_transfer(made: Any) -> None:
     tasks = [made.attack("pgd"), made.ensemble("both", ["A", "B"])]
     found = made.report(tasks, {"pgd": [made.cell([1])], "both": [made.cell([1], [1])]}, [1])
-    assert groups(found) == []
-    with pytest.raises(InputError, match="expected attacks from a source"):
+    assert transfer_groups(found) == []
+    with pytest.raises(InputError, match="expected attacks with a source"):
         found.transfer(0.1)
 
 

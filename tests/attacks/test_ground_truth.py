@@ -1,4 +1,4 @@
-"""Searches against the truth: nets so small that every allowed input can be tried.
+"""Searches against exhaustive enumeration: nets so small that every allowed input can be tried.
 
 The flips of binary inputs are enumerated, and the ball around two real inputs is covered by a fine grid. A search must
 find nearly every sample that can be broken, and may never claim one that can't.
@@ -23,7 +23,7 @@ from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
@@ -33,20 +33,20 @@ VARIANTS = list(itertools.product(("normal", "none", "complete", "learnable"), (
 
 
 def tasks(epsilons: Sequence[float]) -> list[Task]:
-    """The search that is held against the truth: the ensemble `standard`, with fewer steps for so few inputs."""
+    """The search that is compared with the enumeration: the ensemble `standard`, with fewer steps for so few inputs."""
     return [sr.load("standard", norm="l0", epsilon=epsilons, steps=30, queries=300)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A random net with samples that it gets right, since they are labelled by itself."""
+    """A random net with samples that it gets right, since its predictions are the labels."""
 
     model: SpikingModel
     data: Dataset
 
 
 def random_net(number: int, width: int, generator: torch.Generator) -> nn.Module:
-    """Net `number`: a leak, reset and recurrence in turn, and sizes, thresholds and weights of its own."""
+    """Net `number`: a leak, reset and recurrence in turn, and its own sizes, thresholds and weights."""
     leak, reset, recurrent = VARIANTS[number % len(VARIANTS)]
 
     def draw(low: float, high: float) -> float:
@@ -76,7 +76,7 @@ def random_net(number: int, width: int, generator: torch.Generator) -> nn.Module
 
 
 def case(number: int, shape: tuple[int, ...], domain: str = "binary", count: int = 20) -> Case:
-    """A net of at least two classes, and of random inputs those that it is surest of: others break at a touch."""
+    """A net of at least two classes, and its random inputs of largest margin: others break at once."""
     for attempt in itertools.count():
         generator = torch.Generator().manual_seed(1000 * attempt + number)
         net = random_net(number, shape[-1], generator)
@@ -86,7 +86,7 @@ def case(number: int, shape: tuple[int, ...], domain: str = "binary", count: int
         x = (x < 0.5).float() if domain == "binary" else x
         logits = model.logits(x).detach()
         y = model.predict(logits)
-        spoken = y >= 0  # silent outputs have no class
+        spoken = y >= 0  # all-zero outputs have no class
         x, y, sure = x[spoken], y[spoken], margin(logits, y.clamp_min(0))[spoken]
         if len(y) > 100 and 0.2 < float((y == 0).float().mean()) < 0.8:
             chosen = sure.argsort(descending=True)[:count]
@@ -127,10 +127,10 @@ def check_flips(numbers: Sequence[int]) -> None:
             union |= broken
         assert np.allclose(report.worst_case().value, 1 - union.mean(axis=1))
         found, there = found + union.sum(axis=1), there + truth.sum(axis=1)
-        fresh = truth[1:] & ~truth[:-1]  # a flip less does not do
+        fresh = truth[1:] & ~truth[:-1]  # one flip fewer is not enough
         hard, hard_there = hard + int((union[1:] & fresh).sum()), hard_there + int(fresh.sum())
     assert (there > 0).all()
-    assert there[0] < 0.9 * 20 * len(numbers)  # and some withstand: a search that claims all would be seen
+    assert there[0] < 0.9 * 20 * len(numbers)  # some are robust: a search that claims to break all would fail here
     assert (found >= 0.95 * there).all(), (found, there)
     assert hard >= 0.9 * hard_there > 0, (hard, hard_there)
 
@@ -145,7 +145,7 @@ def test_flips_find_what_enumeration_finds_in_every_variant() -> None:
 
 
 def test_a_search_that_hardly_looks_misses_what_enumeration_finds() -> None:
-    """Negative control: one random set a sample is no search, and the truth shows it."""
+    """Negative control: one random set per sample is no search, and the enumeration shows it."""
     each = case(14, (4, 4))
     truth = breakable(each)
     lazy = sr.load("random-search", norm="l0", epsilon=RADII, steps=1)
@@ -165,16 +165,22 @@ def examples(each: Case, task: Task, epsilon: float, restart: int) -> Tensor:
     attack = task.attack
     assert attack is not None
     rng = Draws(0, "ground truth").sub(restart)
-    oracle = Oracle(each.model, attack.objective, attack.gradient, 1, rng.number(), None)
-    if attack.targeted:
-        classes = each.model.logits(each.data.x[:1]).shape[1]
-        towards = (each.data.y + 1 + restart % (classes - 1)) % classes
-        oracle = oracle.towards(dict(zip(each.data.index.tolist(), towards.tolist(), strict=True)))
-    threat = ThreatModel("linf", epsilon)
-    problem = AttackContext(Scorer(each.model, 0, 1), oracle, each.data, threat, rng, BatchSizer(64), True, task.label)
+    queries = ModelQueries(each.model, attack.objective, attack.gradient, first_draw=rng.number())
+    classes = each.model.logits(each.data.x[:1]).shape[1]
+    context = AttackContext(
+        Scorer(each.model, 0, 1),
+        queries,
+        each.data,
+        ThreatModel("linf", epsilon),
+        rng,
+        BatchSizer(64),
+        True,
+        task.label,
+        targets=(each.data.y + 1 + restart % (classes - 1)) % classes if attack.targeted else None,
+    )
     found: list[SearchResult] = []
     with each.model.session():
-        search(problem, task.plugin, torch.arange(len(each.data)), found.append)
+        search(context, task.plugin, torch.arange(len(each.data)), found.append)
     order = torch.cat([one.rows for one in found]).argsort()
     return torch.cat([one.x for one in found])[order]
 
@@ -203,7 +209,7 @@ def check_ball(numbers: Sequence[int], points: int, epsilon: float = 0.06) -> tu
                 near = examples(each, task, epsilon, restart)
             assert float((near - x).abs().max()) <= epsilon + 1e-6
             assert 0 <= float(near.min()) <= float(near.max()) <= 1
-            # By the net itself, one sample at a time, without anything of the search.
+            # Scored by the net itself, one sample at a time, without code of the search.
             union |= torch.cat([each.model.predict(each.model.logits(row[None])) for row in near]) != y
         there, met = there + int(truth.sum()), met + int((truth & union).sum())
         between, total = between + int((union & ~truth).sum()), total + len(x)
@@ -221,4 +227,4 @@ def test_gradient_searches_find_what_a_fine_grid_finds_in_every_variant() -> Non
     there, met, between, total = check_ball(range(len(VARIANTS)), points=61)
     assert 0 < there < total, (there, total)
     assert met >= 0.95 * there, (there, met, between, total)
-    assert between <= 0.05 * total, (there, met, between, total)  # the grid is fine enough to be called the truth
+    assert between <= 0.05 * total, (there, met, between, total)  # the grid is fine enough as ground truth

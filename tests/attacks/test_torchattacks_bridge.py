@@ -1,4 +1,4 @@
-"""The bridge to torchattacks: scaling, seeding, what it accepts, and what it leaves alone."""
+"""The bridge to torchattacks: scaling, seeding, accepted inputs, and restored state."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.data.evaluation_data import EvaluationData, prepare
 from snnrobust.errors import InputError, MissingExtraError, PluginError
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import Perturbation
 from snnrobust.plugin.task import load
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.batch_queries import BatchQueries
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_attacks.torchattacks import _L2, Torchattacks, _attacks
+from snnrobust_attacks.torchattacks import _L2, Torchattacks, _attack_classes
 
 reference = pytest.importorskip("torchattacks", reason="the extra 'torchattacks' is not installed")
 
@@ -58,13 +60,13 @@ def run(
     epsilon: float,
     norm: Norm = "linf",
     rng: Draws | None = None,
-) -> tuple[Tensor, Oracle]:
-    oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
+) -> tuple[Tensor, ModelQueries]:
+    queries = ModelQueries(model, CrossEntropy(), Own())
     y = model.predict(model.logits(x)).clamp_min(0)
     threat = ThreatModel(norm, epsilon, model.bounds)
-    out = plugin.perturb(oracle, x, y, threat, rng or Draws(0, "bridge"), INDEX)
+    out = plugin.perturb(BatchQueries(queries, Batch(x, y, INDEX)), x, y, threat, rng or Draws(0, "bridge"), INDEX)
     verify(out, x, threat, INDEX.tolist(), plugin.attack)
-    return out, oracle
+    return out, queries
 
 
 LINF = "APGD APGDT BIM DIFGSM EOTPGD FAB FFGSM FGSM Jitter MIFGSM NIFGSM PGD PGDRS RFGSM SINIFGSM SPSA TPGD UPGD"
@@ -73,9 +75,9 @@ BOTH_SHAPES = sorted(set(LINF.split()) - {"DIFGSM"})
 
 @pytest.mark.parametrize("attack", LINF.split())
 def test_attacks_run_on_images_silently(attack: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out, oracle = run(Torchattacks(attack), wrap(net(), steps=6), images(), 0.1)
+    out, queries = run(Torchattacks(attack), wrap(net(), steps=6), images(), 0.1)
     assert not torch.equal(out, images())
-    assert oracle.forwards >= N
+    assert queries.spent.forwards >= N
     assert capsys.readouterr().out == ""
 
 
@@ -94,8 +96,8 @@ def test_l2_attacks(attack: str) -> None:
 def test_options_are_handed_over() -> None:
     plugin = Torchattacks.from_name("PGD", steps=3, random_start=False)
     assert plugin.options == (("random_start", False), ("steps", 3))
-    _, oracle = run(plugin, wrap(net(), steps=6), images(), 0.1)
-    assert (oracle.forwards, oracle.backwards) == (3 * N, 3 * N)
+    _, queries = run(plugin, wrap(net(), steps=6), images(), 0.1)
+    assert (queries.spent.forwards, queries.spent.backwards) == (3 * N, 3 * N)
 
 
 @pytest.mark.parametrize(("attack", "norm", "epsilon"), [("FGSM", "linf", 0.05), ("PGDL2", "l2", 1.0)])
@@ -217,7 +219,7 @@ def test_check_refuses_options_that_torchattacks_does_not_take(attack: str, opti
         checked(attack, **option)
 
 
-@pytest.mark.parametrize("attack", sorted(_attacks()))
+@pytest.mark.parametrize("attack", sorted(_attack_classes()))
 def test_check_accepts_every_attack_as_it_is(attack: str) -> None:
     before = torch.random.get_rng_state()
     checked(attack, "l2" if attack in _L2 else "linf")
@@ -237,10 +239,10 @@ def test_temporal_and_event_inputs_are_refused(settings: dict[str, Any]) -> None
     y = torch.zeros(N, dtype=torch.long)
     with pytest.raises(InputError, match="static inputs of domain 'real'"):
         Torchattacks("PGD").check(model, prepare((x, y), N), load("torchattacks:PGD", epsilon=1.0))
-    oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
+    queries = BatchQueries(ModelQueries(model, CrossEntropy(), Own()), Batch(x, y, INDEX))
     threat = ThreatModel("linf", 1.0, model.bounds, model.domain)
     with pytest.raises(InputError, match="static inputs of domain 'real'"):
-        Torchattacks("PGD").perturb(oracle, x, y, threat, Draws(0, "bridge"), INDEX)
+        Torchattacks("PGD").perturb(queries, x, y, threat, Draws(0, "bridge"), INDEX)
     checked("PGD")  # control
 
 

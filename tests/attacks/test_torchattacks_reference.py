@@ -1,4 +1,4 @@
-"""FGSM and PGD equal torchattacks' own, run on a plain module that resets and repeats by itself."""
+"""FGSM and PGD equal torchattacks' own, run on a plain module that resets and repeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import Optimiser
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
@@ -29,7 +29,7 @@ STEPS = 6
 
 
 class Plain(nn.Module):
-    """What a user of torchattacks alone would write; without `reset`, what many forget."""
+    """The module that torchattacks needs; without `reset`, a common mistake."""
 
     def __init__(self, net: nn.Module, reset: bool = True) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ DATA = Dataset.of(
 
 
 def ours(model: SpikingModel, optimiser: Optimiser, norm: Norm, epsilon: float) -> Tensor:
-    oracle = Oracle(model, CrossEntropy(), Own(), eot=1, first_draw=0, lengths=None)
+    queries = ModelQueries(model, CrossEntropy(), Own())
     threat = ThreatModel(norm, epsilon, model.bounds)
-    problem = AttackContext(
-        Scorer(model, 0, 1), oracle, DATA, threat, Draws(0, "t"), pool=BatchSizer(7), stop=False, name="ours"
+    context = AttackContext(
+        Scorer(model, 0, 1), queries, DATA, threat, Draws(0, "t"), sizer=BatchSizer(7), stop=False, name="ours"
     )
     out = torch.full_like(DATA.x, torch.nan)
 
@@ -73,7 +73,7 @@ def ours(model: SpikingModel, optimiser: Optimiser, norm: Norm, epsilon: float) 
         out[found.rows] = found.last_x
 
     with model.session():
-        search(problem, optimiser, torch.arange(len(DATA)), done)
+        search(context, optimiser, torch.arange(len(DATA)), done)
     return out
 
 

@@ -1,4 +1,4 @@
-"""What tests of the audit share: names of failed findings, nets of one layer, and runs with all evidence."""
+"""Fixtures for tests of the audit: names of failed findings, nets of one layer, and runs with all evidence."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE, Store
 
 COUNT, FEW = 1000, 48
 
-Kept = float | np.ndarray  # a share of the samples, the first ones, or which [sample]
+Robust = float | np.ndarray  # the share of the samples (the first ones) that are robust, or which are, [sample]
 
 
 class OneLayer(nn.Module):
-    """A linear layer from 16 values to 3 classes, of which a function of it and the flat inputs [N, 16] is the net."""
+    """A linear layer from 16 values to 3 classes; `use` computes the logits from it and the flat inputs [N, 16]."""
 
     def __init__(self, use: Callable[[nn.Linear, Tensor], Tensor]) -> None:
         super().__init__()
@@ -34,17 +34,19 @@ class OneLayer(nn.Module):
         return self.use(self.layer, x.flatten(1))
 
 
-def stand(kept: Kept) -> np.ndarray:
-    """Which samples withstand, [sample]."""
-    return np.arange(COUNT) < round(kept * COUNT) if isinstance(kept, float) else np.asarray(kept)
+def robust_samples(robust: Robust) -> np.ndarray:
+    """Which samples are robust, [sample]."""
+    return np.arange(COUNT) < round(robust * COUNT) if isinstance(robust, float) else np.asarray(robust)
 
 
-def cell(kept: list[np.ndarray], sighted: list[bool], clean: np.ndarray, epsilon: float, mark: float) -> dict[str, Any]:
-    """Outcomes where each member, tried on all samples that are right when clean, leaves its part standing."""
-    tried = np.where(clean, np.stack(kept).astype(np.int8), -1).astype(np.int8)  # [member, sample]
+def cell(
+    robust: list[np.ndarray], uses_gradients: list[bool], clean: np.ndarray, epsilon: float, mark: float
+) -> dict[str, Any]:
+    """Outcomes of members that all attack all samples that are correct when clean; `mark` shifts the margins."""
+    tried = np.where(clean, np.stack(robust).astype(np.int8), -1).astype(np.int8)  # [member, sample]
     correct = tried.min(axis=0)
     zeros = np.zeros(len(clean), dtype=np.int32)
-    spent = np.outer(sighted, tried[0] >= 0).astype(np.int32) * 20
+    spent = np.outer(uses_gradients, tried[0] >= 0).astype(np.int32) * 20
     return {
         "correct": correct,
         "voted": correct,
@@ -57,68 +59,70 @@ def cell(kept: list[np.ndarray], sighted: list[bool], clean: np.ndarray, epsilon
         "disagreements": zeros,
         "member": np.where(correct == 0, tried.argmin(axis=0), -1),
         "member_correct": tried,
-        "member_forwards": np.tile(zeros + 20, (len(kept), 1)),
+        "member_forwards": np.tile(zeros + 20, (len(robust), 1)),
         "member_backwards": spent,
     }
 
 
 @dataclass
-class Standing:
-    """An attack, or a variant of it: what each of its members leaves standing at each radius."""
+class MadeAttack:
+    """An attack, or a variant of it: which samples are robust to each of its members at each radius."""
 
     label: str
-    kept: list[list[Kept]]  # [radius][member]
+    robust: list[list[Robust]]  # [radius][member]
     radii: tuple[float, ...] = (0.1,)
-    sighted: list[bool] = field(default_factory=lambda: [True])
-    #: What is recorded of it; `members` makes it an ensemble.
+    uses_gradients: list[bool] = field(default_factory=lambda: [True])
+    #: Recorded settings; `members` makes it an ensemble.
     factors: dict[str, Any] = field(default_factory=dict)
-    #: What to change in the cell at a radius.
-    doctor: Callable[[dict[str, Any]], None] = lambda _: None
+    #: Changes the cell at each radius.
+    modify: Callable[[dict[str, Any]], None] = lambda _: None
 
     def cells(self, clean: np.ndarray, rows: np.ndarray, mark: float = 0.0) -> list[dict[str, Any]]:
         made = []
-        for radius, kept in zip(self.radii, self.kept, strict=True):
-            at = [stand(each)[rows] for each in kept]
-            made.append(cell(at, self.sighted, clean[rows], radius, mark))
-            self.doctor(made[-1])
+        for radius, robust in zip(self.radii, self.robust, strict=True):
+            at = [robust_samples(each)[rows] for each in robust]
+            made.append(cell(at, self.uses_gradients, clean[rows], radius, mark))
+            self.modify(made[-1])
         return made
 
 
-def plain_attack(label: str, *shares: Kept, radii: tuple[float, ...] = (0.1,), **more: Any) -> Standing:
+def plain_attack(label: str, *shares: Robust, radii: tuple[float, ...] = (0.1,), **more: Any) -> MadeAttack:
     """An attack without members, with a share for each radius."""
-    sighted = [more.pop("sighted", True)]
-    return Standing(label, [[share] for share in shares], radii, sighted, **more)
+    uses_gradients = [more.pop("uses_gradients", True)]
+    return MadeAttack(label, [[share] for share in shares], radii, uses_gradients, **more)
 
 
-def ensemble_of(settings: Callable[..., Any], label: str, *members: tuple[str, str | None, Kept]) -> Standing:
+def ensemble_of(settings: Callable[..., Any], label: str, *members: tuple[str, str | None, Robust]) -> MadeAttack:
     """An ensemble of (label, estimator or None for none, share)."""
     parts = [settings(name, [0.1], gradient=gradient or "Own()") for name, gradient, _ in members]
-    sighted = [gradient is not None for _, gradient, _ in members]
-    return Standing(label, [[share for _, _, share in members]], sighted=sighted, factors={"members": parts})
+    uses_gradients = [gradient is not None for _, gradient, _ in members]
+    return MadeAttack(
+        label, [[share for _, _, share in members]], uses_gradients=uses_gradients, factors={"members": parts}
+    )
 
 
 @dataclass
-class Shown:
-    """An exhibit."""
+class MadeEvidence:
+    """An evidence task."""
 
     kind: str
     about: str
-    attack: Standing
+    attack: MadeAttack
     samples: int = COUNT
     reverse: bool = False
 
 
 class Bench:
-    """A run with all the evidence that one can wish for, of which a test changes what it is about."""
+    """A run with complete evidence, of which a test changes one part."""
 
     count: ClassVar[int] = COUNT
     few: ClassVar[int] = FEW
-    #: The audit's samples, in an order of their own: all of the data, so that a share is a share of either.
+    #: The audit's samples: all of the data in another order, so that shares are the same.
     rows: ClassVar[np.ndarray] = np.random.default_rng(0).permutation(COUNT)
-    stand = staticmethod(stand)
+    robust_samples = staticmethod(robust_samples)
 
     def __init__(
-        self, made: Any, *attacks: Standing, radii: tuple[float, ...] = (0.1,), stochastic: bool = False
+        self, made: Any, *attacks: MadeAttack, radii: tuple[float, ...] = (0.1,), stochastic: bool = False
     ) -> None:
         self.made = made
         self.settings = partial(made.attack, name="test", plugin="Test()", objective="CrossEntropy()")
@@ -126,46 +130,53 @@ class Bench:
         self.radii, self.stochastic = radii, stochastic
         self.clean: dict[str, np.ndarray] = {"m": np.ones(COUNT, dtype=bool)}
         self.quoted = [self.attacks[0].label]
-        self.noise: Kept = 0.9
-        self.swapped: np.ndarray = np.zeros(COUNT, dtype=np.int8)
+        self.noise: Robust = 0.9
+        self.class_swap: np.ndarray = np.zeros(COUNT, dtype=np.int8)
         self.evidence = "full"
         self.skipped: dict[str, str] = {}
         self.probed: list[Finding] = []
-        self.shown: dict[str, Shown] = {}
+        self.evidence_tasks: dict[str, MadeEvidence] = {}
         times = len(radii)
         own = self.attacks[0]
         pgd = own.label
         for kind in ("steps-50", "steps-100", *(["eot"] if stochastic else [])):
-            self.show(kind, pgd, replace(own, label=f"{pgd}/{kind}", kept=[[0.5] * len(own.sighted)] * times))
-        self.show("epsilon-zero", pgd, plain_attack(f"{pgd}/epsilon-zero", 1.0, radii=(0.0,)))
-        self.show("full-range", pgd, plain_attack(f"{pgd}/full-range", 0.0, radii=(1.0,)), samples=FEW)
-        self.show("order", pgd, plain_attack(f"{pgd}/order", 0.5, radii=radii[-1:]), samples=FEW)
+            self.add_evidence(
+                kind, pgd, replace(own, label=f"{pgd}/{kind}", robust=[[0.5] * len(own.uses_gradients)] * times)
+            )
+        self.add_evidence("epsilon-zero", pgd, plain_attack(f"{pgd}/epsilon-zero", 1.0, radii=(0.0,)))
+        self.add_evidence("full-range", pgd, plain_attack(f"{pgd}/full-range", 0.0, radii=(1.0,)), samples=FEW)
+        self.add_evidence("order", pgd, plain_attack(f"{pgd}/order", 0.5, radii=radii[-1:]), samples=FEW)
         turned = plain_attack(f"{pgd}/reversed", 0.5, radii=radii[-1:])
-        self.show("reversed", pgd, turned, samples=FEW, reverse=True)
+        self.add_evidence("reversed", pgd, turned, samples=FEW, reverse=True)
         members = [("own", "Own()", 0.5), ("atan", "ATan()", 0.5), ("square", None, 0.6)]
-        rivals = ensemble_of(self.settings, "linf/estimators", *members)
-        self.show("estimators", "linf", replace(rivals, radii=radii, kept=rivals.kept * times))
+        estimators = ensemble_of(self.settings, "linf/estimators", *members)
+        self.add_evidence("estimators", "linf", replace(estimators, radii=radii, robust=estimators.robust * times))
 
-    def show(self, kind: str, about: str, attack: Standing, samples: int = COUNT, reverse: bool = False) -> None:
-        self.shown[kind] = Shown("order" if kind == "reversed" else kind, about, attack, samples, reverse)
+    def add_evidence(
+        self, kind: str, about: str, attack: MadeAttack, samples: int = COUNT, reverse: bool = False
+    ) -> None:
+        self.evidence_tasks[kind] = MadeEvidence(
+            "order" if kind == "reversed" else kind, about, attack, samples, reverse
+        )
 
-    def variant(self, kind: str, *shares: Kept) -> None:
-        """Sets what a plain variant leaves standing at each radius."""
-        self.shown[kind].attack.kept = [[share] for share in shares]
+    def variant(self, kind: str, *shares: Robust) -> None:
+        """Sets the robust share under a variant without members at each radius."""
+        self.evidence_tasks[kind].attack.robust = [[share] for share in shares]
 
-    def rival(self, member: str, *shares: Kept) -> None:
-        """Sets what a member of the audit's ensemble leaves standing at each radius."""
+    def set_member(self, member: str, *shares: Robust) -> None:
+        """Sets the robust share under a member of the audit's ensemble at each radius."""
         at = ["own", "atan", "square"].index(member)
-        kept = self.shown["estimators"].attack.kept = [list(row) for row in self.shown["estimators"].attack.kept]
-        for row, share in zip(kept, shares, strict=True):
+        attack = self.evidence_tasks["estimators"].attack
+        attack.robust = [list(row) for row in attack.robust]
+        for row, share in zip(attack.robust, shares, strict=True):
             row[at] = share
 
-    def task(self, attack: Standing) -> dict[str, Any]:
-        """What a run records of an attack."""
+    def task(self, attack: MadeAttack) -> dict[str, Any]:
+        """The recorded settings of an attack."""
         return dict(self.settings(attack.label, attack.radii, **attack.factors))
 
-    def exhibits(self) -> list[dict[str, Any]]:
-        """What a run records of its exhibits."""
+    def recorded_evidence(self) -> list[dict[str, Any]]:
+        """The recorded evidence tasks of a run."""
         if self.evidence != "full":
             return []
         described = [
@@ -176,7 +187,7 @@ class Bench:
                 "samples": each.samples,
                 "reverse": each.reverse,
             }
-            for each in self.shown.values()
+            for each in self.evidence_tasks.values()
         ]
         if isinstance(self.noise, float) and math.isnan(self.noise):  # no noise was tried
             return described
@@ -184,13 +195,13 @@ class Bench:
         return [*described, {"kind": "noise", "about": "linf", "task": noise, "samples": COUNT, "reverse": False}]
 
     def report(self) -> Report:
-        described = self.exhibits()
+        described = self.recorded_evidence()
         run = self.made.run(
             [self.made.model(name, stochastic=self.stochastic) for name in self.clean],
             [self.task(each) for each in self.attacks],
             COUNT,
             evidence=self.evidence,
-            exhibits=dict.fromkeys(self.clean, described),
+            evidence_tasks=dict.fromkeys(self.clean, described),
             rows=self.rows.tolist(),
             skipped=dict.fromkeys(self.clean, self.skipped),
             quoted=self.quoted,
@@ -205,14 +216,14 @@ class Bench:
                     store.save_cell(name, attack.label, k, made, 0.0)
             if not described:
                 continue
-            for each in self.shown.values():
+            for each in self.evidence_tasks.values():
                 rows = self.rows[: each.samples][::-1] if each.reverse else self.rows[: each.samples]
                 for k, made in enumerate(each.attack.cells(right, rows)):
                     store.save_cell(name, EVIDENCE + each.attack.label, k, made, 0.0)
             shares = np.full(COUNT, self.noise, dtype=np.float32) if isinstance(self.noise, float) else self.noise
             for k in range(len(self.radii)):
                 store.save_cell(name, EVIDENCE + "linf/noise", k, {"fraction": shares[self.rows]}, 0.0)
-            store.save_cell(name, ANOTHER_CLASS, 0, {"correct": self.swapped}, 0.0)
+            store.save_cell(name, ANOTHER_CLASS, 0, {"correct": self.class_swap}, 0.0)
         return Report(store)
 
     @staticmethod
@@ -258,29 +269,29 @@ def failed() -> Callable[..., set[str]]:
 
 @pytest.fixture(scope="session")
 def one_layer() -> type[OneLayer]:
-    """The class of nets of one linear layer, used as a function says."""
+    """The class of nets with one linear layer."""
     return OneLayer
 
 
 @pytest.fixture(scope="session")
-def plain() -> Callable[..., Standing]:
-    """Makes attacks without members for a bench: a label, and the share that stands at each radius."""
+def plain() -> Callable[..., MadeAttack]:
+    """Makes attacks without members for a bench: a label, and the robust share at each radius."""
     return plain_attack
 
 
 @pytest.fixture(scope="session")
 def make_bench(made: Any) -> Callable[..., Bench]:
-    """Makes runs with all evidence of some attacks, by default one whose robust accuracy is .5."""
+    """Makes runs with complete evidence about some attacks, by default one with robust accuracy .5."""
     return partial(Bench, made)
 
 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
-    """A run of one attack with all evidence, whose robust accuracy of .5 is trusted."""
+    """A run of one attack with complete evidence, whose robust accuracy of .5 is trusted."""
     return make_bench()
 
 
 @pytest.fixture(scope="session")
-def ensemble(make_bench: Callable[..., Bench]) -> Callable[..., Standing]:
+def ensemble(make_bench: Callable[..., Bench]) -> Callable[..., MadeAttack]:
     """Makes ensembles for a bench: a label, and (label, estimator or None for none, share) of each member."""
     return partial(ensemble_of, make_bench().settings)

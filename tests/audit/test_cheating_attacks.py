@@ -1,4 +1,4 @@
-"""Attacks that must be caught: those that cheat are errors, and those that do nothing are flagged."""
+"""Attacks that must be caught: invalid examples are errors, and attacks that do nothing are flagged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 import snnrobust as sr
 from snnrobust.common.random import Draws
+from snnrobust.plugin import Queries
 from snnrobust.plugin.task import Task
-from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 
@@ -22,7 +22,7 @@ How = Literal["nan", "budget", "bounds", "shape", "input"]
 
 
 def wrong(how: How, x0: Tensor, threat: ThreatModel) -> Tensor:
-    """Where an attack goes that does what it is told to, wrongly."""
+    """The examples of an attack with this defect."""
     found: Tensor = {
         "nan": lambda: x0 * torch.nan,
         "budget": lambda: (x0 + 2 * threat.epsilon * (0.5 - x0).sign()).clamp(0, 1),
@@ -35,27 +35,27 @@ def wrong(how: How, x0: Tensor, threat: ThreatModel) -> Tensor:
 
 @dataclass(frozen=True)
 class CheatingLoop:
-    """A cheat that owns its loop."""
+    """A cheating attack with its own loop."""
 
     how: How
 
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+    def perturb(self, queries: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         return wrong(self.how, x, threat)
 
 
 @dataclass(frozen=True)
 class Selective:
-    """Breaks every other sample and hands the rest back, as a minimum-norm attack does."""
+    """Breaks every other sample and returns the rest unchanged, as a minimum-norm attack does."""
 
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
-        gradient, _, _ = oracle.gradient(x, y, index)
+    def perturb(self, queries: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        gradient, _, _ = queries.gradient(x, y, index)
         moved = threat.project(x + threat.epsilon * gradient.sign(), x)
         return torch.where((index % 2 == 0).reshape(-1, 1, 1, 1), moved, x)
 
 
 @pytest.fixture
 def cheat(optimiser: Callable[..., Any], attack_task: Callable[..., Task]) -> Callable[[str, How], Task]:
-    """Makes the task of a cheat: an optimiser, or an attack that owns its loop."""
+    """Makes the task of a cheating attack: an optimiser, or an attack with its own loop."""
 
     def make(kind: str, how: How) -> Task:
         stepwise = optimiser(how, lambda at: wrong(how, at.x0, at.threat), steps=1, needs="loss")
@@ -105,7 +105,7 @@ def test_an_attack_weaker_than_noise_is_flagged() -> None:
     assert beaten == {"lazy": False, "strong": True}
 
 
-def test_an_attack_that_leaves_alone_what_it_cannot_break_costs_no_trust(attack_task: Callable[..., Task]) -> None:
+def test_unchanged_inputs_are_advice_if_the_attack_breaks_other_samples(attack_task: Callable[..., Task]) -> None:
     report = sr.evaluate(tiny_model(), tiny_data(count=60), [attack_task("cheat", Selective(), 0.4)])
     flagged = {finding.name: finding for finding in report.findings}["attack-moves"]
     assert 0 < report.robust("cheat").mean() < 1

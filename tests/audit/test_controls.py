@@ -1,4 +1,4 @@
-"""What the audit must catch with evidence="full": real nets and attacks, each of which trips a finding."""
+"""Positive controls with evidence="full": real nets and attacks, each of which makes a finding fail."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Failed = Callable[..., set[str]]
 
 
 @pytest.fixture(autouse=True)
-def few_rivals(standard_members: Callable[[list[dict[str, Any]]], None]) -> None:
-    """A small ensemble in place of the audit's: what is tested is the judgement, not the strength of its rivals."""
+def small_standard(standard_members: Callable[[list[dict[str, Any]]], None]) -> None:
+    """A small ensemble in place of the audit's: the tests are about the findings, not about the ensemble."""
     members = [
         {"name": "pgd", "label": "own", "steps": 20},
         {"name": "pgd", "label": "atan", "gradient": "atan", "objective": "margin", "steps": 20},
-        {"name": "random-search", "label": "blind", "objective": "margin", "steps": 60},
+        {"name": "random-search", "label": "random search", "objective": "margin", "steps": 60},
     ]
     standard_members(members)
 
@@ -105,10 +105,10 @@ def test_a_masked_gradient_is_caught(failed: Failed, masked: Callable[[], sr.Spi
     assert claim(report, "pgd").verdict == report.verdict == "untrustworthy"
 
 
-def test_a_net_whose_gradients_all_mislead_is_caught_by_attacks_that_ask_for_none(failed: Failed) -> None:
+def test_a_net_with_reversed_gradients_is_caught_by_black_box_attacks(failed: Failed) -> None:
     report = sr.evaluate(misleading(), tiny_data(count=60), [pgd()], evidence="full")
     assert {"black-box-not-stronger", "full-range-attack"} <= failed(report, "pgd")
-    assert "input-gradient" not in failed(report)  # there is one, and it looks like any other
+    assert "input-gradient" not in failed(report)  # there is a gradient, but in the wrong direction
     assert claim(report, "pgd").verdict == "untrustworthy"
 
 
@@ -132,12 +132,12 @@ def test_steps_that_are_too_small_are_caught(failed: Failed) -> None:
 
 
 def move(how: Literal["picky", "restless", "coupled", "plain"], at: Any) -> Tensor:
-    """Where a gradient attack with something odd about it goes."""
+    """The next iterate of a gradient attack with a defect."""
     if how == "picky" and at.threat.epsilon != 0.1:
-        return at.threat.project(at.x0 + 1e-3, at.x0)  # works at one radius alone
+        return at.threat.project(at.x0 + 1e-3, at.x0)  # works at one radius only
     gradient = at.gradient
     if how == "coupled":
-        gradient = gradient - gradient.mean(dim=0)  # of whoever is in the batch
+        gradient = gradient - gradient.mean(dim=0)  # over the batch
     stepped = at.threat.project(at.x + 2.5 * at.threat.epsilon / at.steps * gradient.sign(), at.x0)
     if how == "restless":
         turn = (at.k % 2 == 1).reshape(-1, *[1] * (at.x0.ndim - 1))
@@ -160,7 +160,7 @@ def odd(optimiser: Callable[..., Any], attack_task: Callable[..., Task]) -> Call
     [("picky", "monotone", True), ("restless", "last-iterate", False), ("coupled", "attack-order", True)],
 )
 def test_odd_attacks_are_caught(odd: Callable[..., Task], how: Any, name: str, required: bool) -> None:
-    """An attack that works at one radius alone, one that swings to and fro, and one that mixes up its samples."""
+    """An attack that works at one radius only, one that oscillates, and one that couples its samples."""
     radii = (0.1, 0.2) if how == "picky" else (0.1,)
     data = tiny_data(count=60)
     report = sr.evaluate(tiny_model(), data, [odd(how, *radii)], evidence="full")
@@ -175,7 +175,7 @@ def test_the_same_attack_without_its_oddity_is_let_through(odd: Callable[..., Ta
 
 
 def test_a_constant_net_is_caught(failed: Failed) -> None:
-    """It is robust at every radius, and to every swap of its input."""
+    """It is robust at every radius, also when its input is replaced."""
     model = tiny_model()
     with torch.no_grad():
         model.net[3].weight.zero_()
@@ -188,7 +188,7 @@ def test_a_constant_net_is_caught(failed: Failed) -> None:
 
 
 def test_a_net_that_changes_while_it_is_attacked_is_caught(failed: Failed) -> None:
-    """Right as long as it is only looked at: after enough passes its classes change places."""
+    """After 100 passes the net permutes its classes."""
 
     class Tired(Wrapped):
         calls = 0
@@ -208,7 +208,7 @@ def test_a_net_that_changes_while_it_is_attacked_is_caught(failed: Failed) -> No
 def test_a_stochastic_net_needs_enough_draws(
     failed: Failed, poisson_model: Callable[..., sr.SpikingModel], eot: int, name: str
 ) -> None:
-    """Random spikes over two steps: one draw is no expectation, and four break more than two do."""
+    """Random spikes over two steps: one draw is too few, and four draws break more samples than two."""
     report = sr.evaluate(poisson_model(steps=2), tiny_data(count=60), [pgd(0.2, eot=eot)], evidence="full")
     assert name in failed(report, "pgd")
     assert claim(report, "pgd").verdict != "trusted"
@@ -219,12 +219,12 @@ def test_results_that_were_tampered_with_are_caught(failed: Failed) -> None:
     assert "budget" not in failed(report)
     broken = report.cell("tiny", "pgd", 0)["correct"] == 0
     report.cell("tiny", "pgd", 0)["distance"][np.flatnonzero(broken)[0]] = 0.11
-    report.judged = audit.judge(report.outcomes)
+    report.audit = audit.audit_outcomes(report.outcomes)
     assert "budget" in failed(report, "pgd")
     assert {each.verdict for each in report.claims} == {"untrustworthy"}
 
 
-def test_a_net_that_answers_an_attack_otherwise_than_its_judge_is_caught(failed: Failed) -> None:
+def test_a_net_with_other_outputs_in_the_search_than_in_scoring_is_caught(failed: Failed) -> None:
     class TwoFaced(Wrapped):
         def forward(self, x: Tensor) -> Tensor:
             out = super().forward(x)
@@ -236,7 +236,7 @@ def test_a_net_that_answers_an_attack_otherwise_than_its_judge_is_caught(failed:
     assert report.verdict == "untrustworthy"
 
 
-def test_ties_that_argmax_wins_are_told(failed: Failed) -> None:
+def test_ties_are_reported(failed: Failed) -> None:
     class Tied(Wrapped):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x)[..., [0, 0, 1]]
@@ -246,11 +246,11 @@ def test_ties_that_argmax_wins_are_told(failed: Failed) -> None:
     assert {"strict-accuracy", "ties"} <= failed(report)
 
 
-def test_two_models_that_few_samples_can_not_tell_apart_are_told() -> None:
+def test_models_that_differ_by_less_than_the_interval_are_reported() -> None:
     models = {"a": tiny_model(), "b": with_surrogate(surrogate.ATan(alpha=3.0))}
     report = sr.evaluate(models, tiny_data(count=30), [pgd()])
-    told = {each.model: each.passed for each in report.findings if each.name == "resolution"}
-    assert told == {"a": False, "b": False}
+    reported = {each.model: each.passed for each in report.findings if each.name == "resolution"}
+    assert reported == {"a": False, "b": False}
     far = {"a": tiny_model(), "b": with_surrogate(surrogate.Sigmoid(alpha=200.0))}
     report = sr.evaluate(far, tiny_data(count=60), [pgd()])
     assert {each.passed for each in report.findings if each.name == "resolution"} == {True}

@@ -1,10 +1,10 @@
-"""Findings about curvature from stored records: bad ones trip, healthy ones don't, and no verdict hangs on them."""
+"""Findings about curvature from stored records: bad ones fail, good ones pass, and no verdict depends on them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnrobust import audit
-from snnrobust.analysis.curvatures import curvatures
+from snnrobust.analysis.curvature_results import curvature_results
 from snnrobust.audit.curvature import CONVERGED, SYMMETRIC
 from snnrobust.report import Report
-from snnrobust.results.curvature import HOPELESS, NOISE, SIZE, VALID
+from snnrobust.results.curvature import SIZE_OFF, SIZE_WRONG, VALID_CORRELATION
+from snnrobust.results.format_3 import upgrade_record
 from snnrobust.results.records import Finding, Record
 
 Find = Callable[..., dict[str, Finding]]
@@ -41,12 +42,11 @@ def validity(where: str, *correlations: float, operator: str = GGN) -> list[Reco
 
 @pytest.fixture(scope="session")
 def report_of(made: Any) -> Callable[..., Report]:
-    """Makes a report of one measurement, "eig", on one model that is right about everything."""
+    """Makes a report of one measurement, "eig", on one model that classifies everything correctly."""
 
     def make(*records: Record, evidence: str = "basic") -> Report:
-        report: Report = made.report(
-            [], {}, np.ones(20), [made.model("lif")], {"eig": (list(records), [])}, evidence=evidence
-        )
+        typed = [Record(**upgrade_record(asdict(each))) for each in records]  # the fields that the text implies
+        report: Report = made.report([], {}, np.ones(20), [made.model("lif")], {"eig": (typed, [])}, evidence=evidence)
         return report
 
     return make
@@ -54,7 +54,7 @@ def report_of(made: Any) -> Callable[..., Report]:
 
 @pytest.fixture(scope="session")
 def findings(report_of: Callable[..., Report]) -> Find:
-    """Finds what the audit says of records of curvature; none of it may cost trust."""
+    """The findings about records of curvature; none may affect the verdict."""
 
     def find(*records: Record) -> dict[str, Finding]:
         found = [each for each in report_of(*records).findings if each.name.startswith("curvature-")]
@@ -98,7 +98,7 @@ def test_an_operator_that_does_not_predict_the_loss_fails(
     findings: Find, random: Any, leading: Any, value: float
 ) -> None:
     found = findings(*eigenvalues(1.0), *validity("random", *random), *validity("leading", *leading))["validity"]
-    assert (found.passed, found.value, found.threshold) == (False, value, VALID)
+    assert (found.passed, found.value, found.threshold) == (False, value, VALID_CORRELATION)
     assert GGN in found.why
     assert "larger radius" in found.remedy
 
@@ -111,14 +111,14 @@ def slopes(where: str, *values: float) -> list[Record]:
     ("random", "leading", "passed", "words"),
     [
         (1.0, 1.0, True, ""),
-        (SIZE, 1 / SIZE, True, ""),
-        (1.0, 8.0, True, "its size is off by a factor 8"),
-        (0.05, 1.0, True, "its size is off by a factor 20"),
-        (HOPELESS, 8.0, True, "its size is off by a factor 1e+02"),
-        (1.0, 1.01 * HOPELESS, False, "its size or sign is not that of the loss"),
-        (0.99 / HOPELESS, 1.0, False, "its size or sign is not that of the loss"),
-        (-1.0, 1.0, False, "its size or sign is not that of the loss"),
-        (1.0, 0.0, False, "its size or sign is not that of the loss"),
+        (SIZE_OFF, 1 / SIZE_OFF, True, ""),
+        (1.0, 8.0, True, "the size is off by a factor 8"),
+        (0.05, 1.0, True, "the size is off by a factor 20"),
+        (SIZE_WRONG, 8.0, True, "the size is off by a factor 1e+02"),
+        (1.0, 1.01 * SIZE_WRONG, False, "the size or sign is wrong"),
+        (0.99 / SIZE_WRONG, 1.0, False, "the size or sign is wrong"),
+        (-1.0, 1.0, False, "the size or sign is wrong"),
+        (1.0, 0.0, False, "the size or sign is wrong"),
         (math.nan, 1.0, True, ""),
     ],
 )
@@ -146,7 +146,7 @@ def test_the_remedy_fits_the_operator_and_the_noise(findings: Find) -> None:
     own = (*eigenvalues(1.0), *validity("random", 0.1, 0.1, 0.1))
     remedies = [findings(*records)["validity"].remedy for records in (low, own, (*low, *noise))]
     assert ["gauss-newton" in each for each in remedies] == [True, False, False]
-    assert "what was measured is noise" in remedies[2]
+    assert "the measured curvature is noise" in remedies[2]
 
 
 def test_the_ranks_of_a_few_directions_say_nothing(findings: Find) -> None:
@@ -170,11 +170,13 @@ def test_curvature_that_was_not_held_against_the_loss_lacks_evidence(findings: F
 def test_the_smaller_median_over_radii_decides(
     report_of: Callable[..., Report], random: list[float], leading: float
 ) -> None:
-    (found,) = curvatures(report_of(*validity("random", *random), *validity("leading", *[leading] * 3)).outcomes, "lif")
+    (found,) = curvature_results(
+        report_of(*validity("random", *random), *validity("leading", *[leading] * 3)).outcomes, "lif"
+    )
     known = [each for each in random if not math.isnan(each)]
     expected = min([float(np.median(known)), leading] if known else [leading])
-    assert found.deciding.correlation == expected
-    assert found.predicts == (expected >= VALID)
+    assert found.lowest_validity.correlation == expected
+    assert found.predicts == (expected >= VALID_CORRELATION)
 
 
 def test_an_operator_that_claims_to_be_symmetric_and_is_not_fails(findings: Find) -> None:
@@ -211,7 +213,7 @@ def test_in_inputs_the_largest_over_samples_tells_whether_it_converged(findings:
 
 @pytest.mark.parametrize("low", [math.nan, 2.9])
 def test_noise_of_draws_has_not_converged(findings: Find, low: float) -> None:
-    operator = f"smoothed, {NOISE} 200 draws in 2,410 weights"
+    operator = "smoothed, eigenvalues noise of 200 draws in 2,410 weights"
     (number,) = eigenvalues(3.0, residual=3.0 - low, operator=operator)
     found = findings(number)["converged"]
     assert found.passed is False
@@ -236,8 +238,8 @@ def test_each_operator_of_a_measurement_has_findings_and_what_belongs_to_none_st
 ) -> None:
     layer = f"{GGN}, layer fc1"
     report = report_of(*HEALTHY, *eigenvalues(3.0, residual=1.0, operator=layer))
-    whole, block = curvatures(report.outcomes, "lif")
-    assert [whole.operator, block.operator] == [GGN, layer]
+    whole, block = curvature_results(report.outcomes, "lif")
+    assert [whole.text, block.text] == [GGN, layer]
     assert len(whole.of("plateau_width")) == len(block.of("plateau_width")) == 1
     assert not block.of("asymmetry")
     failed = [each for each in report.findings if each.name == "curvature-converged" and not each.passed]
@@ -255,7 +257,7 @@ def test_the_verdict_does_not_hang_on_curvature_but_the_page_shows_it(
     others = [Finding("other", True, 0.0, 0.0, "", "")]
     assert audit.verdict([*own[1], *others]) == audit.verdict([*own[0], *others]) == "trusted"
     page = broken.to_html(tmp_path / "report.html").read_text("utf-8")
-    assert page.count("advice, not needed for") >= 3
+    assert page.count("advice, not required for") >= 3
     assert "<strong>curvature-validity · eig</strong>" in page
     assert "not quoted" not in page[page.index('id="findings"') : page.index('id="reading"')]
 

@@ -1,6 +1,6 @@
-"""No false alarm: nets with nothing wrong about them fail no finding that costs trust.
+"""No false alarms: healthy nets fail no finding that counts for the verdict.
 
-Some of the nets of `scripts/tables/healthy.py`, which judges all 21.
+Some of the nets of `scripts/tables/healthy.py`, which audits all 21.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "tables" / "
 def test_a_healthy_net_raises_no_alarm(net: tuple[str, int, int, int, bool]) -> None:
     pytest.importorskip("sklearn", reason="needs real digits: pip install 'snnrobust[data]'")
     splits = sr.data.load("digits")
-    report = SCRIPT["judged"](SCRIPT["healthy"](*net, splits.train), splits.test)
+    report = SCRIPT["audited_report"](SCRIPT["healthy"](*net, splits.train), splits.test)
     failed = {
         each.name: each.value for each in report.findings if each.passed is False and (each.required or each.fatal)
     }

@@ -1,4 +1,4 @@
-"""Nets that must be caught, by name: leaking state, coupled batches, dead gradients, passes that differ."""
+"""Nets that must be caught: state that is not reset, coupled batches, zero gradients, passes that differ."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def healthy_pgd(**settings: object) -> Task:
     return sr.load("pgd", epsilon=[0.0, 0.1], steps=4, **settings)
 
 
-def looked_at(net: nn.Module, **wrapping: Any) -> sr.Report:
-    """The report on a net that is not attacked."""
+def clean_report(net: nn.Module, **wrapping: Any) -> sr.Report:
+    """The report on a net without attacks."""
     return sr.evaluate(sr.wrap(net, layout="N", **wrapping), tiny_data(), ["clean"])
 
 
@@ -38,7 +38,7 @@ def test_a_healthy_model_fails_no_fatal_check() -> None:
 
 
 class Stale(nn.Module):
-    """Keeps a membrane of its own and has nothing that resets it."""
+    """Keeps a membrane that nothing resets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,23 +59,23 @@ class Stale(nn.Module):
 def test_stale_state_is_caught_and_reset_cures_it(failed: Failed) -> None:
     torch.manual_seed(0)
     net = Stale()
-    found = {f.name: f for f in looked_at(net).findings}
+    found = {f.name: f for f in clean_report(net).findings}
     assert found["repeatable"].passed is False
     assert "reset" in found["repeatable"].remedy
-    assert "repeatable" not in failed(looked_at(net, reset=net.forget))
+    assert "repeatable" not in failed(clean_report(net, reset=net.forget))
 
 
 def test_batch_coupling_is_caught(one_layer: OneLayer, failed: Failed) -> None:
-    """A net that normalises over the batch, so that a sample's output depends on its batch mates."""
+    """A net that normalises over the batch, so that a sample's output depends on the other samples."""
     coupled = one_layer(lambda layer, x: layer(x - x.mean(dim=0)))
-    report = looked_at(coupled)
+    report = clean_report(coupled)
     assert "batch-of-one" in failed(report)
     assert report.verdict == "untrustworthy"
 
 
 def test_order_dependence_is_caught(one_layer: OneLayer, failed: Failed) -> None:
     drift = one_layer(lambda layer, x: layer(x) + torch.arange(len(x))[:, None] * torch.tensor([1.0, 0.0, 0.0]))
-    assert "order" in failed(looked_at(drift))
+    assert "order" in failed(clean_report(drift))
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def test_a_dead_estimator_is_caught(failed: Failed) -> None:
 
 def test_undeclared_randomness_is_caught_and_declaring_it_cures_it(one_layer: OneLayer, failed: Failed) -> None:
     net = one_layer(lambda layer, x: layer(x) + 0.5 * torch.randn(len(x), 3))
-    assert {"repeatable", "stochastic-declared"} <= failed(looked_at(net))
-    cured = looked_at(net, stochastic=True)
+    assert {"repeatable", "stochastic-declared"} <= failed(clean_report(net))
+    cured = clean_report(net, stochastic=True)
     assert not {"repeatable", "stochastic-declared"} & failed(cured)
 
 
 def test_nan_outputs_are_caught_and_never_count_as_success(one_layer: OneLayer, failed: Failed) -> None:
     broken = one_layer(lambda layer, x: layer(x) * torch.nan)
-    report = looked_at(broken)
+    report = clean_report(broken)
     assert "finite-outputs" in failed(report)
     assert report.clean()["correct"].sum() == 0
 
@@ -129,7 +129,7 @@ def test_inputs_out_of_bounds_are_refused() -> None:
 
 @pytest.mark.parametrize(("layout", "step_mode"), [("TN", "s"), ("step", "m")])
 def test_a_step_mode_that_does_not_fit_the_layout_is_caught(failed: Failed, layout: Any, step_mode: str) -> None:
-    """A single-step node that gets [T, N, *] takes time for the batch; a multi-step one the batch for time."""
+    """A single-step node that gets [T, N, *] treats time as the batch; a multi-step one the batch as time."""
     net = tiny_model().net
     for node in net:
         if isinstance(node, neuron.BaseNode):
@@ -141,9 +141,9 @@ def test_a_step_mode_that_does_not_fit_the_layout_is_caught(failed: Failed, layo
 
 
 def test_a_leak_between_samples_is_caught(one_layer: OneLayer, failed: Failed) -> None:
-    """A net that adds to each sample its neighbour, if it has one: right alone is not right together."""
+    """A net that adds another sample of the batch to each sample."""
     leaky = one_layer(lambda layer, x: layer(x + 0.5 * x.roll(len(x) // 2, 0)))
-    assert "sample-independence" in failed(looked_at(leaky))
+    assert "sample-independence" in failed(clean_report(leaky))
 
 
 def test_an_encoder_without_gradient_is_recorded(failed: Failed) -> None:
@@ -155,7 +155,7 @@ def test_an_encoder_without_gradient_is_recorded(failed: Failed) -> None:
     assert "encoder-gradient" not in failed(sr.evaluate(tiny_model(), tiny_data(), ["clean"]))
 
 
-def test_a_net_with_state_of_its_batch_is_told_about_reset() -> None:
+def test_the_error_for_state_of_the_batch_names_reset() -> None:
     class Rigid(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -173,7 +173,7 @@ def test_a_net_with_state_of_its_batch_is_told_about_reset() -> None:
 
 def test_healthy_uses_of_time_raise_no_alarm(failed: Failed) -> None:
     class Pooled(nn.Module):
-        """Halves time between its layers and keeps a node that it does not use."""
+        """Pools over time between its layers and has a node that it does not use."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -197,7 +197,7 @@ def test_the_probe_takes_plain_data() -> None:
 
 
 class Around(nn.Module):
-    """The tiny net with something odd about its forward pass."""
+    """The tiny net with a defect in its forward pass."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ def test_a_pass_that_is_not_the_one_that_is_scored_is_caught(how: str, caught: s
 
 
 def test_a_membrane_that_is_a_buffer_is_no_drift() -> None:
-    """A net that keeps its state in a buffer and says how to reset it."""
+    """A net that keeps its state in a buffer, with a method that resets it."""
 
     class Buffered(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Verdicts on claims and runs: good evidence is trusted, missing evidence never is, and each finding has its claim."""
+"""Verdicts on claims and runs, and which findings count for which claim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import snnrobust as sr
 from snnrobust import audit
-from snnrobust.audit import exhibits as opened
+from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.audit.gaps import Gap
 from snnrobust.results.records import Finding
 
@@ -45,7 +45,7 @@ def test_without_a_piece_of_evidence_its_findings_are_missing(
     if left_out == "noise":
         bench.noise = math.nan
     else:
-        del bench.shown[left_out]
+        del bench.evidence_tasks[left_out]
     found = bench.report()
     assert set(bench.claim_in(found).missing) == missing
     assert bench.claim_in(found).failed == ()
@@ -60,9 +60,7 @@ def test_basic_evidence_is_never_trusted(bench: Any) -> None:
     assert {"surrogate-gap", "black-box-not-stronger", "steps-converged", "full-range"} <= missing
 
 
-def test_an_ensemble_that_lost_members_is_not_trusted_and_what_it_lost_speaks_for_nothing(
-    make_bench: Any, ensemble: Any
-) -> None:
+def test_an_ensemble_without_some_of_its_members_is_not_trusted(make_bench: Any, ensemble: Any) -> None:
     bench = make_bench(ensemble("all", ("own", "Own()", 0.5), ("atan", "ATan()", 0.5)))
     assert bench.report().verdict == "trusted"
     bench.skipped = {"atan": "no spikes to swap"}
@@ -85,7 +83,7 @@ def test_resolution(make_bench: Any) -> None:
         bench = make_bench()
         bench.clean = {"a": np.ones(bench.count, dtype=bool), "b": np.ones(bench.count, dtype=bool)}
         found = bench.report()
-        found.cell("b", "pgd", 0)["correct"] = bench.stand(other).astype(np.int8)
+        found.cell("b", "pgd", 0)["correct"] = bench.robust_samples(other).astype(np.int8)
         made = [each for each in audit.findings(found.outcomes) if each.name == "resolution"]
         assert [each.passed for each in made] == [passed, passed]
         assert [each.model for each in made] == ["a", "b"]
@@ -100,8 +98,8 @@ def test_a_claim_takes_the_findings_that_are_about_it(make_bench: Any, plain: An
     bench.quoted = ["pgd", "apgd"]
     for kind in ("steps-50", "steps-100"):
         bench.variant(kind, 0.5, 0.4)
-    bench.rival("own", 0.5, 0.4)
-    bench.rival("atan", 0.5, 0.3)
+    bench.set_member("own", 0.5, 0.4)
+    bench.set_member("atan", 0.5, 0.3)
     found = bench.report()
     verdicts = {(each.label, each.strength): each.verdict for each in found.claims}
     assert verdicts == {
@@ -118,14 +116,14 @@ def test_a_claim_takes_the_findings_that_are_about_it(make_bench: Any, plain: An
 def test_the_overall_verdict_is_about_the_quoted_claims(make_bench: Any, plain: Any) -> None:
     bench = make_bench(plain("pgd", 0.5), plain("weak", 0.9))
     found = bench.report()
-    assert bench.claim_in(found, "weak").verdict == "untrustworthy"  # beaten by far
+    assert bench.claim_in(found, "weak").verdict == "untrustworthy"  # other attacks are far stronger
     assert not bench.claim_in(found, "weak").quoted
     assert found.verdict == "trusted"
     bench.quoted = ["pgd", "weak"]
     assert bench.report().verdict == "untrustworthy"
 
 
-def test_a_fatal_finding_about_a_model_spoils_every_claim_about_it(bench: Any) -> None:
+def test_a_fatal_finding_about_a_model_counts_for_all_its_claims(bench: Any) -> None:
     bench.probed = [Finding("repeatable", False, 1.0, 0.0, "", "", fatal=True)]
     found = bench.report()
     assert bench.claim_in(found).verdict == found.verdict == "untrustworthy"
@@ -154,18 +152,18 @@ def test_verdict() -> None:
 def test_gaps_count_samples_in_pairs() -> None:
     gap = Gap.between(np.array([1, 1, 1, 0], dtype=bool), np.array([0, 0, 1, 1], dtype=bool))
     assert gap.value == 0.25
-    assert gap.chance == pytest.approx(0.5)  # at least two heads of three
-    assert Gap.between(np.ones(4, dtype=bool), np.ones(4, dtype=bool)).chance == 1.0
+    assert gap.p_value == pytest.approx(0.5)  # at least two heads of three
+    assert Gap.between(np.ones(4, dtype=bool), np.ones(4, dtype=bool)).p_value == 1.0
 
 
-def test_an_exhibit_is_found_at_its_own_samples(bench: Any) -> None:
-    made = opened.Audited(bench.report().outcomes, "m", "pgd").exhibit("order", label="pgd/reversed")
+def test_an_evidence_result_has_its_own_samples(bench: Any) -> None:
+    made = AuditedAttack(bench.report().outcomes, "m", "pgd").evidence("order", label="pgd/reversed")
     assert made is not None
     assert made.rows.tolist() == bench.rows[: bench.few][::-1].tolist()
-    standing = made.standing(0.1)
-    assert standing is not None
-    assert standing.tolist() == (made.rows < 500).tolist()
-    assert made.standing(0.3) is None
+    robust = made.robust(0.1)
+    assert robust is not None
+    assert robust.tolist() == (made.rows < 500).tolist()
+    assert made.robust(0.3) is None
 
 
 def test_verdicts_survive_saving(make_bench: Any, plain: Any, tmp_path: Any) -> None:

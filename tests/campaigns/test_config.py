@@ -1,4 +1,4 @@
-"""Config files: read whole, refused early, executing nothing but the named factory."""
+"""Config files: checked before a run, executing only the named factory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_config_runs(folder: Path) -> None:
-    report = study.run(folder / "config.toml", folder / "out")
+    report = study.run_study(folder / "config.toml", folder / "out")
     assert report.models == ["tiny"]
     assert report.run["seed"] == 3
     assert report.task("pgd")["attack"]["gradient"] == "ATan(alpha=4.0)"
@@ -99,8 +99,8 @@ def test_workers_give_the_same_result(folder: Path) -> None:
         "[models.tiny]", "[models.other]\nfactory = 'factory_module:build'\nwrap = { steps = 4 }\n\n[models.tiny]"
     )
     (folder / "config.toml").write_text(text)
-    alone = study.run(folder / "config.toml", folder / "alone")
-    together = study.run(folder / "config.toml", folder / "together", workers=2)
+    alone = study.run_study(folder / "config.toml", folder / "alone")
+    together = study.run_study(folder / "config.toml", folder / "together", workers=2)
     assert together.models == ["other", "tiny"]
     columns = [column for column in alone.to_frame().columns if column != "seconds"]
     assert together.to_frame()[columns].equals(alone.to_frame()[columns])
@@ -165,7 +165,7 @@ def test_bad_configs_are_refused(folder: Path, text: str, message: str) -> None:
     with (folder / "evil.pt").open("wb") as file:
         pickle.dump(print, file)
     with pytest.raises(sr.SnnRobustError) as caught:
-        study.run(folder / "config.toml", folder / "out")
+        study.run_study(folder / "config.toml", folder / "out")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "out").exists()
@@ -173,13 +173,13 @@ def test_bad_configs_are_refused(folder: Path, text: str, message: str) -> None:
 
 def test_a_missing_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sr.InputError, match="config file"):
-        config.read(tmp_path / "none.toml")
+        config.read_config(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_checkpoints_may_wrap_their_state_dict(folder: Path, wrapper: str) -> None:
     torch.save({wrapper: tiny_model().net.state_dict(), "epoch": 3}, folder / "tiny.pt")
-    (model,) = config.read(folder / "config.toml").load_models().values()
+    (model,) = config.read_config(folder / "config.toml").load_models().values()
     expected: Any = tiny_model().net.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.net.state_dict().items())
 
@@ -192,7 +192,7 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(torch.nn.Module, "to", to)
     (folder / "config.toml").write_text(change('checkpoint = "tiny.pt"', 'device = "cuda"'))
     with pytest.raises(sr.InputError, match=r"^expected a usable device for 'tiny', got 'cuda': .*; name another"):
-        config.read(folder / "config.toml").load_models()
+        config.read_config(folder / "config.toml").load_models()
 
 
 def test_temporal_data_runs(folder: Path) -> None:
@@ -216,7 +216,7 @@ steps = 3
 name = "spike-deletion"
 severity = 0.5
 """)
-    report = study.run(folder / "events.toml", folder / "out")
+    report = study.run_study(folder / "events.toml", folder / "out")
     assert report.run["models"]["tiny"]["encoder"] is None
     tasks = [sr.load("pgd", epsilon=1, steps=3), sr.load("spike-deletion", severity=0.5)]
     direct = sr.evaluate({"tiny": tiny_model(temporal=True)}, data, tasks)
@@ -229,7 +229,7 @@ def test_a_factory_may_import_beside_the_config_while_it_runs(folder: Path, monk
     monkeypatch.delitem(sys.modules, "sibling", raising=False)
     (folder / "config.toml").write_text(change("factory_module:build", "factory_module:late"))
     before = list(sys.path)
-    assert config.read(folder / "config.toml").load_models()
+    assert config.read_config(folder / "config.toml").load_models()
     assert sys.path == before
 
 
@@ -237,12 +237,12 @@ def test_weights_that_a_factory_draws_are_the_same_each_time(folder: Path) -> No
     text = change("factory_module:build", "factory_module:drawn").replace('checkpoint = "tiny.pt"', "")
     (folder / "config.toml").write_text(text)
     states = torch.random.get_rng_state(), random.getstate(), str(np.random.get_state())
-    prints = [config.read(folder / "config.toml").load_models()["tiny"].fingerprint() for _ in range(2)]
+    prints = [config.read_config(folder / "config.toml").load_models()["tiny"].fingerprint() for _ in range(2)]
     assert prints[0] == prints[1]
     assert torch.equal(torch.random.get_rng_state(), states[0])
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
     (folder / "config.toml").write_text(text.replace("seed = 3", "seed = 4"))
-    assert config.read(folder / "config.toml").load_models()["tiny"].fingerprint() != prints[0]
+    assert config.read_config(folder / "config.toml").load_models()["tiny"].fingerprint() != prints[0]
 
 
 def test_paths_of_plugins_start_at_the_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_paths_of_plugins_start_at_the_config(folder: Path, monkeypatch: pytest.
             f"{CONFIG}\n[[tasks]]\nname = 'connectivity'\npoints = 3\ncheckpoint = '{path}'\n[[tasks]]\nname = 'clean'"
         )
         (folder / "config.toml").write_text(text)
-        found.append([task.settings() for task in config.read(folder / "config.toml").load_tasks()])
+        found.append([task.settings() for task in config.read_config(folder / "config.toml").load_tasks()])
     assert found[0] == found[1]
     assert [each["name"] for each in found[0]] == ["pgd", "gaussian", "connectivity", "clean"]
     assert str(folder) not in str(found)
@@ -267,5 +267,5 @@ def test_the_root_of_data_starts_at_the_config(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(config.named_data, "load", lambda name, root: asked.append(root) or tiny_data())
     for root in ('"sets"', f'"{folder / "elsewhere"}"'):
         (folder / "config.toml").write_text(change('file = "data.npz"', f'name = "torchvision:MNIST"\nroot = {root}'))
-        config.read(folder / "config.toml").load_data()
+        config.read_config(folder / "config.toml").load_data()
     assert asked == [folder / "sets", folder / "elsewhere"]

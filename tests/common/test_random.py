@@ -60,7 +60,7 @@ def test_a_draw_per_sample_equals_that_draw_for_all(kind: Callable[..., Tensor])
 
 
 def test_neighbouring_keys_are_not_the_same_stream() -> None:
-    """(1, 12) and (11, 2) would meet if the parts were joined without a separator."""
+    """(1, 12) and (11, 2) would be equal if the parts were joined without a separator."""
     assert key(0, 1, 12) != key(0, 11, 2)
     assert key(1, 2) != key(12)
     numbers = {key(0, "a", sample, draw) for sample in range(60) for draw in range(60)}

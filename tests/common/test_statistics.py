@@ -61,7 +61,7 @@ def test_bootstrap_covers_about_its_level() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("count", [1, 12])
 def test_all_right_or_all_wrong_gets_the_exact_interval(value: float, count: int) -> None:
-    """A bootstrap of equal values has no width, which would claim certainty from a dozen samples."""
+    """A bootstrap of equal values has no width, which would claim certainty for a dozen samples."""
     assert bootstrap_mean(np.full(count, value), seed=0) == clopper_pearson(int(value) * count, count)
     assert np.ptp(bootstrap_mean(np.full(count, value), seed=0)) > 0.2
 
@@ -112,7 +112,7 @@ def test_holm_by_hand() -> None:
 def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], level: float, random: object) -> None:
     adjusted = holm(p)
     rejected = np.zeros(len(p), dtype=bool)
-    for step, i in enumerate(np.argsort(p, kind="stable")):  # Holm's own words: stop at the first that fails
+    for step, i in enumerate(np.argsort(p, kind="stable")):  # as defined by Holm: stop at the first that fails
         if p[i] * (len(p) - step) > level:
             break
         rejected[i] = True

@@ -1,4 +1,4 @@
-"""Checks of arguments: what passes, what does not, and that the error names it and says what to do."""
+"""Checks of arguments: accepted and refused values, and the error texts."""
 
 from __future__ import annotations
 

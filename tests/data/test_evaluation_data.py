@@ -1,4 +1,4 @@
-"""Data is checked once, before anything long: each mistake gets one line that says what to do."""
+"""Data is checked once, before any long computation: each mistake gives a one-line error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_accepted_forms_mean_the_same() -> None:
 
 
 class Pairs(torch.utils.data.Dataset[Any]):
-    """A map-style dataset of whatever it is given."""
+    """A map-style dataset of the given items."""
 
     def __init__(self, items: list[Any]) -> None:
         self.items = items

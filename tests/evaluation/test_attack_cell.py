@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.common.batching import BatchSizer
 from snnrobust.data import Dataset
-from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.attack_cell import EXHAUSTIVE, FACTORIAL, NESTED, at_smaller_radius, turns
-from snnrobust.evaluation.cell_runner import Cells
+from snnrobust.evaluation.attack_cell import AttackCell, turns
+from snnrobust.evaluation.attack_outcomes import at_smaller_radius
+from snnrobust.evaluation.cell_context import CellContext
+from snnrobust.evaluation.cell_runner import CellRunner
+from snnrobust.evaluation.settings import EXHAUSTIVE, FACTORIAL, NESTED, EvaluationSettings
 from snnrobust.results.store import Store
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.execution import CheckInputs
+from snnrobust.search.queries import ModelQueries
+from snnrobust.search.scoring import Scorer
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust_attacks.estimators.atan import ATan
 from snnrobust_attacks.estimators.per_module import Modules
@@ -40,8 +45,19 @@ def cells(task: sr.Task, data: Dataset, effort: Any, model: Any = None) -> list[
     """Outcomes at every radius with an effort of its own."""
     model = model or tiny_model()
     store = Store(None, {"models": {model.name: {}}})
-    everything = EvaluationData(data, None, None, 16)
-    made = Cells(model, everything, store, seed=0, effort=effort, scoring_draws=3, sources={model.name: model})
+    context = CellContext(
+        model=model,
+        data=data,
+        settings=EvaluationSettings(),
+        effort=effort,
+        scorer=Scorer(model, 0, 3),
+        sizer=BatchSizer(16),
+        store=store,
+        sources={model.name: model},
+        skip=frozenset(),
+        check_inputs=CheckInputs(data.x, data.index),
+    )
+    made = CellRunner(context)
     with model.session():
         for position, task_now in enumerate([sr.load("clean"), *[task] * len(task.strengths)]):
             made.run(task_now, max(0, position - 1))
@@ -132,7 +148,7 @@ def test_an_interrupted_member_goes_on_where_it_stopped(
         sr.evaluate(tiny_model(), data, tasks, out=tmp_path / name, batch_size=4, mode=mode, evidence="none")
 
     run("whole")
-    calls = counted(Oracle, "_evaluate", stop_at)
+    calls = counted(ModelQueries, "_evaluate", stop_at)
     with pytest.raises(KeyboardInterrupt):
         run("resumed")
     assert list((tmp_path / "resumed").rglob("*.partial.npz"))
@@ -158,22 +174,21 @@ def test_adaptive_members_count_in_the_worst_case_by_name() -> None:
 
 
 def test_targets_cover_the_other_classes_over_the_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[int, int]] = []
-    towards = Oracle.towards
+    seen: list[Tensor] = []
+    targets_of = AttackCell._targets
 
-    def listening(self: Oracle, targets: Any) -> Oracle:
-        seen.append(dict(targets))
-        return towards(self, targets)
+    def recorded(self: AttackCell, *arguments: Any) -> Tensor:
+        seen.append(targets_of(self, *arguments))
+        return seen[-1]
 
-    monkeypatch.setattr(Oracle, "towards", listening)
+    monkeypatch.setattr(AttackCell, "_targets", recorded)
     data, model = tiny_data(count=10), tiny_model()
     task = sr.load("pgd", epsilon=0.01, steps=1, objective="targeted-dlr", restarts=3)
     sr.evaluate(model, data, [task], mode="exhaustive", evidence="none")
-    seen = [targets for targets in seen if len(targets) == len(data)]  # without what is tried out beforehand
     assert len(seen) == 3
     logits = model.logits(data.x).detach()
-    for sample, y, row in zip(data.index.tolist(), data.y.tolist(), logits, strict=True):
-        others = [targets[sample] for targets in seen]
+    for position, (y, row) in enumerate(zip(data.y.tolist(), logits, strict=True)):
+        others = [int(targets[position]) for targets in seen]
         assert set(others[:2]) == {0, 1, 2} - {y}
         assert row[others[0]] >= row[others[1]]  # the likeliest first
         assert others[2] == others[0]

@@ -18,9 +18,9 @@ from torch import Tensor
 import snnrobust as sr
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
-from snnrobust.evaluation.bisection import why_nested
+from snnrobust.evaluation.bisection import why_not_bisected
+from snnrobust.plugin import Queries
 from snnrobust.plugin.task import Attack, Task
-from snnrobust.search.oracle import Oracle
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 
@@ -141,8 +141,8 @@ def test_samples_that_are_wrong_when_clean_are_left_alone(five: Callable[[Any], 
 class OwnLoop:
     """An attack that owns its loop."""
 
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
-        gradient = oracle.gradient(x, y, index)[0]
+    def perturb(self, queries: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        gradient = queries.gradient(x, y, index)[0]
         return threat.project(x + threat.epsilon * gradient.sign(), x)
 
 
@@ -171,9 +171,9 @@ def test_what_can_not_be_bisected_runs_as_nested_and_the_run_says_so(cells: Cell
         sr.evaluate(tiny_model(), data, [task], mode=mode, evidence="none", sources=sources)
         for mode in ("bisect", "nested")
     ]
-    (reason,) = runs[0].run["kept_nested"]["tiny"].values()
+    (reason,) = runs[0].run["not_bisected"]["tiny"].values()
     assert why in reason
-    assert "kept_nested" not in runs[1].run
+    assert "not_bisected" not in runs[1].run
     one, other = (cells(each, task.label) for each in runs)
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
@@ -184,14 +184,14 @@ def test_what_can_not_be_bisected_runs_as_nested_and_the_run_says_so(cells: Cell
 
 def test_a_stochastic_model_runs_as_nested(poisson_model: Callable[..., sr.SpikingModel]) -> None:
     report = bisected({"poisson": poisson_model(), "plain": tiny_model()}, tiny_data(count=8), [pgd(RADII, steps=2)])
-    assert "stochastic" in report.run["kept_nested"]["poisson"]["pgd"]
-    assert report.run["kept_nested"]["plain"] == {}
+    assert "stochastic" in report.run["not_bisected"]["poisson"]["pgd"]
+    assert report.run["not_bisected"]["plain"] == {}
     assert not report.bisected("pgd", "poisson")
     assert report.bisected("pgd", "plain")
 
 
 def test_an_ensemble_needs_a_search_of_several_steps_that_the_model_allows() -> None:
     task = sr.load("union", epsilon=RADII, adaptive=ENSEMBLE)
-    assert why_nested(task, tiny_model()) is None
-    assert "several steps" in str(why_nested(task, tiny_model(), frozenset({"second"})))
-    assert why_nested(sr.load("standard", epsilon=RADII), tiny_model()) is None
+    assert why_not_bisected(task, tiny_model()) is None
+    assert "several steps" in str(why_not_bisected(task, tiny_model(), frozenset({"second"})))
+    assert why_not_bisected(sr.load("standard", epsilon=RADII), tiny_model()) is None

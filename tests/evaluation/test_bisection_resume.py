@@ -11,7 +11,7 @@ import pytest
 
 import snnrobust as sr
 from snnrobust.results.store import Store
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 ResultBytes = Callable[[Path], dict[str, bytes]]
@@ -32,7 +32,7 @@ def evaluate(folder: Path) -> sr.Report:
 def test_an_interrupted_bisection_goes_on_where_it_stopped(
     share: float, counted: Callable[..., Any], result_bytes: ResultBytes, tmp_path: Path
 ) -> None:
-    calls = counted(Oracle, "_evaluate")
+    calls = counted(ModelQueries, "_evaluate")
     report = evaluate(tmp_path / "whole")
     assert any(report.cell("tiny", "union", k)["audited"].any() for k in range(len(RADII)))
     whole = calls.count
@@ -60,7 +60,7 @@ def test_a_run_that_stopped_between_its_cells_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = counted(Oracle, "_evaluate")
+    calls = counted(ModelQueries, "_evaluate")
     evaluate(tmp_path / "whole")
     save, saved = Store.save_cell, 0
 
@@ -87,16 +87,16 @@ SLOW_RUN = """
 import sys, time
 import snnrobust as sr
 from snnrobust.evaluation import attack_cell
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing import tiny_data, tiny_model
 
 attack_cell.SAVE_EVERY = 0.1
 if "--slow" in sys.argv:
-    gradient = Oracle.gradient
+    gradient = ModelQueries.gradient
     def slow(self, *arguments):
         time.sleep(0.02)
         return gradient(self, *arguments)
-    Oracle.gradient = slow
+    ModelQueries.gradient = slow
 sr.evaluate(tiny_model(), tiny_data(count=40), [sr.load("pgd", epsilon=[0.02, 0.05, 0.1, 0.15, 0.2], steps=6)],
             out=sys.argv[1], batch_size=4, mode="bisect")
 """

@@ -21,7 +21,7 @@ from snnrobust.evaluation.evidence_tasks import (
     BallNoise,
     another_class,
     audited_rows,
-    exhibits,
+    evidence_tasks,
     full_range,
     quoted,
 )
@@ -39,7 +39,7 @@ def pgd(**settings: Any) -> sr.Task:
 
 def gathered(*tasks: sr.Task, model: sr.SpikingModel | None = None, **others: sr.SpikingModel) -> dict[str, Any]:
     model = tiny_model() if model is None else model
-    found = exhibits(tasks, model, {model.name: model, **others}, 16)
+    found = evidence_tasks(tasks, model, {model.name: model, **others}, 16)
     assert len({each.task.label for each in found}) == len(found)
     return {each.task.label: each for each in found}
 
@@ -105,7 +105,7 @@ def test_binary_inputs_get_evidence_that_fits_them() -> None:
     model, data = tiny_model(temporal=True), tiny_data(temporal=True)
     split = EvaluationData(data, data, data, 4)
     for task in (sr.load("flips", norm="l0", epsilon=2), sr.load("pgd", epsilon=1.0)):
-        for each in exhibits([task], model, {"tiny": model}, 24):
+        for each in evidence_tasks([task], model, {"tiny": model}, 24):
             for member, attack in each.task.attacks:
                 passes(model.net, attack.gradient)
                 if hasattr(member.plugin, "check"):

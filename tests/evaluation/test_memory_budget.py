@@ -17,8 +17,9 @@ import snnrobust as sr
 from snnrobust.common.batching import GIB
 from snnrobust.data import Dataset
 from snnrobust.evaluation import memory
+from snnrobust.evaluation.make_plan import make_plan
 from snnrobust.evaluation.memory import COPIES, PASSING, Footprint, choose_batch_size, free_bytes, measure_footprint
-from snnrobust.evaluation.plan import make_plan
+from snnrobust.evaluation.settings import EvaluationSettings
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 FEATURES = 50
@@ -173,7 +174,9 @@ def test_a_budget_named_for_a_resumed_run_counts(tmp_path: Path) -> None:
     """Where outcomes don't depend on the batch, a run may go on in less memory."""
 
     def plan(**more: Any) -> int:
-        return make_plan(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=0.1)], out=tmp_path, **more).data.batch_size
+        settings = EvaluationSettings(**more)
+        task = sr.load("pgd", epsilon=0.1)
+        return make_plan(tiny_model(), tiny_data(), [task], settings, out=tmp_path).data.batch_size
 
     sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=0.1)], evidence="none", out=tmp_path, batch_size=32)
     assert plan() == 32

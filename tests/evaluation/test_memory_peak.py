@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import snnrobust as sr
-from snnrobust.search.oracle import Oracle
+from snnrobust.data.batch import Batch
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 
@@ -32,7 +33,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, retained: list[Any] | None = None) ->
 
     Those of the last one may be: a node's state, which is the end of its graph, stays until the next pass resets it.
     """
-    gradient, alive = Oracle.gradient, []
+    gradient, alive = ModelQueries.gradient, []
     living: weakref.WeakSet[Saved] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> Saved:
@@ -40,16 +41,16 @@ def watch(monkeypatch: pytest.MonkeyPatch, retained: list[Any] | None = None) ->
         living.add(saved)
         return saved
 
-    def watched(self: Oracle, x: Tensor, *arguments: Any) -> Any:
+    def watched(self: ModelQueries, batch: Batch, *arguments: Any) -> Any:
         gc.collect()
         alive.append(sum(each.turn < len(alive) for each in living))
         with saved_tensors_hooks(pack, lambda saved: saved.tensor):
             if retained is not None:
                 with torch.enable_grad():
-                    retained.append(self._model.logits(x.detach().requires_grad_()))
-            return gradient(self, x, *arguments)
+                    retained.append(self._model.logits(batch.x.detach().requires_grad_()))
+            return gradient(self, batch, *arguments)
 
-    monkeypatch.setattr(Oracle, "gradient", watched)
+    monkeypatch.setattr(ModelQueries, "gradient", watched)
     return alive
 
 
@@ -76,14 +77,14 @@ from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
 import snnrobust as sr
-from snnrobust.evaluation.attack_cell import AttackCell
+from snnrobust.evaluation.attack_outcomes import AttackOutcomes
 
-kept, merge = [], AttackCell._merge
+kept, merge = [], AttackOutcomes.merge
 if "leak" in sys.argv:
-    def leaking(self, arrays, found, *turn):
+    def leaking(self, found, *arguments, **more):
         kept.append(found.x)
-        merge(self, arrays, found, *turn)
-    AttackCell._merge = leaking
+        merge(self, found, *arguments, **more)
+    AttackOutcomes.merge = leaking
 
 count = int(sys.argv[1])
 torch.manual_seed(0)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.common.batching import BatchSizer, out_of_memory
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.store import Store
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 ERRORS: list[Callable[[], Exception]] = [
@@ -111,17 +112,17 @@ def test_outcomes_are_those_of_a_run_with_room(mode: Any, error: Callable[[], Ex
 
 
 def test_an_accelerated_search_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = Oracle._forward
+    forward = ModelQueries.forward
 
-    def cramped(self: Oracle, x: Tensor, *arguments: Any) -> Any:
-        if len(x) > 4:
+    def cramped(self: ModelQueries, batch: Batch, *arguments: Any) -> Any:
+        if len(batch) > 4:
             raise LIKE_CUDA()
-        return forward(self, x, *arguments)
+        return forward(self, batch, *arguments)
 
     data = tiny_data(count=30)
     settings: dict[str, Any] = {"evidence": "none", "batch_size": 20}
     free = sr.evaluate(tiny_model(), data, tasks(), **settings)
-    monkeypatch.setattr(Oracle, "_forward", cramped)
+    monkeypatch.setattr(ModelQueries, "forward", cramped)
     tight = sr.evaluate(tiny_model(), data, tasks(), **settings)
     assert tight.halved("tiny") == [10, 5, 2]
     assert same(free, tight)
@@ -147,7 +148,7 @@ def test_a_sample_is_taken_up_where_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     free, tight = run(99), run(4)
     assert tight.halved("tiny") == [15, 7, 3]
     assert same(free, tight)
-    monkeypatch.setattr(Oracle, "all_or_nothing", lambda self: nullcontext())
+    monkeypatch.setattr(ModelQueries, "all_or_nothing", lambda self: nullcontext())
     assert not same(free, run(4))
 
 
@@ -204,7 +205,7 @@ def test_the_report_says_that_memory_ran_out(
     assert (finding.passed, finding.value, finding.required) == (passed, 2.0, False)
     assert "37 in the end" in finding.why
     page = cramped.to_html(tmp_path / "page.html").read_text()
-    assert "ran out 2 times on tiny: at most 37 samples at once since" in page
+    assert "ran out 2 times on tiny: the batch size was reduced to 37" in page
     free = sr.evaluate(wrapped(Cramped(999)), tiny_data(count=200), [task], batch_size=150)
     assert [each for each in cramped.findings if each.name != "memory"] == free.findings
     assert not [each for each in free.findings if each.name == "memory"]

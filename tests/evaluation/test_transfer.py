@@ -12,7 +12,7 @@ from torch import Tensor
 
 import snnrobust as sr
 from snnrobust.objectives.logits import margin
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
 
@@ -42,13 +42,13 @@ def test_a_model_as_its_own_source_is_the_white_box() -> None:
 def test_examples_come_from_the_source_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The target is asked for no gradient; the search does not even hear when it has won."""
     asked: list[str] = []
-    gradient = Oracle.gradient
+    gradient = ModelQueries.gradient
 
-    def listening(self: Oracle, *arguments: Any) -> Any:
+    def listening(self: ModelQueries, *arguments: Any) -> Any:
         asked.append(self._model.name)
         return gradient(self, *arguments)
 
-    monkeypatch.setattr(Oracle, "gradient", listening)
+    monkeypatch.setattr(ModelQueries, "gradient", listening)
     data, source = tiny_data(count=20), other()
     backwards: list[Tensor] = []
     target = tiny_model()

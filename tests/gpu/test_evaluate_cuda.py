@@ -1,4 +1,4 @@
-"""The whole road on a CUDA device, against the CPU."""
+"""A whole evaluation on a CUDA device, against the CPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_logits_agree_with_the_cpu() -> None:
 
 @pytest.mark.parametrize("gradient", ["own", "atan"])
 def test_robust_accuracy_agrees_with_the_cpu(gradient: str) -> None:
-    """Float rounding may turn single samples; more than one in forty is a fault."""
+    """Float rounding may change single samples; more than one in forty is an error."""
     data = tiny_data(count=40)
     tasks = [
         sr.load("pgd", epsilon=[0.0, 0.05, 0.1], steps=5, gradient=gradient),

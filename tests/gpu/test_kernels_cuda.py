@@ -12,7 +12,7 @@ from torch import Tensor
 from snnrobust.kernels.compiled import Compiled
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.unit import Unit
 
 pytestmark = [
@@ -45,7 +45,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 def test_compiled_code_gives_the_spikes_of_eager_torch(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Code that rounds otherwise is given up by itself: then only the times tell."""
+    """Code that rounds differently is not used: then only the times show it."""
     dynamics = UNITS[name]
     if dynamics.lateral is not None:
         dynamics = Dynamics("keep", 0.7, 1.0, "hard", lateral=dynamics.lateral.cuda())
@@ -55,7 +55,7 @@ def test_compiled_code_gives_the_spikes_of_eager_torch(
 
     def passes(*backends: Compiled) -> tuple[Tensor, Tensor]:
         x = current.clone().requires_grad_()
-        out = run(backends, unit, x)
+        out = run_unit(backends, unit, x)
         return out.detach(), torch.autograd.grad(out, x, gradient)[0]
 
     assert backend.supports(unit, current)

@@ -1,4 +1,4 @@
-"""What the tests of the kernels share: the native kernel, and the size of a gradient's rounding errors."""
+"""Shared by the kernel tests: the native kernel, and the size of a gradient's rounding errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from snnrobust.kernels.build import BuildError
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.native import Native
-from snnrobust.kernels.unit import Affine, Unit, normalised
+from snnrobust.kernels.unit import Affine, Unit, apply_batch_norm
 
 RoundingScale: TypeAlias = Callable[[Unit, Tensor, Tensor, Affine | None], Tensor]
 
@@ -45,7 +45,7 @@ def _rounding_scale(unit: Unit, current: Tensor, gradient: Tensor, affine: Affin
     """
     dynamics, derivative = unit.dynamics, unit.derivative
     assert isinstance(derivative, Derivative)
-    x = current.detach() if affine is None else normalised(current.detach(), affine)
+    x = current.detach() if affine is None else apply_batch_norm(current.detach(), affine)
     v = torch.full_like(x[0], dynamics.start)
     potentials = []
     for t in range(unit.steps):

@@ -1,4 +1,4 @@
-"""Building the native kernel: where it goes, what may go wrong, and life without a compiler."""
+"""Building the native kernel: its folder, failures, and machines without a compiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="shell scripts
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, and no library loaded yet."""
+    """A separate cache, and no library loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "snnrobust" / "kernels"
 
@@ -35,7 +35,7 @@ def script(path: Path, text: str) -> str:
 
 @pytest.fixture
 def builds(native: Native, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that grows by a line with each build: CXX hands out a library that was built before, which is quick."""
+    """A file that grows by a line with each build: CXX returns a library that was built before, which is quick."""
     ready, log = tmp_path / "ready.so", tmp_path / "builds"
     shutil.copy(native._library._name, ready)
     log.touch()
@@ -75,11 +75,11 @@ def test_a_damaged_library_is_built_anew_and_not_loaded(damage: str, cache: Path
 
 
 def test_a_library_that_does_not_load_is_built_anew(cache: Path, builds: Path) -> None:
-    path = build.cache_folder() / f"native-{build._key(build.find_compiler())}.so"
+    path = build.cache_folder() / f"native-{build._cache_key(build.find_compiler())}.so"
     path.write_bytes(b"no library" + build._checksum(b"no library"))
     assert loaded() == path
     assert count(builds) == 1
-    assert build._is_whole(path)
+    assert build._is_intact(path)
     assert path.stat().st_size > 1000
 
 
@@ -88,7 +88,7 @@ def test_several_may_build_at_once(cache: Path, builds: Path) -> None:
         paths = list(pool.map(lambda _: loaded(), range(4)))
     assert len(set(paths)) == 1
     assert list(cache.iterdir()) == paths[:1]
-    assert build._is_whole(paths[0])
+    assert build._is_intact(paths[0])
 
 
 def test_another_compiler_gets_another_library(
@@ -104,8 +104,8 @@ def test_another_part_of_the_code_gives_another_library(
     cache: Path, builds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = loaded()
-    (tmp_path / "part.hpp").write_text(build.PARTS[0].read_text() + "// changed\n")
-    monkeypatch.setattr(build, "PARTS", (tmp_path / "part.hpp",))
+    (tmp_path / "part.hpp").write_text(build.HEADERS[0].read_text() + "// changed\n")
+    monkeypatch.setattr(build, "HEADERS", (tmp_path / "part.hpp",))
     assert loaded() != first
 
 
@@ -124,7 +124,7 @@ def test_another_part_of_the_code_gives_another_library(
 def test_a_compiler_that_fails_is_named_with_its_reason(
     compiler: str, message: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "PATIENCE", 1)
+    monkeypatch.setattr(build, "COMPILER_TIMEOUT", 1)
     monkeypatch.setenv("CXX", script(tmp_path / "broken", compiler))
     with pytest.raises(BuildError, match=message) as caught:
         loaded()

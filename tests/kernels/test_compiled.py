@@ -1,4 +1,4 @@
-"""The backend in torch code against the eager equation, and when it compiles what."""
+"""The backend in torch code against the eager equation, and when it compiles."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.kernels.build import BuildError, find_compiler
-from snnrobust.kernels.compiled import LANES, Compiled, _Code
+from snnrobust.kernels.compiled import LANES, Compiled, _UnitCode
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.unit import Affine, Unit
 from snnrobust.testing.tiny import tiny_data
 
@@ -38,7 +38,7 @@ def _compiler() -> None:
 
 
 def strange(u: Tensor) -> Tensor:
-    """A derivative of no family that the native kernel knows."""
+    """A derivative that the native kernel does not support."""
     return torch.sigmoid(3 * u) * torch.sigmoid(-3 * u) / (1 + u.abs())
 
 
@@ -110,7 +110,7 @@ def test_spikes_are_those_of_eager_torch_and_gradients_too(case: Any) -> None:
 def test_no_parameter_gets_a_gradient_and_the_input_does() -> None:
     current, rate = torch.randn(3, 2, 5, requires_grad=True), torch.tensor(0.4, requires_grad=True)
     unit = Unit(Dynamics("multiply", rate, 1.0, "soft"), strange, 3)
-    (run([Compiled()], unit, current) * torch.randn(3, 2, 5)).sum().backward()
+    (run_unit([Compiled()], unit, current) * torch.randn(3, 2, 5)).sum().backward()
     assert current.grad is not None
     assert current.grad.abs().sum() > 0
     assert rate.grad is None
@@ -137,7 +137,7 @@ def test_what_it_does_not_know_is_left_to_others() -> None:
 
 @dataclass(frozen=True)
 class Strange:
-    """An estimator of somebody's own that is a function of u alone."""
+    """A third-party estimator that is a function of u alone."""
 
     @property
     def derivative(self) -> Callable[[Tensor], Tensor]:
@@ -168,13 +168,13 @@ def test_an_estimator_of_ones_own_searches_on_it_and_finds_the_same() -> None:
         found.append(sr.evaluate(model, own, [pgd], evidence="none").robust("pgd"))
     assert np.array_equal(*found)
     assert 0 < found[0].mean() < 1
-    twin = AcceleratedModel(sr.wrap(net, steps=4), Strange())
-    twin.check(data.x, data.index)
-    assert twin.summary() == "torch.compile kernels at 2 of 2 spiking nodes"
+    accelerated = AcceleratedModel(sr.wrap(net, steps=4), Strange())
+    accelerated.compare(data.x, data.index)
+    assert str(accelerated.path) == "torch.compile kernels at 2 of 2 spiking nodes"
 
 
 class Compiler:
-    """In the place of torch.compile: counts, and gives back what `change` makes of the function."""
+    """Replaces torch.compile: counts calls and returns `change(function)`."""
 
     def __init__(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self.calls = 0
@@ -190,7 +190,7 @@ def unit() -> Unit:
     return Unit(Dynamics("divide", 2.0, 1.0, "hard"), strange, 4)
 
 
-def codes(backend: Compiled) -> list[_Code]:
+def codes(backend: Compiled) -> list[_UnitCode]:
     return list(backend._codes.values())
 
 
@@ -245,13 +245,13 @@ def test_memory_that_runs_out_is_for_the_caller_to_deal_with(unit: Unit, monkeyp
 
 
 def rounding(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Code that is off in the last bit."""
+    """Code that differs in the last bit."""
     return lambda *of: tuple(each * (1 + 2**-23) for each in function(*of))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(failing, "no such instruction"), (refusing, "no such instruction"), (rounding, "rounds otherwise")],
+    [(failing, "no such instruction"), (refusing, "no such instruction"), (rounding, "rounds differently")],
 )
 def test_code_that_fails_or_rounds_otherwise_is_given_up_for_good(
     unit: Unit, change: Any, reason: str, monkeypatch: pytest.MonkeyPatch

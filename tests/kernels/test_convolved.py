@@ -1,4 +1,4 @@
-"""A convolution with the unit behind it, in one kernel: torch's own bits, or not used."""
+"""A convolution and the unit after it in one kernel: bit-identical to torch, or not used."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_rounds_otherwise_is_not_used(kernel: Convolved, monkeypatch: pytes
     monkeypatch.setattr(F, "conv2d", one_bit_off)
     assert not fresh.supports(unit, x, weight)
     monkeypatch.setattr(F, "conv2d", conv2d)
-    assert not fresh.supports(unit, x, weight)  # it is tried out once
+    assert not fresh.supports(unit, x, weight)  # it is tested once
     assert Convolved(Native()).supports(unit, x, weight)
 
 
@@ -113,7 +113,7 @@ def test_what_it_does_not_know_is_left_to_torch(kernel: Convolved) -> None:
     assert not kernel.supports(unit, x[0], weight)
     assert not kernel.supports(unit, x, torch.randn(4, x.shape[2], 5, 5))
     assert not kernel.supports(unit, x, torch.randn(4, x.shape[2] + 1, 3, 3))
-    for value in (torch.inf, torch.nan):  # of which a product with zero is no zero
+    for value in (torch.inf, torch.nan):  # their product with zero is NaN
         broken = weight.clone()
         broken[0, 0, 1, 1] = value
         assert not kernel.supports(unit, x, broken)

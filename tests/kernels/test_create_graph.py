@@ -1,4 +1,4 @@
-"""The fast path where a second derivative is asked for: it hands over to the eager one, which has one."""
+"""Second derivatives of the fast path: it uses the eager path for them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.native import Native
-from snnrobust.kernels.unit import Affine, Pooling, Unit
+from snnrobust.kernels.unit import Affine, PoolKind, Unit
 
 STEPS = 3
 DYNAMICS = {
@@ -39,13 +39,13 @@ class Fast:
         return self.native.backward(*arguments)
 
     def __call__(self, unit: Unit, current: Tensor, affine: Affine | None) -> Tensor:
-        return run((self,), unit, current, affine)
+        return run_unit((self,), unit, current, affine)
 
 
 class Net(nn.Module):
     """Images [N, 2, 9, 9]: convolution, unit, convolution, unit, a loss that is not linear in the rates."""
 
-    def __init__(self, dynamics: Dynamics, pool: Pooling | None, normed: bool, static: bool) -> None:
+    def __init__(self, dynamics: Dynamics, pool: PoolKind | None, normed: bool, static: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 2)
@@ -70,7 +70,7 @@ def products(net: Net, fire: Fire) -> tuple[Tensor, Tensor]:
     along = [torch.randn(each.shape, generator=generator) for each in at]
     gradients = torch.autograd.grad(net(images, fire), at, create_graph=True)
     slope = torch.stack([(g * a).sum() for g, a in zip(gradients, along, strict=True)]).sum()
-    second = torch.autograd.grad(slope, at, materialize_grads=True)  # zeros where nothing leads to
+    second = torch.autograd.grad(slope, at, materialize_grads=True)  # zeros for unused parameters
     return tuple(torch.cat([each.detach().flatten() for each in group]) for group in (gradients, second))  # type: ignore[return-value]  # two
 
 
@@ -83,7 +83,7 @@ def eager(unit: Unit, current: Tensor, affine: Affine | None) -> Tensor:
 )
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_gradients_and_products_are_those_of_the_eager_path(
-    dynamics: str, pool: Pooling | None, normed: bool, static: bool, native: Native
+    dynamics: str, pool: PoolKind | None, normed: bool, static: bool, native: Native
 ) -> None:
     net = Net(DYNAMICS[dynamics], pool, normed, static)
     for mine, real in zip(products(net, Fast(native)), products(net, eager), strict=True):

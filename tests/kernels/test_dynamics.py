@@ -143,13 +143,13 @@ def test_in_float64_the_gradients_agree_to_rounding_also_that_to_a_learnt_leak(
 def test_the_inputs_do_land_on_the_threshold_where_a_strict_comparison_differs(kind: str) -> None:
     node = NODES[kind](step_mode="m", tau=3.0, v_threshold=1.0, v_reset=0.0, surrogate_function=surrogate.ATan())
     x, on = currents(ADAPTER.dynamics(node), 6, seed=0)
-    assert on >= 30  # of 60 that were aimed with care
+    assert on >= 30  # of 60 that were aimed at it
     strict = multi_step(ADAPTER.dynamics(node), x, lambda u: (u > 0).to(u))
     assert (strict != theirs(node, x)).sum() >= 30
 
 
 def test_a_division_and_a_multiplication_by_the_reciprocal_do_not_spike_alike() -> None:
-    # The control of the comparison above: were the two charges mixed up, it would notice.
+    # Control: the comparison above would notice if the two charges were mixed up.
     node = NODES["lif"](3.0, step_mode="m", v_threshold=1.0, v_reset=0.0, surrogate_function=surrogate.ATan())
     divide = ADAPTER.dynamics(node)
     x, _ = currents(divide, 6, seed=0)

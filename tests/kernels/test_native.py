@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from snnrobust.acceleration.node import affine
 from snnrobust.kernels.derivative import FAMILIES, Derivative
 from snnrobust.kernels.dynamics import Dynamics, Reset
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.native import Native
 from snnrobust.kernels.unit import Affine, Unit
 
@@ -119,7 +119,7 @@ def test_spikes_are_exact_and_gradients_agree(case: Case, count: int, native: Na
     current, gradient = case.tensors()
     eager = case.eager(current)
     with threads(count):
-        fast = run((native,), case.unit, current, case.affine())
+        fast = run_unit((native,), case.unit, current, case.affine())
         (mine,) = torch.autograd.grad(fast, current, gradient)
     assert torch.equal(fast, eager)
     assert torch.equal(case.unit.eager(current, case.affine()), eager)
@@ -143,7 +143,7 @@ def test_no_sign_differs_beyond_rounding_and_hardly_any_is_at_rounding(native: N
         norm = batch_norm(2, number) if drawn.random() < 0.5 else None
         case = Case(unit, norm, (1 if static else 4, 2, 2, 7, 9), number)
         current, gradient = case.tensors()
-        eager, fast = case.eager(current), run((native,), unit, current, case.affine())
+        eager, fast = case.eager(current), run_unit((native,), unit, current, case.affine())
         assert torch.equal(fast, eager), unit
         mine, real = (torch.autograd.grad(out, current, gradient)[0] for out in (fast, eager))
         at_rounding = real.abs() <= 1e-6 * rounding_scale(unit, current, gradient, case.affine())
@@ -198,6 +198,6 @@ def test_the_affine_check_sees_a_map_that_is_rounded_twice(native: Native) -> No
     scale, shift = (each[:, None, None] for each in affine(norm))
     rounded_twice = current * scale + shift
     rounded_once = (current.double() * scale.double() + shift.double()).float()
-    # Which of the two torch does is up to its build; they differ, and the kernel is held to torch's.
+    # Which of the two torch does depends on its build; they differ, and the kernel must equal torch's.
     assert (rounded_once != rounded_twice).any()
     assert torch.equal(normalised, rounded_once if native._contracted else rounded_twice)

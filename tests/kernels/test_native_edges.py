@@ -1,4 +1,4 @@
-"""The native kernel at the edges: SpikingJelly's own gradients, currents that are no numbers, layouts and types."""
+"""The native kernel at the edges: SpikingJelly's own gradients, currents that are not finite, layouts and types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.derivative import FAMILIES, Derivative
 from snnrobust.kernels.dynamics import Charge, Dynamics, Reset
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.native import Native
 from snnrobust.kernels.unit import Unit
 
@@ -70,7 +70,7 @@ def both_gradients(
     dynamics = Dynamics(charge, rate, 1.0, reset, v_reset or 0.0, decay, detach)
     unit = Unit(dynamics, derivative, len(x))
     x = x.detach().requires_grad_()
-    mine = run((native,), unit, x)
+    mine = run_unit((native,), unit, x)
 
     operator = importlib.import_module(f"{package.__name__}.cpu")
     start = torch.full_like(x[0], v_reset or 0.0).detach()
@@ -99,7 +99,7 @@ def test_gradients_are_bit_by_bit_those_of_the_operators_of_spikingjelly(
     x = torch.randn(6, 3, 333, generator=generator) * 1.5 + 0.3
     g = torch.randn(x.shape, generator=generator)
     mine, real = both_gradients(native, kind, derivative, number, function.alpha, rules, x, g)
-    if derivative.family in ("sigmoid", "exponential", "gaussian"):  # an exponential's last bit is up to its library
+    if derivative.family in ("sigmoid", "exponential", "gaussian"):  # an exponential's last bit depends on its library
         assert (mine - real).abs().max() <= 1e-6 * real.abs().max()
     else:
         assert torch.equal(mine, real)
@@ -139,7 +139,7 @@ def test_a_derivative_is_that_of_torch_everywhere(family: Any, native: Native) -
     u = torch.cat([special, torch.linspace(-60, 60, 4001)]).reshape(1, 1, -1).requires_grad_()
     derivative = Derivative(family, 2.0, 0.75)
     unit = Unit(Dynamics("keep", 0.0, threshold=0.0, reset="none"), derivative, 1)
-    (mine,) = torch.autograd.grad(run((native,), unit, u).sum(), u)
+    (mine,) = torch.autograd.grad(run_unit((native,), unit, u).sum(), u)
     real = derivative(u.detach())
     # In the tails of "sigmoid", 1 - s is a difference of rounded numbers.
     least = 1e-7 if family == "sigmoid" else 1e-37
@@ -152,7 +152,7 @@ def unit() -> Unit:
 
 
 class Calls:
-    """A backend that counts what is asked of it."""
+    """A backend that counts its calls."""
 
     name = "counting"
 
@@ -173,7 +173,7 @@ class Calls:
 def test_other_types_take_the_eager_path(dtype: torch.dtype, unit: Unit, native: Native) -> None:
     calls = Calls(native)
     x = torch.randn(3, 2, 9, dtype=dtype).requires_grad_()
-    out = run((calls,), unit, x)
+    out = run_unit((calls,), unit, x)
     assert out.dtype == dtype
     assert torch.equal(out, unit.eager(x))
     assert torch.autograd.grad(out.sum(), x)[0].dtype == dtype
@@ -186,17 +186,17 @@ def test_a_derivative_of_no_known_family_and_a_lateral_input_take_the_eager_path
     unknown = Unit(unit.dynamics, torch.ones_like, 3)
     lateral = Dynamics("keep", 0.5, threshold=1.0, reset="soft", lateral=torch.randn(9, 9))
     for each in (unknown, Unit(lateral, unit.derivative, 3)):
-        out = run((calls,), each, x)
+        out = run_unit((calls,), each, x)
         assert torch.equal(out, each.eager(x))
         assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
     assert (calls.forwards, calls.backwards) == (0, 0)
-    torch.autograd.grad(run((calls,), unit, x).sum(), x)
-    assert (calls.forwards, calls.backwards) == (1, 1)  # the control: this unit is known
+    torch.autograd.grad(run_unit((calls,), unit, x).sum(), x)
+    assert (calls.forwards, calls.backwards) == (1, 1)  # control: this unit is supported
 
 
 def test_an_empty_batch_gives_an_empty_output_and_gradient(unit: Unit, native: Native) -> None:
     x = torch.zeros(3, 0, 9).requires_grad_()
-    out = run((native,), unit, x)
+    out = run_unit((native,), unit, x)
     assert out.shape == (3, 0, 9)
     assert torch.autograd.grad(out.sum(), x)[0].shape == (3, 0, 9)
 
@@ -204,7 +204,7 @@ def test_an_empty_batch_gives_an_empty_output_and_gradient(unit: Unit, native: N
 def test_a_single_step_of_a_single_neuron(unit: Unit, native: Native) -> None:
     one = Unit(unit.dynamics, unit.derivative, 1)
     x = torch.tensor([[[2.3]], [[2.2]]]).reshape(1, 2, 1).requires_grad_()
-    out = run((native,), one, x)
+    out = run_unit((native,), one, x)
     assert out.flatten().tolist() == [1.0, 0.0]  # 2.3 / 2.3 lands on the threshold
 
 
@@ -225,7 +225,7 @@ def test_memory_layouts_do_not_matter(of_current: str, of_gradient: str, unit: U
     x = LAYOUTS[of_current](torch.randn(3, 5, 37, generator=generator) * 2).requires_grad_()
     weights = LAYOUTS[of_gradient](torch.randn(3, 5, 37, generator=generator))
     plain = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-    out, expected = run((native,), unit, x), unit.eager(plain)
+    out, expected = run_unit((native,), unit, x), unit.eager(plain)
     assert torch.equal(out, expected)
     (gradient,) = torch.autograd.grad(out, x, weights)
     assert torch.equal(gradient, native.backward(unit, plain.detach(), None, weights.contiguous()))
@@ -235,7 +235,7 @@ def test_memory_layouts_do_not_matter(of_current: str, of_gradient: str, unit: U
 def test_an_expanded_gradient_and_current_as_autograd_makes_them(unit: Unit, native: Native) -> None:
     image = torch.randn(1, 4, 11, generator=torch.Generator().manual_seed(0)) * 3
     gradients = []
-    for function in (lambda x: run((native,), unit, x), unit.eager):
+    for function in (lambda x: run_unit((native,), unit, x), unit.eager):
         at = image.clone().requires_grad_()
         gradients.append(torch.autograd.grad(function(at.expand(3, -1, -1)).sum(), at)[0])
     assert gradients[1].count_nonzero() == 44
@@ -246,7 +246,7 @@ def test_the_current_is_all_that_is_kept_and_is_not_written_to(unit: Unit, nativ
     x = torch.randn(3, 2, 9).requires_grad_()
     before, kept = x.detach().clone(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        out = run((native,), unit, x)
+        out = run_unit((native,), unit, x)
     torch.autograd.grad(out.sum(), x)
     assert kept == [x.data_ptr()]
     assert torch.equal(x, before)

@@ -1,4 +1,4 @@
-"""The native kernel over many shapes: small planes that are taken several at once, odd sides, leaks of all kinds."""
+"""The native kernel over many shapes: small planes, processed several at once, odd sides, leaks of all kinds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.fast import run
+from snnrobust.kernels.fast import run_unit
 from snnrobust.kernels.unit import Unit
 
 NATIVE = [each for each in backends("cpu")[0] if each.name == "native"]
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_torch_in_any_shape() -> None:
     for seed in range(40):
         unit, current, affine = drawn(seed)
         leaves = current.clone().requires_grad_(), current.clone().requires_grad_()
-        outs = run(NATIVE, unit, leaves[0], affine), unit.eager(leaves[1], affine)
+        outs = run_unit(NATIVE, unit, leaves[0], affine), unit.eager(leaves[1], affine)
         weights = torch.randn(outs[0].shape, generator=torch.Generator().manual_seed(seed))
         ours, theirs = (torch.autograd.grad(out, leaf, weights)[0] for out, leaf in zip(outs, leaves, strict=True))
         scale = theirs.abs().max()

@@ -1,4 +1,4 @@
-"""Nodes that run on their framework's own operators stay as they are; what is the same at each step is hoisted."""
+"""Nodes that run on their framework's operators are not replaced; what is equal at each step is hoisted."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def test_a_net_of_such_nodes_still_has_what_is_the_same_at_each_step_hoisted(
 ) -> None:
     monkeypatch.setattr(SpikingJelly, "has_operator", lambda *_: True)
     model, data = tiny_model(), tiny_data(count=20)
-    twin, calls = AcceleratedModel(model, Own()), []
-    assert not twin.fast
+    accelerated, calls = AcceleratedModel(model, Own()), []
+    assert not accelerated.fast
     hook = next(each for each in model.net if isinstance(each, torch.nn.Linear)).register_forward_hook(
         lambda _module, inputs, _output: calls.append(inputs[0].shape)
     )
-    ours = twin.outputs(data.x, keys=data.index)
+    ours = accelerated.outputs(data.x, keys=data.index)
     hook.remove()
     assert [shape[0] for shape in calls] == [1]  # one step for all of T
     torch.testing.assert_close(ours, model.outputs(data.x, keys=data.index))
     with model.session():
-        twin.check(data.x, data.index)
-    assert "no kernels at any of 2" in twin.summary()
+        accelerated.compare(data.x, data.index)
+    assert "no kernels at any of 2" in str(accelerated.path)
 
 
 def test_another_derivative_than_the_nets_own_is_compiled_there(
@@ -52,7 +52,7 @@ def test_another_derivative_than_the_nets_own_is_compiled_there(
     assert len(AcceleratedModel(tiny_model(), ATan(alpha=3.0)).fast) == 2
 
 
-def test_where_nothing_is_gained_there_is_no_twin(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_is_gained_there_is_no_accelerated_model(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SpikingJelly, "has_operator", lambda *_: True)
     with pytest.raises(NotAccelerated, match="operators of their framework"):
         AcceleratedModel(tiny_model(temporal=True), Own())

@@ -100,12 +100,12 @@ def our_unit(case: Case) -> Any:
 def test_spikes_are_equal_and_gradients_agree(
     case: Case, path: str, theirs: dict[Case, tuple[Tensor, Tensor]], rounding_scale: Any, request: Any
 ) -> None:
-    from snnrobust.kernels.fast import run
+    from snnrobust.kernels.fast import run_unit
 
     unit = our_unit(case)
     x, gradient = inputs()
     x.requires_grad_()
-    spikes = run((request.getfixturevalue("native"),), unit, x) if path == "native" else unit.eager(x)
+    spikes = run_unit((request.getfixturevalue("native"),), unit, x) if path == "native" else unit.eager(x)
     (to_x,) = torch.autograd.grad(spikes, x, gradient)
     assert torch.equal(spikes, theirs[case][0])
     assert 0.1 < spikes.mean() < 0.9

@@ -1,4 +1,4 @@
-"""Without a C++ compiler everything works, and says why it is slower."""
+"""Without a C++ compiler everything works, and the report gives the reason for slower searches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_run_without_a_compiler_finds_the_same_and_says_why_it_is_slower(nativ
     for label, position in (("clean", 0), ("pgd", 0), ("pgd", 1)):
         cells = [report.cell("tiny", label, position) for report in (fast, plain)]
         assert np.array_equal(cells[0]["correct"], cells[1]["correct"])
-    assert not np.all(cells[0]["correct"])  # there was something to find
+    assert not np.all(cells[0]["correct"])  # the attack finds examples
 
 
 def test_nothing_is_built_or_compiled_on_import(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Operators whose matrices are known."""
+"""Operators with explicit matrices, and spectra."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rotated(values: Sequence[float] | Tensor, seed: int = 0) -> Tensor:
 
 
 def like_nets(size: int = 300) -> dict[str, Tensor]:
-    """Eigenvalues as nets have them: few large ones over a bulk."""
+    """Eigenvalues like those of nets: a few large ones over a bulk."""
     generator = torch.Generator().manual_seed(0)
     bulk = torch.randn(size, dtype=torch.float64, generator=generator)
     gauss_newton = 0.02 * bulk.square()

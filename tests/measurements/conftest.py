@@ -1,4 +1,4 @@
-"""What tests of measurements share: a net that is called step by step."""
+"""Fixtures for measurements: a net that is called step by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Steps(nn.Sequential):
 
 @pytest.fixture(scope="session")
 def step_by_step() -> Callable[[nn.Sequential], nn.Sequential]:
-    """Makes of a net that takes all steps at once the same net called step by step."""
+    """Makes a net that takes all steps at once into one that is called step by step."""
 
     def make(net: nn.Sequential) -> nn.Sequential:
         single = Steps(*net)

@@ -1,4 +1,4 @@
-"""Activity against counts made by hand."""
+"""Activity against counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances to threshold against a net of two neurons that is worked out by hand."""
+"""Threshold margins of a net of two neurons, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RNG = Draws(0, "threshold-margins")
 
 
 def pair(threshold: float = 1.0, kind: nn.Module | None = None) -> nn.Sequential:
-    """Two integrate-and-fire neurons that see the two inputs as they are: u[t] = v[t-1] + x[t], hard reset to 0."""
+    """Two integrate-and-fire neurons, one for each input: u[t] = v[t-1] + x[t], hard reset to 0."""
     node = neuron.IFNode(
         v_threshold=threshold, surrogate_function=kind or surrogate.PiecewiseQuadratic(alpha=4.0), step_mode="m"
     )

@@ -1,4 +1,4 @@
-"""Device hygiene without a GPU: fake CUDA tensors, on which torch refuses an operation that mixes devices."""
+"""Device handling without a GPU: fake CUDA tensors, on which torch refuses an operation that mixes devices."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class TestState:
         assert all(memory == 0.0 for memory in net[0].memories())
         assert torch.equal(net(x), first)
         if preset != "complete-leak":
-            assert not torch.equal(carried, first)  # control: without the reset the past shows
+            assert not torch.equal(carried, first)  # control: without a reset the state matters
 
     def test_another_batch_size_starts_afresh(self, preset: str, step_mode: str) -> None:
         node = build(preset, step_mode=step_mode)

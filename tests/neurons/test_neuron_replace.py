@@ -1,4 +1,4 @@
-"""`replace`: the copy has the other neuron, the user's net is as it was."""
+"""`replace`: the copy has the other neuron, the user's net is unchanged."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_finite_with_a_useful_gradient_at_ties_and_silence(objective: Objective,
         # The class that is last of three stays at DLR 1, with no gradient: as published, where the net is wrong anyway.
         assert float(loss.detach()) == pytest.approx(1)
         return
-    assert float(gradient[0, 0]) < 0  # pushes the true class down
+    assert float(gradient[0, 0]) < 0  # decreases the true logit
     assert bool((gradient[0, 1:] >= 0).all())
 
 
@@ -137,7 +137,7 @@ def test_graded_margins_are_of_the_mean_over_time(objective: GradedMargin | Grad
 
 
 def test_graded_margin_tells_apart_what_spikes_do_not() -> None:
-    """Two membranes below threshold throughout: the same silence, another distance."""
+    """Two membrane potentials below threshold throughout: no spikes, but different distances."""
     near, far = torch.tensor([[[-0.5, -0.1]]]), torch.tensor([[[-0.5, -0.4]]])
     y = torch.tensor([0])
     assert torch.equal(Margin()((near >= 0).float().mean(1), y), Margin()((far >= 0).float().mean(1), y))

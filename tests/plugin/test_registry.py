@@ -1,4 +1,4 @@
-"""Plugins through entry points: lazy, failing alone, with names that help. Fake distributions on the path stand in."""
+"""Plugins through entry points: lazy imports, isolated failures, helpful errors; with fake distributions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def names() -> list[str]:
 
 def test_a_plugin_is_found_and_built(install: Install) -> None:
     install("snnr_good", GOOD, {"corruptions": {"good": "Plugin"}})
-    info = registry.find("good")
+    info = registry.plugin_info("good")
     assert info == registry.PluginInfo("good", "corruptions", "snnr_good 1.0", "snnr_good:Plugin")
     plugin = registry.create("good", amount=2.0)
     assert plugin.amount == 2.0
@@ -67,7 +67,7 @@ def test_a_plugin_is_found_and_built(install: Install) -> None:
 def test_listing_imports_nothing(install: Install) -> None:
     install("snnr_lazy", GOOD, {"corruptions": {"lazy": "Plugin"}})
     assert "lazy" in names()
-    registry.find("lazy")
+    registry.plugin_info("lazy")
     assert "snnr_lazy" not in sys.modules
     registry.create("lazy")
     assert "snnr_lazy" in sys.modules
@@ -87,7 +87,7 @@ def test_names_are_unique_and_every_installed_plugin_keeps_its_protocol() -> Non
     assert len(found) == len(set(found))
     for plugin in registry.plugins():
         if plugin.name in ("torchattacks", "pyhessian", "connectivity"):
-            continue  # the bridges need their packages, the other a checkpoint; they have tests of their own
+            continue  # the bridges need their packages, the other a checkpoint; they have their own tests
         built = registry.create(plugin.name)
         assert isinstance(built, registry.GROUPS[plugin.kind])
         assert dataclasses.is_dataclass(built)
@@ -131,7 +131,7 @@ def test_a_name_registered_twice_fails_only_when_that_name_is_loaded(install: In
 def test_a_third_party_name_that_hides_a_first_party_one_is_noticed(install: Install) -> None:
     install("snnr_squatter", GOOD, {"corruptions": {"pgd": "Plugin"}})
     with pytest.raises(PluginError, match="one plugin called 'pgd', got 2"):
-        registry.find("pgd")
+        registry.plugin_info("pgd")
 
 
 def test_the_same_distribution_seen_twice_is_one(install: Install) -> None:
@@ -144,13 +144,13 @@ def test_unknown_names_and_parameters_get_a_hint() -> None:
     with pytest.raises(InputError, match="got 'pgdd'; did you mean 'pgd'"):
         registry.create("pgdd")
     with pytest.raises(InputError, match=r"got 'zzzzzz'; choose one of .*gaussian"):
-        registry.find("zzzzzz")
+        registry.plugin_info("zzzzzz")
     with pytest.raises(InputError, match=r"parameters of 'pgd' .*got 'step'; did you mean 'steps'"):
         registry.create("pgd", step=3)
     with pytest.raises(InputError, match="without ':'"):
         registry.create("pgd:fast")
     with pytest.raises(InputTypeError, match="name of a plugin as text, got 3"):
-        registry.find(3)
+        registry.plugin_info(3)
 
 
 def test_refused_parameters_are_input_errors(install: Install) -> None:

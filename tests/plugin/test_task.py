@@ -122,7 +122,7 @@ def test_bad_tasks_are_refused(name: str, arguments: dict[str, Any], message: st
 
 @dataclass(frozen=True)
 class Mine:
-    """An estimator of the user's own, that no entry point names."""
+    """A user's estimator without an entry point."""
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         return torch.ones_like(u)

@@ -1,4 +1,4 @@
-"""A stranger's optimiser: a distribution of its own, an entry point, and it is there."""
+"""A third-party optimiser: a separate distribution with an entry point."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ assert report.records[-1].origin == "stranger 1.0"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An installed distribution, as pip leaves it: a module and its metadata on the path."""
+    """An installed distribution, as by pip: a module and its metadata on the path."""
     (tmp_path / "stranger.py").write_text(SOURCE)
     metadata = tmp_path / "stranger-1.0.dist-info"
     metadata.mkdir()

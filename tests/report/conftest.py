@@ -1,9 +1,10 @@
-"""What tests of reports share: reports with made-up outcomes, and what pages and the terminal show."""
+"""Fixtures for tests of reports: reports with made-up outcomes, and the contents of pages and the terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from snnrobust.report import Report
 from snnrobust.results.artifacts import Artifact, Surface
+from snnrobust.results.format_3 import upgrade_record
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.store import Store
 
@@ -51,7 +53,7 @@ class Page(HTMLParser):
 
 
 def cascade(state: np.ndarray, members: int) -> dict[str, np.ndarray]:
-    """Members that break in turns what is broken at all: the k-th of them every k-th sample."""
+    """Outcomes of members that break the broken samples in turns."""
     turn = np.arange(len(state)) % members
     alone = np.where(state == 0, (turn[None] != np.arange(members)[:, None]).astype(np.int8), state)
     alone = np.where((state == 0) & (turn < np.arange(members)[:, None]), -1, alone).astype(np.int8)
@@ -60,16 +62,27 @@ def cascade(state: np.ndarray, members: int) -> dict[str, np.ndarray]:
     return {"member": member, "member_correct": alone, "member_forwards": spent, "member_backwards": spent}
 
 
+def typed(*records: Record) -> list[Record]:
+    """The records with the typed fields that their text implies."""
+    return [Record(**upgrade_record(asdict(each))) for each in records]
+
+
 def activity(m: int) -> tuple[list[Record], list[Artifact]]:
     rng = np.random.default_rng(m)
     layers = ["conv1.lif", "conv2.lif", "fc.lif"] + (["recurrent.lif"] if m > 2 else [])
-    records = [Record(f"firing_rate:{layer}", rng.uniform(0.02, 0.4), count=200) for layer in layers]
-    records += [Record(f"silent_neurons:{layer}", rng.uniform(0, 0.5), count=200) for layer in layers]
+    records = [
+        Record(f"firing_rate:{layer}", rng.uniform(0.02, 0.4), count=200, quantity="firing_rate", layer=layer)
+        for layer in layers
+    ]
+    records += [
+        Record(f"silent_neurons:{layer}", rng.uniform(0, 0.5), count=200, quantity="silent_neurons", layer=layer)
+        for layer in layers
+    ]
     for step in range(1, 9):
         value = 0.95 - 0.7 * np.exp(-step / (1.5 + m / 3))
         records.append(Record("accuracy_at_step", value, value - 0.03, value + 0.03, 200, strength=step, unit="step"))
     records += [Record("synops", 123456.0 * (m + 1)), Record("macs", 98000.0)]
-    return [*records, Record("energy_pj", 561910.4, threat="45 nm, 4.6 pJ a MAC (Horowitz 2014)")], []
+    return typed(*records, Record("energy_pj", 561910.4, threat="45 nm, 4.6 pJ a MAC (Horowitz 2014)")), []
 
 
 def landscape(m: int, model: str) -> tuple[list[Record], list[Artifact]]:
@@ -80,7 +93,7 @@ def landscape(m: int, model: str) -> tuple[list[Record], list[Artifact]]:
     bowl = (1 + m / 4) * (grid[None] ** 2 + 2 * grid[:, None] ** 2 + 0.4 * grid[None] * grid[:, None]) + 0.05
     values = {"loss": bowl, "accuracy": 0.97 * np.exp(-bowl)}
     axes = ("first direction / share of the weights", "second direction / share of the weights")
-    return records, [Surface(grid, grid, values, axes, "Mean cross entropy on a random plane.", model, "plane")]
+    return typed(*records), [Surface(grid, grid, values, axes, "Mean cross entropy on a random plane.", model, "plane")]
 
 
 def findings(m: int, model: str) -> list[Finding]:
@@ -178,7 +191,7 @@ def made_up(made: Any) -> MadeUp:
 
 @pytest.fixture(scope="session")
 def full(made_up: MadeUp) -> Report:
-    """A made-up report with everything that a report may hold, on three models; only to be read."""
+    """A made-up report with every kind of content, on three models; read-only."""
     return made_up.report(["lif", "no-leak", "soft reset"], **made_up.everything)
 
 
@@ -187,7 +200,8 @@ def measured_report(made: Any) -> Callable[..., Report]:
     """Makes reports of measurements alone: label -> (records, artifacts), on each of the models."""
 
     def make(measured: dict[str, tuple[list[Record], list[Artifact]]], *models: str) -> Report:
-        report: Report = made.report([], {}, np.ones(50), [made.model(each) for each in models or ("m",)], measured)
+        full = {label: (typed(*records), artifacts) for label, (records, artifacts) in measured.items()}
+        report: Report = made.report([], {}, np.ones(50), [made.model(each) for each in models or ("m",)], full)
         return report
 
     return make
@@ -205,7 +219,7 @@ def html(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def page_of(html: Callable[..., str]) -> Callable[..., Page]:
-    """Takes apart the page of a report."""
+    """Parses the page of a report."""
 
     def read(*report_and_folder: Any) -> Page:
         return Page(html(*report_and_folder))

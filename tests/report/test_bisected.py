@@ -1,4 +1,4 @@
-"""How a report reads what a bisection assumed: as right, and marked as such wherever a number stands."""
+"""How a report treats outcomes assumed by bisection: robust, and marked as assumed next to every number."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snnrobust.analysis.records import _with_next
+from snnrobust.analysis.records import _filled_from_next
 from snnrobust.errors import InputError
 from snnrobust.report import Report
 from snnrobust.report.claims import claims_table
 from snnrobust.report.sections import sections
-from snnrobust.report.terminal import claims_table as printed_claims
-from snnrobust.report.terminal import terminal_table
+from snnrobust.report.terminal import terminal_claims_table, terminal_table
 from snnrobust.results.records import Finding
 
 RADII = (0.1, 0.2, 0.3)
-#: Five samples, attacked at .2 first: one stands, others break at .2, .1 and .3, and one is wrong when clean.
+#: Five samples, attacked at .2 first: one is robust, others are broken at .2, .1 and .3, and one is wrong when clean.
 OUTCOMES = [[-1, 1, 0, -1, -1], [1, 0, 0, 1, -1], [1, -1, -1, 0, -1]]
 ASSUMED = [[1, 0, 0, 1, 0], [0] * 5, [0] * 5]
 CLEAN = [1, 1, 1, 1, 0]
@@ -36,8 +35,8 @@ def cells(made: Any, outcomes: Any = OUTCOMES, assumed: Any = ASSUMED, audited: 
 def bisected(made: Any, *others: dict[str, Any], **more: Any) -> Report:
     """A report with an attack that was bisected, and others."""
     found = {"pgd": cells(made), **more.pop("cells", {})}
-    kept = {"m": {each["label"]: "why not" for each in others}}
-    options = {"mode": "bisect", "kept_nested": kept, **more}
+    reasons = {"m": {each["label"]: "a reason" for each in others}}
+    options = {"mode": "bisect", "not_bisected": reasons, **more}
     report: Report = made.report([made.attack("pgd", RADII), *others], found, CLEAN, **options)
     return report
 
@@ -46,7 +45,7 @@ def numbers(report: Report, metric: str) -> list[float]:
     return [record.value for record in report.records if record.metric == metric]
 
 
-def test_what_was_assumed_counts_as_right_and_is_told(made: Any) -> None:
+def test_assumed_outcomes_count_as_robust_and_are_marked(made: Any) -> None:
     report = bisected(made)
     assert np.array_equal(report.robust("pgd"), np.array(ROBUST, dtype=bool))
     curve = report.curve("pgd")
@@ -65,7 +64,7 @@ def test_what_was_assumed_counts_as_right_and_is_told(made: Any) -> None:
 
 
 def test_a_tie_at_the_larger_radius_is_one_at_the_smaller(made: Any) -> None:
-    """Strictly right is only what has a margin above 0 at the radius that it was attacked at."""
+    """Strictly robust samples have a margin above 0 at the radius at which they were attacked."""
     found = cells(made)
     assert numbers(bisected(made), "strict_robust_accuracy") == [0.6, 0.4, 0.2]
     found[1]["margin"] = np.where(np.arange(5) == 3, 0.0, found[1]["margin"])
@@ -77,12 +76,12 @@ def test_a_tie_at_the_larger_radius_is_one_at_the_smaller(made: Any) -> None:
 def test_gaps_are_filled_from_above() -> None:
     values = np.array([[1.0, 5.0, np.nan], [np.nan, 6.0, np.nan], [3.0, np.nan, 9.0]])
     gaps = np.array([[False, True, True], [True, False, True], [False, True, False]])
-    filled = _with_next(values, gaps)
+    filled = _filled_from_next(values, gaps)
     assert np.array_equal(filled, [[1.0, 6.0, 9.0], [3.0, 6.0, 9.0], [3.0, np.nan, 9.0]], equal_nan=True)
     assert np.isnan(values[1, 0])
 
 
-def test_the_worst_case_rests_on_what_it_leaves_standing(made: Any) -> None:
+def test_the_worst_case_counts_assumed_samples_that_are_robust(made: Any) -> None:
     other = made.attack("fgsm", RADII[:1])
     report = bisected(made, other, cells={"fgsm": [made.cell([1, 1, 1, 0, -1])]})
     curve = report.worst_case()
@@ -105,7 +104,7 @@ def test_a_nested_run_assumes_nothing(made: Any, shown: Callable[[Report], str])
     assert "assumed" not in shown(report)
 
 
-def test_comparisons_and_transfer_tell_what_they_rest_on(made: Any) -> None:
+def test_comparisons_and_transfer_count_assumed_samples(made: Any) -> None:
     tasks = [made.attack("pgd", RADII), made.attack("from m", RADII, source="m")]
     plain = [made.cell(row) for row in [[1, 1, 0, 1, -1], [1, 0, -1, 1, -1], [1, -1, -1, 0, -1]]]
     found: dict[Any, Any] = {("m", "pgd"): cells(made), ("n", "pgd"): plain}
@@ -115,7 +114,7 @@ def test_comparisons_and_transfer_tell_what_they_rest_on(made: Any) -> None:
     assert report.compare("m", "n", "pgd", 0.1).assumed == (2, 0)
     assert report.compare("m", "n", "pgd", 0.1).difference == 0.0
     assert report.compare_all("pgd", 0.3)[0].assumed == (0, 0)
-    # The source's own attempts stand for the diagonal: they were attacked at every radius.
+    # The diagonal is the attack from the model itself, which was run at every radius.
     assert report.transfer(0.1, "from m").assumed.tolist() == [[0, 0], [0, 0]]
     direct = made.report([tasks[0], made.attack("from n", RADII, source="n")], {
         **{key: value for key, value in found.items() if key[1] == "pgd"},
@@ -139,7 +138,7 @@ def audit(made: Any, outcomes: Any, assumed: Any, audited: Any, clean: Any = CLE
 
 
 @pytest.mark.parametrize(("first", "passed", "value"), [(1, True, 0.0), (0, False, 0.5)])
-def test_the_audit_counts_what_broke_although_it_was_assumed(made: Any, first: int, passed: bool, value: float) -> None:
+def test_the_audit_counts_wrong_assumptions(made: Any, first: int, passed: bool, value: float) -> None:
     outcomes = [[first, 1, 0, 1, -1], *OUTCOMES[1:]]
     found = audit(made, outcomes, [[0] * 5] * 3, ASSUMED)
     assert (found.passed, found.value) == (passed, value)
@@ -152,31 +151,33 @@ def test_without_an_audit_the_evidence_is_missing(made: Any) -> None:
     assert audit(made, all_tried, nothing, nothing).passed is True  # nothing had to be assumed
 
 
-@pytest.mark.parametrize(("lapses", "passed"), [(0, True), (1, True), (2, False)])
-def test_the_threshold_is_half_a_percent_of_pairs(made: Any, lapses: int, passed: bool) -> None:
+@pytest.mark.parametrize(("violations", "passed"), [(0, True), (1, True), (2, False)])
+def test_the_threshold_is_half_a_percent_of_pairs(made: Any, violations: int, passed: bool) -> None:
     count = 200
     asked = [[1] * count, [0] * count, [0] * count]
-    outcomes = [[0] * lapses + [1] * (count - lapses), [1] * count, [1] * count]
+    outcomes = [[0] * violations + [1] * (count - violations), [1] * count, [1] * count]
     found = audit(made, outcomes, [[0] * count] * 3, asked, [1] * count)
-    assert (found.passed, found.value) == (passed, lapses / count)
+    assert (found.passed, found.value) == (passed, violations / count)
 
 
 @pytest.fixture
 def shown(printed: Callable[..., str]) -> Callable[[Report], str]:
-    """All that the page's sections and the terminal say, in one text."""
+    """The contents of the page's sections and of the terminal, as one text."""
 
     def say(report: Report) -> str:
-        tables = terminal_table(report.judged, report.records), printed_claims(report.judged)
+        tables = terminal_table(report.audit, report.records), terminal_claims_table(report.audit)
         made_sections = sections(report.outcomes, report.records)
-        texts = [printed(*tables, width=300), repr(made_sections), repr(claims_table(report.judged, quoted=True))]
+        texts = [printed(*tables, width=300), repr(made_sections), repr(claims_table(report.audit, quoted=True))]
         return " ".join(texts)
 
     return say
 
 
-def test_the_page_and_the_terminal_tell(made: Any, shown: Callable[[Report], str], html: Callable[..., str]) -> None:
+def test_the_page_and_the_terminal_mark_bisection(
+    made: Any, shown: Callable[[Report], str], html: Callable[..., str]
+) -> None:
     report = bisected(made, evidence="basic")
-    sentence = "By bisection (pgd): 2 of 15 outcomes of a sample at an epsilon were not attacked but assumed right"
+    sentence = "By bisection (pgd): 2 of 15 outcomes (a sample at one epsilon) were assumed robust without an attack"
     text = shown(report)
     assert text.count(sentence) == 2  # section, picture
     assert "bisect: 2 of 15 outcomes" in " ".join(text.split())

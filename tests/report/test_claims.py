@@ -1,4 +1,4 @@
-"""How claims and findings are shown: grouped, quoted ones first, names as they are."""
+"""How claims and findings are shown: grouped, quoted ones first, names escaped."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from snnrobust import audit
 from snnrobust.report import Report
-from snnrobust.report.claims import claims_table, evidence, meaning
-from snnrobust.report.findings import checks, summary, verdict_on
-from snnrobust.report.terminal import claims_table as printed_claims
-from snnrobust.report.terminal import failures, terminal_table
+from snnrobust.report.claims import claims_table, evidence_summary, verdict_text
+from snnrobust.report.findings import checks, model_verdict, summary
+from snnrobust.report.terminal import failures, terminal_claims_table, terminal_table
 from snnrobust.results.records import Finding
 
 HOSTILE = "<b onload=x>[red]&amp;"
@@ -35,7 +35,7 @@ def study(made: Any, name: str = "both", model: str = "m") -> Report:
 
 
 @pytest.fixture
-def judged_report(made: Any) -> Report:
+def audited_report(made: Any) -> Report:
     """The quoted claim fails at the small radius and lacks evidence at the large one; fgsm fails fatally."""
     about: dict[str, Any] = {"model": "m", "label": "both"}
     findings = [
@@ -45,7 +45,7 @@ def judged_report(made: Any) -> Report:
         finding("gap", None, math.nan, strength=8 / 255, **about),
         finding("noise", False, 0.9, fatal=True, strength=1 / 255, model="m", label="fgsm"),
     ]
-    found: Report = made.judged(study(made), findings)
+    found: Report = made.with_findings(study(made), findings)
     return found
 
 
@@ -86,32 +86,32 @@ def test_what_counts_most_stands_first() -> None:
     assert summary([]) == "none"
 
 
-def test_quoted_claims_have_a_table_of_their_own(judged_report: Report) -> None:
-    (group,) = claims_table(judged_report.judged, quoted=True).groups
+def test_quoted_claims_have_a_table_of_their_own(audited_report: Report) -> None:
+    (group,) = claims_table(audited_report.audit, quoted=True).groups
     assert group[0] == "m, linf in [0, 1], real"
     first, second = group[1]
     assert [cell.text for cell in first.cells] == ["1/255", "50.0 %", "doubtful", "4", "gap, ties (advice)", "none"]
     assert first.cells[1].interval == "6.8 to 93.2"
     assert second.cells[-1].text == "gap"
-    (others,) = claims_table(judged_report.judged, quoted=False).groups
+    (others,) = claims_table(audited_report.audit, quoted=False).groups
     assert [(row.name, row.cells[2].badge) for row in others[1]] == [("fgsm", "untrustworthy"), ("fgsm", "trusted")]
 
 
 def test_long_lists_of_checks_are_not_repeated(made: Any) -> None:
     about: dict[str, Any] = {"model": "m", "label": "both"}
     missing = [finding(f"a check called {k}", None, **about) for k in range(3)]
-    (group,) = claims_table(made.judged(study(made), missing).judged, quoted=True).groups
+    (group,) = claims_table(made.with_findings(study(made), missing).audit, quoted=True).groups
     names = "a check called 0, a check called 1, a check called 2"
     assert [row.cells[-1].text for row in group[1]] == [names, "as above"]
     other = finding("another", None, strength=8 / 255, **about)
-    (group,) = claims_table(made.judged(study(made), [*missing, other]).judged, quoted=True).groups
+    (group,) = claims_table(made.with_findings(study(made), [*missing, other]).audit, quoted=True).groups
     assert [row.cells[-1].text for row in group[1]] == [names, f"{names}, another"]
 
 
-def test_the_verdict_is_about_the_quoted_claims(judged_report: Report) -> None:
+def test_the_verdict_is_about_the_quoted_claims(audited_report: Report) -> None:
     # Although fgsm's number is untrustworthy.
-    assert judged_report.verdict == verdict_on(judged_report.judged, "m") == "doubtful"
-    text = meaning(judged_report.judged)
+    assert audited_report.verdict == model_verdict(audited_report.audit, "m") == "doubtful"
+    text = verdict_text(audited_report.audit)
     assert "robust accuracy under both (2 numbers, 0 of them trusted)" in text
     assert "Failed: gap. " in text
     assert "noise" not in text
@@ -119,43 +119,45 @@ def test_the_verdict_is_about_the_quoted_claims(judged_report: Report) -> None:
 
 def test_every_verdict_has_its_words(made: Any) -> None:
     about: dict[str, Any] = {"model": "m", "label": "both"}
-    assert "nothing is known" in meaning(made.judged(study(made), []).judged)
-    assert "Every required check" in meaning(made.judged(study(made), [finding("gap", True, **about)]).judged)
-    fatal = made.judged(study(made), [finding("gap", False, fatal=True, **about)])
-    assert "meaningless has failed: gap" in meaning(fatal.judged)
-    missing = made.judged(study(made), [finding("gap", None, **about)])
-    assert "Without evidence: gap" in meaning(missing.judged)
-    nothing = made.judged(made.report([], {}, [1, 1]), [finding("attacked", None, model="m")])
-    assert "nothing is known about robustness" in meaning(nothing.judged)
+    assert "were not checked" in verdict_text(made.with_findings(study(made), []).audit)
+    assert "All required checks passed" in verdict_text(
+        made.with_findings(study(made), [finding("gap", True, **about)]).audit
+    )
+    fatal = made.with_findings(study(made), [finding("gap", False, fatal=True, **about)])
+    assert "A fatal check failed, which makes the numbers concerned meaningless: gap" in verdict_text(fatal.audit)
+    missing = made.with_findings(study(made), [finding("gap", None, **about)])
+    assert "Evidence missing: gap" in verdict_text(missing.audit)
+    nothing = made.with_findings(made.report([], {}, [1, 1]), [finding("attacked", None, model="m")])
+    assert "nothing is known about robustness" in verdict_text(nothing.audit)
 
 
 def test_the_size_of_the_evidence(made: Any) -> None:
     found = study(made)
-    assert evidence(found.outcomes) == "none"
+    assert evidence_summary(found.outcomes) == "none"
     found.run["evidence"] = "basic"
-    assert "probe" in evidence(found.outcomes)
+    assert "probe" in evidence_summary(found.outcomes)
     found.run.update({"evidence": "full", "evidence_tasks": {"m": [{"kind": "order"}]}, "rows": list(range(200))})
-    assert evidence(found.outcomes) == "further attacks on 200 random samples"
+    assert evidence_summary(found.outcomes) == "further attacks on 200 random samples"
 
 
-def test_the_page_shows_claims_first_and_folds_the_rest(judged_report: Report, html: Callable[..., str]) -> None:
-    judged_report.run.update({"evidence": "full", "rows": list(range(4))})
-    judged_report.run["evidence_tasks"] = {"m": [{"kind": "noise", "task": {"label": "a secret exhibit"}}]}
-    text = html(judged_report)
+def test_the_page_shows_claims_first_and_folds_the_rest(audited_report: Report, html: Callable[..., str]) -> None:
+    audited_report.run.update({"evidence": "full", "rows": list(range(4))})
+    audited_report.run["evidence_tasks"] = {"m": [{"kind": "noise", "task": {"label": "a secret task"}}]}
+    text = html(audited_report)
     assert text.index("Verdict: doubtful") < text.index('id="claims"') < text.index('id="summary"')
     quoted, folded = text.index("Quoted claims"), text.index("<summary>2 more, not quoted</summary>")
     assert quoted < folded < text.index("Claims that are not quoted") < text.index("</details>", folded)
     assert '<span class="badge doubtful">doubtful</span>' in text[quoted:folded]
     assert '<span class="badge untrustworthy">' not in text[quoted:folded]
     assert "further attacks on 4 random samples" in text
-    assert "secret exhibit" not in text
+    assert "secret task" not in text
     assert "Members of both, in order" in text
     assert "1 of 4" in text
     assert "1 of 3" in text
 
 
-def test_the_page_has_one_line_for_a_check_with_its_radii(judged_report: Report, html: Callable[..., str]) -> None:
-    text = html(judged_report)
+def test_the_page_has_one_line_for_a_check_with_its_radii(audited_report: Report, html: Callable[..., str]) -> None:
+    text = html(audited_report)
     assert text.count("<strong>gap · both</strong>") == 1
     assert "Failed at epsilon 1/255." in text
     assert "Evidence missing at epsilon 8/255." in text
@@ -170,19 +172,19 @@ def test_without_claims_there_is_no_table_of_them(made: Any, html: Callable[...,
 def test_names_stay_names(made: Any, html: Callable[..., str], printed: Callable[..., str]) -> None:
     found = study(made, HOSTILE, HOSTILE)
     checked = [finding(HOSTILE, False, model=HOSTILE, label=HOSTILE, strength=1 / 255)]
-    text = html(made.judged(found, checked))
+    text = html(made.with_findings(found, checked))
     assert "<b onload" not in text
     assert text.count("&lt;b onload=x&gt;[red]&amp;amp; A") >= 2  # the member, in its table and in the settings
-    tables = printed_claims(found.judged), terminal_table(found.judged, found.records)
+    tables = terminal_claims_table(found.audit), terminal_table(found.audit, found.records)
     assert printed(*tables, width=200, markup=False).count(HOSTILE) >= 3
-    assert failures(found.judged) == [f"{HOSTILE}: {HOSTILE} ({HOSTILE}) at epsilon 1/255"]
+    assert failures(found.audit) == [f"{HOSTILE}: {HOSTILE} ({HOSTILE}) at epsilon 1/255"]
 
 
 def test_the_terminal_counts_and_names_what_the_verdict_rests_on(
-    judged_report: Report, printed: Callable[..., str]
+    audited_report: Report, printed: Callable[..., str]
 ) -> None:
-    assert failures(judged_report.judged) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
-    text = printed(printed_claims(judged_report), width=120)
+    assert failures(audited_report.audit) == ["m: gap (both) at epsilon 1/255"]  # advice is for the page
+    text = printed(terminal_claims_table(audited_report.audit), width=120)
     shown = [line.split() for line in text.splitlines() if "both" in line]
     assert shown[0] == ["m", "both", "1/255", "50.0", "%", "6.8", "to", "93.2", "doubtful"]
     assert len(shown) == 2
@@ -195,10 +197,19 @@ def test_transfer_has_a_map_on_the_page(made: Any, html: Callable[..., str], tmp
     found = made.report(tasks, cells, [1, 1], [made.model("a"), made.model("b")])
     text = html(found)
     assert text.count('alt="Transfer, pgd, epsilon') == 2
-    assert "made on b, tried on a: 50.0 %" in text
-    assert "made on a, tried on b: –" in text
+    assert "from b to a: 50.0 %" in text
+    assert "from a to b: –" in text
     assert np.isnan(found.transfer(0.1).values[0, 1])
     without = made.report(
         tasks[:1], {(m, "pgd"): [made.cell([0, 1])] * 2 for m in "ab"}, [1, 1], [*map(made.model, "ab")]
     )
     assert "Transfer" not in html(without, tmp_path / "without")
+
+
+def test_former_names_warn(audited_report: Report) -> None:
+    with pytest.warns(DeprecationWarning, match=r"Report\.judged is now Report\.audit"):
+        assert audited_report.judged is audited_report.audit
+    with pytest.warns(DeprecationWarning, match=r"snnrobust\.audit\.Judged is now snnrobust\.audit\.AuditResult"):
+        assert audit.Judged is audit.AuditResult
+    with pytest.warns(DeprecationWarning, match=r"snnrobust\.audit\.judge is now snnrobust\.audit\.audit_outcomes"):
+        assert audit.judge is audit.audit_outcomes

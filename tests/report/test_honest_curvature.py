@@ -1,4 +1,4 @@
-"""What the page says of curvature that is noise, of the right order alone, or known to be larger than a bound."""
+"""The page on curvature that is noise, has only the right order, or is known only as a bound."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from snnrobust.report import Report, landscape_plots, landscape_tables
 from snnrobust.report.sections import sections
-from snnrobust.report.tables import Cell
-from snnrobust.results.curvature import DIRECTIONS, NOISE
+from snnrobust.report.tables import TableCell
+from snnrobust.results.curvature import DIRECTIONS
 from snnrobust.results.records import NAN, Record
 
-SMOOTHED = f"Hessian of the loss smoothed at sigma 0.03, {NOISE} 200 draws in 2,410 weights"
+SMOOTHED = "Hessian of the loss smoothed at sigma 0.03, eigenvalues noise of 200 draws in 2,410 weights"
 
 
 def held(operator: str, slope: float = 1.0, correlation: float = 0.9) -> list[Record]:
@@ -33,23 +33,23 @@ def report_of(measured_report: Callable[..., Report]) -> Callable[..., Report]:
 
 
 @pytest.fixture(scope="session")
-def cells(report_of: Callable[..., Report]) -> Callable[..., dict[str, list[Cell]]]:
+def cells(report_of: Callable[..., Report]) -> Callable[..., dict[str, list[TableCell]]]:
     """Rows of the table of these records: name -> value, badge, correlations, asymmetry, gap, plateau."""
 
-    def rows_of(*records: Record) -> dict[str, list[Cell]]:
-        ((_, rows),) = landscape_tables.curvature(report_of(*records)).groups
+    def rows_of(*records: Record) -> dict[str, list[TableCell]]:
+        ((_, rows),) = landscape_tables.curvature_table(report_of(*records).outcomes).groups
         return {row.name.replace("\u00a0", " "): row.cells for row in rows}
 
     return rows_of
 
 
 def test_an_eigenvalue_that_is_noise_has_no_error_and_no_good_badge(
-    cells: Callable[..., dict[str, list[Cell]]],
+    cells: Callable[..., dict[str, list[TableCell]]],
 ) -> None:
     trace = Record("trace", 5.0, 4.0, 6.0, threat=SMOOTHED)
     rows = cells(Record("eigenvalue:1", 3.0, NAN, NAN, threat=SMOOTHED), trace, *held(SMOOTHED))
-    assert rows["Eigenvalue 1"][:2] == [Cell("3"), Cell("noise of its draws", badge="untrustworthy")]
-    assert rows["Trace"][:2] == [Cell("5", "± 1"), Cell("predicts the measured loss", badge="trusted")]
+    assert rows["Eigenvalue 1"][:2] == [TableCell("3"), TableCell("noise of its draws", badge="untrustworthy")]
+    assert rows["Trace"][:2] == [TableCell("5", "± 1"), TableCell("predicts the measured loss", badge="trusted")]
 
 
 def test_its_bars_are_hollow_and_the_caption_says_so(report_of: Callable[..., Report]) -> None:
@@ -75,31 +75,31 @@ def test_values_without_an_error_are_drawn_hollow_and_without_a_whisker(known: b
     ("slope", "text", "badge"),
     [
         (1.0, "predicts the measured loss", "trusted"),
-        (8.0, "orders directions, size off 8-fold", "doubtful"),
-        (0.05, "orders directions, size off 20-fold", "doubtful"),
+        (8.0, "order right, size off 8-fold", "doubtful"),
+        (0.05, "order right, size off 20-fold", "doubtful"),
         (200.0, "does not predict the measured loss", "untrustworthy"),
         (-1.0, "does not predict the measured loss", "untrustworthy"),
     ],
 )
 def test_the_right_order_of_the_wrong_size_is_marked(
-    cells: Callable[..., dict[str, list[Cell]]], slope: float, text: str, badge: str
+    cells: Callable[..., dict[str, list[TableCell]]], slope: float, text: str, badge: str
 ) -> None:
     for records in ([Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")], []):
         (row,) = cells(*records, *held("matrix", slope)).values()
-        assert row[1] == Cell(text, badge=badge)
+        assert row[1] == TableCell(text, badge=badge)
 
 
 @pytest.mark.parametrize(
     ("value", "low", "high", "expected"),
     [
-        (0.002, 0.001, 0.004, Cell("0.002", "0.001 to 0.004; 3 distinct losses")),
-        (0.011, 0.002, math.inf, Cell("≥ 0.011", "from 0.002 on; 3 distinct losses")),
-        (0.0, 0.0, 3e-7, Cell("< 3e-07", "3 distinct losses")),
-        (0.002, NAN, NAN, Cell("0.002", "3 distinct losses")),
+        (0.002, 0.001, 0.004, TableCell("0.002", "0.001 to 0.004; 3 distinct losses")),
+        (0.011, 0.002, math.inf, TableCell("≥ 0.011", "from 0.002 on; 3 distinct losses")),
+        (0.0, 0.0, 3e-7, TableCell("< 3e-07", "3 distinct losses")),
+        (0.002, NAN, NAN, TableCell("0.002", "3 distinct losses")),
     ],
 )
 def test_a_plateau_shows_its_interval_or_bound(
-    cells: Callable[..., dict[str, list[Cell]]], value: float, low: float, high: float, expected: Cell
+    cells: Callable[..., dict[str, list[TableCell]]], value: float, low: float, high: float, expected: TableCell
 ) -> None:
     number = Record("eigenvalue:1", 3.0, 2.0, 4.0, threat="matrix")
     width = Record("plateau_width", value, low, high, threat="loss in the hidden weights")

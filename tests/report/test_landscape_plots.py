@@ -1,4 +1,4 @@
-"""Figures of loss landscapes: labelled, the same each time, honest about sign and scale, and drawn from anything."""
+"""Figures of loss landscapes: labelled, reproducible, with correct signs and scales, and robust to unusual values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOWL = np.add.outer(GRID**2, GRID**2)
 def relief(loss: np.ndarray) -> Figure | None:
     y, x = (np.linspace(-1, 1, n) for n in loss.shape)
     drawn = Surface(x, y, {"loss": loss}, ("first / norm", "second / norm"), "A plane.")
-    return landscape_plots.relief(drawn, plots.levels([drawn])["loss"], "lif")
+    return landscape_plots.surface_3d(drawn, plots.levels([drawn])["loss"], "lif")
 
 
 def pairs(**points: np.ndarray) -> Figure:
@@ -35,7 +35,7 @@ def bars(**values: list[list[float]]) -> Figure:
 
 
 def spectrum(x: np.ndarray, density: np.ndarray) -> Figure:
-    return landscape_plots.density(Spectrum(x, density, "Eigenvalue", "A density."), "lif")
+    return landscape_plots.spectral_density(Spectrum(x, density, "Eigenvalue", "A density."), "lif")
 
 
 def figures() -> dict[str, Figure]:
@@ -78,7 +78,7 @@ def test_a_plane_without_area_or_finite_loss_has_no_relief(loss: np.ndarray) -> 
 
 def test_a_plane_without_a_loss_has_no_relief() -> None:
     drawn = Surface(GRID, GRID, {"accuracy": BOWL}, ("a", "b"), "A plane.")
-    assert landscape_plots.relief(drawn, np.linspace(0, 1, 3), "lif") is None
+    assert landscape_plots.surface_3d(drawn, np.linspace(0, 1, 3), "lif") is None
 
 
 def test_bars_lie_on_the_side_of_their_sign_with_their_errors() -> None:

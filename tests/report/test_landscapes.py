@@ -1,4 +1,4 @@
-"""What a page says and draws of curvature, slices and sharpness, from records and artifacts made by hand."""
+"""Tables and figures of curvature, planes, lines and sharpness, from records and artifacts made by hand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def found(table: Table, group: str) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def test_every_number_stands_beside_its_operator_error_and_validity(measured_report: Callable[..., Report]) -> None:
-    table = landscape_tables.curvature(measured_report(curvature()))
+    table = landscape_tables.curvature_table(measured_report(curvature()).outcomes)
     groups = [name for name, _ in table.groups]
     assert groups == [
         f"m, ggn: {GGN}", f"m, ggn: {GGN}, layer fc1", f"m, ggn: {GGN}, layer fc2", f"m, formal: {FORMAL}",
@@ -118,11 +118,11 @@ def test_every_number_stands_beside_its_operator_error_and_validity(measured_rep
 
 
 def test_numbers_that_do_not_predict_the_loss_are_marked(measured_report: Callable[..., Report]) -> None:
-    table = landscape_tables.curvature(measured_report(curvature()))
+    table = landscape_tables.curvature_table(measured_report(curvature()).outcomes)
     for cells in found(table, f"m, formal: {FORMAL}").values():
         assert cells[1] == ("does not predict the measured loss", "", "untrustworthy")  # in random directions alone
     for cells in found(table, f"m, ggn: {GGN}, layer fc1").values():
-        assert cells[1] == ("not held against the measured loss", "", "doubtful")
+        assert cells[1] == ("not compared with the measured loss", "", "doubtful")
     assert found(table, "m, relaxed: smooth")["Eigenvalue 1"][5][:2] == ("loss +0.4", "accuracy -12.0 %")
     assert found(table, f"m, field: {FIELD}")["Eigenvalue 1"][0][0] == "9 ± 0.25 i"
     assert found(table, f"m, field: {FIELD}")["Eigenvalue 2"][0][0] == "7"
@@ -130,12 +130,12 @@ def test_numbers_that_do_not_predict_the_loss_are_marked(measured_report: Callab
 
 def test_a_loss_that_is_noise_condemns_no_operator(measured_report: Callable[..., Report]) -> None:
     records = [replace(each, value=0.2) if "ceiling" in each.metric else each for each in held(GGN, 0.1, 0.9)]
-    table = landscape_tables.curvature(measured_report({"ggn": ([*numbers(GGN, 1.0), *records], [])}))
+    table = landscape_tables.curvature_table(measured_report({"ggn": ([*numbers(GGN, 1.0), *records], [])}).outcomes)
     assert found(table, f"m, ggn: {GGN}")["Eigenvalue 1"][1] == ("the measured curvature is noise", "", "doubtful")
 
 
 def test_validity_is_listed_by_radius(measured_report: Callable[..., Report]) -> None:
-    table = landscape_tables.validity(measured_report(curvature()))
+    table = landscape_tables.validity_table(measured_report(curvature()).outcomes)
     assert UNIT in table.caption
     rows = found(table, f"m, formal: {FORMAL}")
     assert list(rows) == ["0.01", "0.03", "0.1"]
@@ -144,7 +144,7 @@ def test_validity_is_listed_by_radius(measured_report: Callable[..., Report]) ->
 
 def test_sharpness_has_a_table_for_each_unit(measured_report: Callable[..., Report]) -> None:
     report = measured_report(drawn())
-    relative, euclidean = landscape_tables.sharpness(report, report.records)
+    relative, euclidean = landscape_tables.sharpness_tables(report.outcomes, report.records)
     assert relative.columns == ["Search", "Radius 0.01", "Radius 0.03", "Radius 0.1"]
     assert [text for text, _, _ in found(relative, "m, sharpness")["ascent"]] == ["0.2", "0.6", "2"]
     assert "Euclidean radius" in euclidean.caption
@@ -217,7 +217,7 @@ def test_two_tasks_on_one_operator_are_told_apart(measured_report: Callable[...,
 
 
 def test_operators_that_shorten_to_one_name_are_told_apart(measured_report: Callable[..., Report]) -> None:
-    """Each keeps a bar of its own: by what is said of it, and by its task where that is the same too."""
+    """Each has its own bars: named by variant, and by task where the variant is the same too."""
     own, blurred = (f"Gauss-Newton matrix, {what}" for what in ("own surrogates", "spikes blurred by moves of 0.1"))
     for space in ("", ", inputs"):
         several: Measured = {
@@ -250,4 +250,4 @@ def test_the_page_shows_it_all_from_disk_too_and_in_equal_bytes(
     assert pages[0].count("<figure>") == pages[0].count("<figcaption>") == 6 + 2
     assert pages[0].count("does not predict the measured loss") == 2
     assert re.search("Under 0.5 a number is marked", pages[0])
-    assert landscape_sections.curvature(report, report.records).title in pages[0]
+    assert landscape_sections.curvature_section(report.outcomes, report.records).title in pages[0]

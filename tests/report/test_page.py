@@ -14,7 +14,7 @@ from snnrobust.report import Report
 from snnrobust.report.tables import percent
 from snnrobust.report.terminal import terminal_table
 
-Page = Any  # a page that was taken apart
+Page = Any  # a page that was parsed
 Html = Callable[..., str]
 
 
@@ -71,7 +71,7 @@ def test_the_numbers_of_the_report_are_on_the_page(full: Report, page: Page) -> 
     assert "torchattacks is not installed" in page.text
 
 
-def test_a_finding_that_failed_stands_before_one_that_lacks_evidence_and_one_that_passed(page: Page) -> None:
+def test_failed_findings_come_before_missing_and_passed_ones(page: Page) -> None:
     states = re.findall(r"[✗?✓] (failed|missing|passed) +", page.text.replace("\n", " "))
     assert {"failed", "missing", "passed"} == set(states)
     own = page.text[page.text.index("no-leak: ") :]
@@ -128,7 +128,7 @@ def test_the_last_iterate_is_shown_where_it_was_recorded(made_up: Any, page_of: 
     report = made_up.report(["lif"], [made_up.attack("pgd")], mode="exhaustive")
     page = page_of(report)
     assert "pgd, last iterate" in page.text
-    assert "Last iterate counts only" in page.text
+    assert "only the final iterate of the attack is scored" in page.text
 
 
 HOSTILE = "<script>alert('x')</script> $\\frac{ & [bold]"
@@ -147,7 +147,7 @@ def test_names_stay_names(
     assert name in page.text
     written = {path.parent for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {folder, folder / "report_files"}
-    assert name[:5] in printed(terminal_table(report.judged, report.records), width=140)
+    assert name[:5] in printed(terminal_table(report.audit, report.records), width=140)
 
 
 def test_a_model_that_is_never_right_and_one_sample_still_give_a_page(

@@ -6,16 +6,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from snnrobust.report import plots
-from snnrobust.report.plots import Line
+from snnrobust.report.plots import PlotLine
 from snnrobust.results.artifacts import Surface
 
 NAN = float("nan")
 
 
-def line(name: str, known: bool = True) -> Line:
+def line(name: str, known: bool = True) -> PlotLine:
     value = (0.9, 0.5, 0.1)
     spread = 0.05 if known else NAN
-    return Line(name, (0.0, 0.1, 0.2), value, tuple(v - spread for v in value), tuple(v + spread for v in value))
+    return PlotLine(name, (0.0, 0.1, 0.2), value, tuple(v - spread for v in value), tuple(v + spread for v in value))
 
 
 def plane(loss: np.ndarray, **more: np.ndarray) -> Surface:
@@ -116,5 +116,5 @@ def test_a_heat_map_writes_each_share_into_its_field() -> None:
         ("–", (1, 0)),
         ("100.0", (2, 0)),
     ]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Tried on", "Made on")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Target model", "Source model")
     assert plots.png(figure).startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from snnrobust.report.terminal import terminal_table
 def test_the_terminal_shows_a_column_for_each_model_and_a_row_for_each_strength(
     full: Report, printed: Callable[..., str]
 ) -> None:
-    shown = printed(terminal_table(full.judged, full.records), width=80)
+    shown = printed(terminal_table(full.audit, full.records), width=80)
     for part in (
         "lif",
         "no-leak",

@@ -131,13 +131,13 @@ def test_a_run_goes_on_from_what_was_kept_and_leaves_none_of_it(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({}, None), ({"forgets": True}, "keep what it has"), ({"drifts": True}, "after an interruption")],
+    [({}, None), ({"forgets": True}, "store intermediate results"), ({"drifts": True}, "after an interruption")],
 )
 def test_conformance_of_resumable_measurements(
     settings: dict[str, bool], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "create", lambda name, **parameters: Counting(**parameters))
-    monkeypatch.setattr(registry, "find", lambda name: PluginInfo("counting", "measurements", "here", "tests"))
+    monkeypatch.setattr(registry, "plugin_info", lambda name: PluginInfo("counting", "measurements", "here", "tests"))
     assert isinstance(Counting(), Measurement)
     if message is None:
         testing.check_plugin("counting", **settings)
@@ -148,6 +148,6 @@ def test_conformance_of_resumable_measurements(
 
 def test_progress_is_told() -> None:
     told: list[tuple[str, float]] = []
-    kept = MeasurementCheckpoint(heard=lambda what, share: told.append((what, share)))
+    kept = MeasurementCheckpoint(on_put=lambda what, share: told.append((what, share)))
     kept.put("loss", np.array([1.0, np.nan, np.nan, 2.0]))
     assert told == [("loss", 0.5)]

@@ -14,6 +14,7 @@ import torch
 
 from snnrobust.acceleration.model import AcceleratedModel
 from snnrobust.data import Dataset
+from snnrobust.spike_gradients.swap import Own
 from snnrobust.training import trainer as training
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
@@ -118,12 +119,12 @@ def test_spikes_and_signs_of_another_net_are_off(scripts: SimpleNamespace) -> No
     net, other = (training.initialised(setting.build, seed).eval() for seed in range(2))
     (row,) = scripts.bench_exact.exact([(setting, net, splits)], neuron_steps=10**9)
     a_sample = 8 * 128
-    assert row["neuron_steps"] == 2 * row["adversarial_neuron_steps"] == 2 * 6 * a_sample  # all there are
+    assert row["neuron_steps"] == 2 * row["adversarial_neuron_steps"] == 2 * 6 * a_sample  # all of them
     assert row["spikes_off"] == row["samples_off"] == row["signs_off"] == row["zeros_off"] == 0
     assert 0 < row["spikes"] < row["neuron_steps"]
 
     compared = scripts.bench_exact._Compared(setting, net, splits)
-    compared._twin = AcceleratedModel(setting.wrap(other), compared._twin._estimator)
+    compared._accelerated = AcceleratedModel(setting.wrap(other), Own())
     compared.run(a_sample * 8)
     assert compared.row["spikes_off"] > 0
     assert compared.row["samples_off"] > 0
@@ -131,7 +132,7 @@ def test_spikes_and_signs_of_another_net_are_off(scripts: SimpleNamespace) -> No
 
 
 def test_torchattacks_leaves_the_net_in_eval_mode(scripts: SimpleNamespace) -> None:
-    """It puts the mode of the module around the net back, and batch norm would follow the batch from then on."""
+    """torchattacks restores the mode of the wrapping module; in train mode batch norm would use batch statistics."""
     setting = scripts.bench_nets.settings(quick=True)["a"]
     net = setting.build().eval()
     data = Dataset.of(torch.rand(2, 1, 28, 28), torch.arange(2))
@@ -161,6 +162,6 @@ def test_the_whole_output_on_a_small_net(
     assert (scaled["axis"], scaled["value"]) == ("samples", 4)
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert (tmp_path / "b-quick.pt").is_file()
-    for title in ("One PGD step", "Robust accuracy curves", "What comes out", "Scaling", "Goals"):
+    for title in ("One PGD step", "Robust accuracy curves", "Agreement", "Scaling", "Goals"):
         assert f"## {title}\n" in printed
     assert "| curve on (b), bisect | 4x |" in printed

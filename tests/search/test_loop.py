@@ -19,7 +19,7 @@ from snnrobust.objectives.logits import CrossEntropy, Margin
 from snnrobust.plugin import Optimiser, State
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.tiny import tiny_data, tiny_model
@@ -50,15 +50,15 @@ def run(
     """All outcomes of a search in the order of the data."""
     rng = Draws(0, label)
     objective = Margin()
-    oracle = Oracle(model, objective, Own(), 1, rng.number(), None)
-    problem = AttackContext(Scorer(model, 0, 5), oracle, data, threat, rng, BatchSizer(pool), stop, label)
+    queries = ModelQueries(model, objective, Own(), first_draw=rng.number())
+    context = AttackContext(Scorer(model, 0, 5), queries, data, threat, rng, BatchSizer(pool), stop, label)
     found: list[SearchResult] = []
     with model.session():
-        search(problem, plugin, torch.arange(len(data)), found.append)
+        search(context, plugin, torch.arange(len(data)), found.append)
     rows = torch.cat([each.rows for each in found])
     assert sorted(rows.tolist()) == list(range(len(data)))
     order = rows.argsort()
-    names = ("x", "last_x", "correct", "margin", "forwards", "backwards", "disagreements")
+    names = ("x", "last_x", "not_broken", "margin", "forwards", "backwards", "disagreements")
     return {name: torch.cat([getattr(each, name) for each in found])[order] for name in names}
 
 
@@ -88,19 +88,19 @@ def test_pool_size_does_not_matter(pool: int, stop: bool) -> None:
     model, data = tiny_model(), tiny_data(count=40)
     threat = ThreatModel("linf", 0.15)
     whole, small = (run(model, data, PGD(steps=8), threat, pool=p, stop=stop) for p in (64, pool))
-    for name in ("correct", "forwards", "backwards"):
+    for name in ("not_broken", "forwards", "backwards"):
         assert torch.equal(whole[name], small[name]), name
     assert torch.allclose(whole["x"], small["x"], atol=1e-6)
-    assert 0 < int(whole["correct"].sum()) < len(data)
+    assert 0 < int(whole["not_broken"].sum()) < len(data)
 
 
 def test_search_stops_at_first_success_and_counts_its_cost() -> None:
     model, data = tiny_model(), tiny_data(count=40)
     threat = ThreatModel("linf", 0.15)
     nested, full = (run(model, data, PGD(steps=8), threat, stop=stop) for stop in (True, False))
-    assert torch.equal(nested["correct"], full["correct"])
+    assert torch.equal(nested["not_broken"], full["not_broken"])
     assert torch.all(full["backwards"] == 8)
-    assert torch.all(nested["backwards"][nested["correct"]] == 8)
+    assert torch.all(nested["backwards"][nested["not_broken"]] == 8)
     assert nested["backwards"].sum() < full["backwards"].sum()
     assert not nested["disagreements"].any()
 
@@ -115,9 +115,9 @@ def test_binary_search_finds_what_enumeration_finds() -> None:
     assert torch.equal(found["x"], found["x"].round())
     reachable = len(set(labels.tolist())) > 1
     assert reachable
-    assert float((~found["correct"]).float().mean()) > 0.9  # every sample is breakable under this budget
+    assert float((~found["not_broken"]).float().mean()) > 0.9  # every sample is breakable under this budget
     scored = model.logits(found["x"]).argmax(dim=1)
-    assert torch.equal(scored == data.y, found["correct"])
+    assert torch.equal(scored == data.y, found["not_broken"])
 
 
 def _binary_net() -> nn.Module:
@@ -163,7 +163,7 @@ def test_optimisers_without_gradients_are_pool_invariant_too() -> None:
     whole, small = (run(model, data, Walk(), threat, pool=p, stop=True) for p in (64, 7))
     assert torch.equal(whole["x"], small["x"])
     assert not whole["backwards"].any()
-    assert int((~whole["correct"]).sum()) > 0
+    assert int((~whole["not_broken"]).sum()) > 0
 
 
 def test_sequences_keep_their_padding() -> None:
@@ -173,13 +173,12 @@ def test_sequences_keep_their_padding() -> None:
     y = model.logits(plain.x, lengths=lengths).argmax(dim=1).detach()
     data = Dataset.of(plain.x, y, lengths=lengths, name="sequences")
     rng = Draws(0, "padded")
-    by_id = dict(zip(data.index.tolist(), lengths.tolist(), strict=True))
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, by_id)
+    queries = ModelQueries(model, CrossEntropy(), Own())
     threat = ThreatModel("linf", 1.0, (0.0, 1.0), "binary")
-    problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(3), False, "padded")
+    context = AttackContext(Scorer(model, 0, 1), queries, data, threat, rng, BatchSizer(3), False, "padded")
     found: list[SearchResult] = []
     with model.session():
-        search(problem, PGD(steps=3), torch.arange(8), found.append)
+        search(context, PGD(steps=3), torch.arange(8), found.append)
     changed = 0
     for each in found:
         for row, x in zip(each.rows.tolist(), each.last_x, strict=True):

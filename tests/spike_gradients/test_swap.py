@@ -335,9 +335,9 @@ def test_nodes_that_compare_all_steps_at_once() -> None:
     assert [each["call"] for each in listener.heard] == [0, 0]  # without state, each call begins a pass
     odd = SpikeGradient(AllAtOnce(flat=True), Listener())
     with odd:
-        backward(odd._sites[0]._module, torch.rand(5, 2, 3, requires_grad=True))  # without samples: no matter
+        backward(odd._patched[0]._module, torch.rand(5, 2, 3, requires_grad=True))  # without samples: no matter
     with pytest.raises(PluginError, match=r"compare \[N, \*\] or \[T, N, \*\]"), odd.at(torch.arange(2)):
-        backward(odd._sites[0]._module, torch.rand(5, 2, 3, requires_grad=True))
+        backward(odd._patched[0]._module, torch.rand(5, 2, 3, requires_grad=True))
 
 
 def test_memory_of_another_number_of_rows_is_refused() -> None:

@@ -76,7 +76,7 @@ class Overshoot(PGD):
 
 @dataclass
 class Thawed:
-    """Can be changed after it was recorded."""
+    """A dataclass that is not frozen."""
 
     steps: int = 3
     needs = "gradient"
@@ -120,6 +120,6 @@ def test_plugins_that_break_their_promises_are_caught(
 ) -> None:
     info = registry.PluginInfo("bad", kind, "test", "test")
     monkeypatch.setattr(registry, "create", lambda name, **_: plugin)
-    monkeypatch.setattr(registry, "find", lambda name: info)
+    monkeypatch.setattr(registry, "plugin_info", lambda name: info)
     with pytest.raises(error, match=message):
         check_plugin("bad")

@@ -1,4 +1,4 @@
-"""What the conformance check says of corruptions that keep their promises, and of those that don't."""
+"""The conformance check on corruptions that pass it and on others that must not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snnrobust.testing.corruptions import check_corruption
 
 @dataclass(frozen=True)
 class Contrast:
-    """Contrast towards grey: nothing is drawn."""
+    """Contrast towards grey, without random numbers."""
 
     deterministic: ClassVar[bool] = True
 
@@ -25,13 +25,13 @@ class Contrast:
 
 
 class Undeclared(Contrast):
-    """The same, but it does not say so."""
+    """The same without `deterministic = True`."""
 
     deterministic = False
 
 
 class FixedNoise(Contrast):
-    """Noise from a generator of its own: the same whatever the stream."""
+    """Noise from its own generator: the same for every stream."""
 
     deterministic = False
 
@@ -40,7 +40,7 @@ class FixedNoise(Contrast):
 
 
 class Liar(Contrast):
-    """Draws although it says that it does not."""
+    """Draws in spite of `deterministic = True`."""
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         return x + severity * rng.on(x).uniform(index, x.shape[1:])
@@ -57,5 +57,5 @@ def test_noise_that_ignores_its_stream_is_caught(plugin: Contrast) -> None:
 
 
 def test_a_corruption_that_says_it_is_deterministic_and_is_not_is_caught() -> None:
-    with pytest.raises(PluginError, match="as it says that it is deterministic"):
+    with pytest.raises(PluginError, match="since deterministic = True"):
         check_corruption("liar", Liar())

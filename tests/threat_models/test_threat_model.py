@@ -1,4 +1,4 @@
-"""Projections: allowed, idempotent, the identity on allowed points, and the nearest point there is."""
+"""Projections: allowed, idempotent, the identity on allowed points, and the nearest point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.threat_models.threat_model import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
 from snnrobust.threat_models.verify import verify
 
 NORMS = ["linf", "l2", "l1"]
@@ -79,7 +79,7 @@ def _length(delta: Tensor, norm: str) -> Tensor:
 
 
 def _random_allowed(threat: ThreatModel, x0: Tensor, towards: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random point of ball and box on the way to `towards`, made by scaling alone: no projection involved."""
+    """A random point of ball and box on the way to `towards`, made by scaling, without a projection."""
     low, high = threat.bounds
     delta = (towards.clamp(low, high) - x0) * torch.as_tensor(rng.random(x0.shape), dtype=x0.dtype)
     length = _length(delta, threat.norm)[:, None]
@@ -241,7 +241,7 @@ def test_whole_number_starts_move_under_linf(domain: str, epsilon: float) -> Non
 )
 @settings(max_examples=150, deadline=None)
 def test_steepest_maximises_a_linear_function(entries: list[float], scale: float, norm: str) -> None:
-    """The largest g.d over the unit ball is the dual norm of g, however small g is: a faint gradient is a gradient."""
+    """The largest g.d over the unit ball is the dual norm of g, however small g is: also for tiny gradients."""
     gradient = (torch.tensor([entries], dtype=torch.float64) * scale).float()
     gradient[gradient.abs() < 1e-37] = 0  # below float32's normal range
     step = ThreatModel(norm, 0.1).steepest(gradient.reshape(1, 2, 3))
@@ -347,7 +347,7 @@ def test_ties_go_to_the_first_entries_whatever_the_batch() -> None:
         threat = ThreatModel(norm, 2, domain="binary")
         assert torch.equal(threat.project(x, x0), torch.tensor([[0.0, 1, 1, 0, 0, 0]]).expand(3, 6))
         assert torch.equal(threat.project(x[:1], x0[:1]), threat.project(x, x0)[:1])
-    assert largest(torch.ones(2, 4), torch.tensor([0, 3])).tolist() == [[False] * 4, [True] * 3 + [False]]
+    assert largest_mask(torch.ones(2, 4), torch.tensor([0, 3])).tolist() == [[False] * 4, [True] * 3 + [False]]
 
 
 @pytest.mark.parametrize(("norm", "domain"), [("l0", d) for d in BOUNDS] + [("l1", "integer"), ("l1", "binary")])

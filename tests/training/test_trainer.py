@@ -34,7 +34,7 @@ def potentials(net):
 
 
 class Constant(nn.Module):
-    """Says `answer` for every sample, whatever it sees; a parameter gives it a device and something to train."""
+    """Returns `answer` for every sample; has a parameter, for a device and something to train."""
 
     def __init__(self, answer):
         super().__init__()
@@ -82,7 +82,7 @@ def test_digits_are_learned(build, epochs, least):
 def test_a_seed_fixes_everything_and_another_changes_it():
     def outcome(seed, start=0):
         net = toy_net(start)
-        net.insert(1, nn.Dropout(0.2))  # the net's own randomness hangs on the seed too
+        net.insert(1, nn.Dropout(0.2))  # random layers of the net depend on the seed too
         return fit(net, seed=seed).loss
 
     assert outcome(3) == outcome(3)

@@ -1,4 +1,4 @@
-"""Which node is the output layer, what is heard of it, and that nothing stays behind."""
+"""Which node is the output layer, what is captured of it, and that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ def test_the_last_node_is_found_where_its_spikes_are_the_outputs() -> None:
     assert found._name == "4"
 
 
-def test_graded_outputs_stand_for_themselves() -> None:
+def test_outputs_of_a_layer_that_does_not_spike_are_graded() -> None:
     node = neuron.LIFNode(step_mode="m", surrogate_function=surrogate.ATan())
     model = sr.wrap(nn.Sequential(nn.Linear(4, 4), node, nn.Linear(4, 3)), steps=3)
     x = torch.rand(5, 4)
     found = OutputLayer(model, x)
     assert not found.spikes
-    with found.listening("membrane"):
+    with found.capture("membrane"):
         outputs = model.outputs(x)
-    assert found.heard(outputs) is outputs
+    assert found.captured(outputs) is outputs
     plain = OutputLayer(sr.wrap(nn.Linear(4, 3), layout="N"), x)
     assert not plain.spikes
 
 
-def test_what_is_heard_is_what_was_compared() -> None:
+def test_what_is_captured_is_what_was_compared() -> None:
     """Spikes are just where the distance to threshold is not below zero, at every step."""
     model, x = tiny_model(), tiny_data(count=10).x
     found = OutputLayer(model, x[:2])
-    with model.session(), found.listening("membrane"):  # a session of its own would put back what was heard
+    with model.session(), found.capture("membrane"):  # a session of its own would restore the node
         outputs = model.outputs(x)
-    assert torch.equal((found.heard(outputs) >= 0).float(), outputs)
-    torch.testing.assert_close(found.heard(outputs), model.record(x).distances["4"])
+    assert torch.equal((found.captured(outputs) >= 0).float(), outputs)
+    torch.testing.assert_close(found.captured(outputs), model.record(x).distances["4"])
 
 
 @pytest.mark.parametrize("to", ["membrane", "current"])
-def test_nothing_stays_behind(to: Literal["membrane", "current"]) -> None:
+def test_the_node_is_restored(to: Literal["membrane", "current"]) -> None:
     model, x = tiny_model(), tiny_data().x
     node = model.net[4]
     before, hooks = node.surrogate_function, len(node._forward_pre_hooks)
     found = OutputLayer(model, x)
 
     def interrupted() -> None:
-        with found.listening(to):
+        with found.capture(to):
             model.outputs(x)
             raise RuntimeError("boom")
 
@@ -62,12 +62,12 @@ def test_nothing_stays_behind(to: Literal["membrane", "current"]) -> None:
     assert not node._forward_hooks
 
 
-def test_each_pass_is_heard_by_itself() -> None:
+def test_each_pass_is_captured_by_itself() -> None:
     model, x = tiny_model(), tiny_data().x
     found = OutputLayer(model, x)
-    heard = []
+    captured = []
     for part in (x, x[:3]):
-        with model.session(), found.listening("current"):
-            heard.append(found.heard(model.outputs(part)))
-    assert heard[0].shape[:2] == (len(x), 4)
-    torch.testing.assert_close(heard[1], heard[0][:3])
+        with model.session(), found.capture("current"):
+            captured.append(found.captured(model.outputs(part)))
+    assert captured[0].shape[:2] == (len(x), 4)
+    torch.testing.assert_close(captured[1], captured[0][:3])

@@ -11,7 +11,7 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
-from snnrobust.frameworks.find import find
+from snnrobust.frameworks.find import find_adapter
 from snnrobust.wrapping.restore import preserved
 
 
@@ -141,7 +141,7 @@ def test_any_change_is_undone(change: str, fails: bool) -> None:
     net.body.train()
     before = everything(net)
     try:
-        with preserved(net, find(net)):
+        with preserved(net, find_adapter(net)):
             CHANGES[change](net)
             if fails:
                 raise RuntimeError("inside")
@@ -162,7 +162,7 @@ def test_removed_hooks_come_back_with_their_options() -> None:
     net, heard = Handmade(), []
     handle = net.body.register_forward_hook(lambda m, args, kwargs, out: heard.append(kwargs), with_kwargs=True)
     before = everything(net)
-    with preserved(net, find(net)):
+    with preserved(net, find_adapter(net)):
         handle.remove()
     assert everything(net) == before
     net.eval().body(torch.ones(2, 3))
@@ -173,7 +173,7 @@ def test_inside_the_net_is_in_eval_mode_with_fresh_state() -> None:
     net = Handmade()
     stale = torch.full((2, 4), 0.4)
     net.body[2].v = stale
-    with preserved(net, find(net)):
+    with preserved(net, find_adapter(net)):
         assert not any(module.training for module in net.modules())
         assert net.body[2].v == 0.0
         net.body[2](torch.ones(2, 4) * 0.3)
@@ -194,9 +194,9 @@ def test_an_autograd_graph_of_the_users_own_stays_usable() -> None:
 def test_nested_blocks_and_cycles_are_fine() -> None:
     net = Handmade()
     net.states["self"] = net.states
-    with preserved(net, find(net)):
+    with preserved(net, find_adapter(net)):
         net.count = 1
-        with preserved(net, find(net)):
+        with preserved(net, find_adapter(net)):
             net.count = 2
         assert net.count == 1
     assert net.count == 0

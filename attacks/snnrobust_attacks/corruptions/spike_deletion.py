@@ -17,7 +17,7 @@ from snnrobust_attacks.corruptions.probability import check_probability
 
 @dataclass(frozen=True)
 class SpikeDeletion:
-    """Each spike or event removed by itself; what is left of a count n is Binomial(n, 1 - severity).
+    """Each spike or event is removed independently: a count n becomes Binomial(n, 1 - severity).
 
     Severity is the probability in [0, 1] that a spike is removed.
 

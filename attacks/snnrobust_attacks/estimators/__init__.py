@@ -1,1 +1,1 @@
-"""How a gradient passes a spike."""
+"""Gradient estimators: the derivative that a spike gets in the backward pass."""

@@ -15,7 +15,7 @@ from snnrobust.errors import InputError
 
 @dataclass(frozen=True)
 class ASSG:
-    """An arctangent as sharp as each neuron's membrane potentials allow (Wang et al., CVPR 2026, arXiv 2512.22522).
+    """An arctangent with a sharpness for each neuron's membrane potentials (Wang et al., CVPR 2026, arXiv 2512.22522).
 
     For each sample, neuron and time step, over the iterates of an attack, from M = 1 and D = 0 on:
 
@@ -24,13 +24,13 @@ class ASSG:
         alpha = omega / (M + gamma D + 1e-4),       omega = (2 / pi) tan(pi vanishing / 2)
         H'(u) ~ alpha / 2 / (1 + (pi alpha u / 2)^2)
 
-    M and D move once an iterate: further draws of a stochastic net at the same iterate see the same sharpness.
+    M and D are updated once per iterate: further draws of a stochastic net at it use the same sharpness.
 
     Attributes:
-        vanishing: Upper bound A of the expected degree of gradient vanishing, in (0, 1); more is sharper. The authors'
-            code searches 0.7 to 0.98 for each victim: choose it on samples that you don't report.
+        vanishing: Upper bound A of the expected degree of gradient vanishing, in (0, 1); larger is sharper. The
+            authors' code searches 0.7 to 0.98 for each model: choose it on samples that you don't report.
         gamma: Weight of the deviation D.
-        decay: Share of M and D that an iterate keeps.
+        decay: Share of M and D that is kept at each iterate.
 
     Example:
         >>> estimator, u, state = ASSG(vanishing=0.5, gamma=0.0), torch.tensor([0.0]), {"memory": {}}

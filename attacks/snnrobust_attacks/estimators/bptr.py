@@ -12,7 +12,7 @@ from snnrobust.plugin import NodeRun
 
 @dataclass(frozen=True)
 class BPTR:
-    """A straight-through gradient for neurons that fire at all (Ding et al., SNN-RAT, NeurIPS 2022).
+    """A straight-through gradient for neurons that fire at least once (Ding et al., SNN-RAT, NeurIPS 2022).
 
     The gradient of s[t] with respect to x[t] is g = 1[mean_t s[t] > 0], the same at every step, and 0 across steps.
     """

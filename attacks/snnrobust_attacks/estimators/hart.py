@@ -18,10 +18,10 @@ from snnrobust_attacks.estimators.triangle import Triangle
 
 @dataclass(frozen=True)
 class HART:
-    """Step by step without a gradient through time, averaged over steps (Hao et al., ICLR 2024).
+    """Single-step gradients, without backpropagation through time, averaged over steps (Hao et al., ICLR 2024).
 
-    At each step the node's state is a constant, and H'(u) ~ max(0, gamma - |u|) / gamma^2. The gradient that arrives
-    at the node's input is averaged over the steps, so that each step hands on the same.
+    At each step the node's state is a constant, and H'(u) ~ max(0, gamma - |u|) / gamma^2. The gradient with
+    respect to the node's input is averaged over the steps, so it is the same at every step.
 
     Attributes:
         gamma: Width of the triangle. Choose it on samples that you don't report.
@@ -37,7 +37,7 @@ class HART:
         return Triangle(self.gamma).backward(u, state)
 
     def through(self, node: NodeRun, x: Tensor) -> Tensor:
-        """The node's spikes [T, N, *] for x [T, N, *], each step on its own."""
+        """The node's spikes [T, N, *] for x [T, N, *], without a gradient between steps."""
         x = straight_through(x.mean(dim=0, keepdim=True).expand_as(x), x)  # backward: the mean over steps
         spikes = []
         for step in x:
@@ -61,5 +61,5 @@ class HARTMix:
 
     @property
     def parts(self) -> Sequence[AnyEstimator]:
-        """HART and the model's own."""
+        """HART and the model's own surrogate gradient."""
         return HART(self.gamma), Own()

@@ -18,15 +18,15 @@ class PDSG:
     """H'(u) ~ N(u; mean sigma / 2, standard deviation sigma) (Lun et al., CVPR 2025), as in the authors' code.
 
     sigma is the standard deviation (unbiased) of the node's membrane potentials over all steps so far, the batch and
-    space: one number for each channel of [N, C, H, W] and for each feature of [N, *, F]. Where it is 0, or is of a
-    single number, it is 1.
+    space: one number for each channel of [N, C, H, W] and for each feature of [N, *, F]. It is 1
+    where that is 0 or undefined (a single number).
 
-    Batch dependent: a sample's gradient depends on its batch mates, so outcomes change with the batch size. Use
+    Batch dependent: a sample's gradient depends on the rest of its batch, so outcomes change with the batch size. Use
     `PDSGSample` where that matters. The authors' code takes axis 2 for the channels where H and W differ (tokens of a
     transformer); here channels are always axis 1.
 
     Attributes:
-        batch_dependent: Always true; here so that the estimator's record says so.
+        batch_dependent: Always true; a field so that it is recorded.
 
     Example:
         >>> PDSG()
@@ -45,9 +45,9 @@ class PDSG:
 
 @dataclass(frozen=True)
 class PDSGSample:
-    """`PDSG` with sigma of each sample's own: over its steps so far and space. A variant of this package's.
+    """`PDSG` with one sigma per sample, over its steps so far and space. A variant of this package.
 
-    One number for each sample, and each channel of [N, C, H, W]: no sample depends on its batch mates.
+    One number for each sample, and each channel of [N, C, H, W]: no sample depends on the rest of its batch.
 
     Example:
         >>> PDSGSample().backward(torch.tensor([[-1.0, 1.0], [0.0, 0.0]]), {})  # sigma = sqrt(2), 1
@@ -63,12 +63,12 @@ class PDSGSample:
 
 
 def _over_batch(ndim: int) -> tuple[int, ...]:
-    """Axes of [S, N, *] that a channel's or feature's numbers lie along."""
+    """Axes of [S, N, *] over which the numbers of a channel or feature lie."""
     return (0, 1, 3, 4) if ndim == 5 else tuple(range(ndim - 1))
 
 
 def _over_sample(ndim: int) -> tuple[int, ...]:
-    """Axes of [S, N, *] that a sample's numbers, or those of its channel, lie along."""
+    """Axes of [S, N, *] over which the numbers of a sample, or of its channel, lie."""
     return (0, 3, 4) if ndim == 5 else (0, *range(2, ndim))
 
 

@@ -1,4 +1,4 @@
-"""The derivative of the ReLU that a neuron's rate follows."""
+"""The gradient of a ReLU of the mean input, as in converted nets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RateReLU:
     """The gradient of a converted artificial net, taken at the spiking net's own activity.
 
     Conversion reads a neuron's rate as the ReLU of its mean input (Rueckauer et al. 2017). The gradient of s[t] with
-    respect to x[t] is then g = 1[mean_t x[t] > 0], the same at every step, and 0 across steps. It stands for the
-    "ReLU-ANN" of Ozdenizci & Legenstein 2024 (TMLR), who run the artificial net itself, where no such net is at hand.
+    respect to x[t] is then g = 1[mean_t x[t] > 0], the same at every step, and 0 across steps. It replaces the
+    "ReLU-ANN" of Ozdenizci & Legenstein 2024 (TMLR), which runs the artificial net, where no such net is available.
     """
 
     def through(self, node: NodeRun, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Relaxed:
         sigmoid    p(u) = 1 / (1 + exp(-alpha u))
         atan       p(u) = 1/2 + arctan(pi alpha u / 2) / pi
 
-    Unlike a surrogate gradient it is the derivative of what was computed, so that it is consistent over layers and
+    Unlike a surrogate gradient it is the derivative of the computed function, so it is consistent over layers and
     steps; the two nets agree as alpha grows.
 
     Attributes:
@@ -43,7 +43,7 @@ class Relaxed:
         check_positive("alpha", self.alpha)
 
     def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
-        """What stands for the spike, of the shape of u."""
+        """The smooth step p(u), of the shape of u."""
         if self.shape == "sigmoid":
             return torch.sigmoid(self.alpha * u)
         return torch.arctan((math.pi / 2 * self.alpha) * u) / math.pi + 0.5

@@ -14,7 +14,7 @@ from snnrobust.plugin import NodeRun
 
 @dataclass(frozen=True)
 class RGA:
-    """The firing rate as a function of the mean input (Bu et al., CVPR 2023), in place of all that happens over time.
+    """The gradient of the firing rate as a function of the mean input, without BPTT (Bu et al., CVPR 2023).
 
     For a node u[t] = k v[t-1] + gain x[t] with threshold theta, and the mean input x_bar = gain mean_t x[t]:
 
@@ -24,11 +24,11 @@ class RGA:
 
     the slopes of a line from (0, 0) through ((1 - k) theta, gamma (1 - k) theta) to (beta theta, 1). The gradient of
     s[t] with respect to x[t] is gain g, the same at every step, and 0 across steps. For theta = gain = 1 and beta = 2
-    this is the authors' code; other thresholds follow Wang et al. 2026 (arXiv 2512.22522), the gain is ours. A lateral
-    input is left aside.
+    this is the authors' code; other thresholds follow Wang et al. 2026 (arXiv 2512.22522), the gain is ours. Lateral
+    input is ignored.
 
     Attributes:
-        gamma: Slope below what charges the node to its threshold; times (1 - k) theta at most 1.
+        gamma: Slope of the first piece, for mean inputs that never reach the threshold; gamma (1 - k) theta <= 1.
         beta: The mean input, in thresholds, at which the rate is 1.
 
     Raises:
@@ -50,6 +50,6 @@ class RGA:
         mean = gain * x.detach().mean(dim=0, keepdim=True)  # [1, N, *]
         corner = (1 - k) * theta
         steep = (1 - self.gamma * corner) / ((k + self.beta - 1) * theta)
-        slope = torch.where(mean < corner, self.gamma, steep)  # a k of 1 leaves no first piece, not even at 0
+        slope = torch.where(mean < corner, self.gamma, steep)  # for k = 1 there is no first piece, not even at 0
         g = torch.where((mean >= 0) & (mean <= self.beta * theta), slope, 0.0).to(x)
         return straight_through(gain * g * x, node.forward(x))

@@ -15,7 +15,7 @@ from snnrobust.kernels.derivative import Derivative
 class StraightThrough:
     """H'(u) ~ 1 everywhere (Bengio et al. 2013, arXiv 1308.3432): "STE" of arXiv 2311.09266.
 
-    Gradients through the reset and the leak are taken as they come, so that they may grow with the number of steps.
+    Gradients through reset and leak are not changed, so they may grow with the number of steps.
 
     Example:
         >>> import torch

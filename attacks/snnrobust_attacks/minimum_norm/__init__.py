@@ -1,1 +1,1 @@
-"""Attacks that look for the closest adversarial example."""
+"""Minimum-norm attacks: they search for the closest adversarial example."""

@@ -1,5 +1,4 @@
-"""What attacks that look for the closest adversarial example have in common: decisions, distances, lines to the
-boundary."""
+"""Shared by the minimum-norm attacks: decisions, distances, bisection towards the original."""
 
 from __future__ import annotations
 
@@ -11,16 +10,17 @@ from torch import Tensor
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import Norm
+from snnrobust.wrapping.decision import Correctness
 from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.steps import per_sample
 
 #: Inputs [N, *] -> whether the net gets each wrong, [N].
 Decision = Callable[[Tensor], Tensor]
 
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether logits [N, K] are wrong for labels y [N]: another class, or all outputs silent. NaN never is."""
-    silent = (logits == 0).all(dim=1)
-    return ((logits.argmax(dim=1) != y) | silent) & torch.isfinite(logits).all(dim=1)
+    """Whether logits [N, K] are wrong for labels y [N]: another class, or all zero. False at NaN or infinity."""
+    return ~Correctness(logits, y).not_broken
 
 
 def length(delta: Tensor, norm: Norm) -> Tensor:
@@ -31,38 +31,33 @@ def length(delta: Tensor, norm: Norm) -> Tensor:
     return flat.abs().sum(dim=1) if norm == "l1" else flat.norm(dim=1)
 
 
-def like(value: Tensor, x: Tensor) -> Tensor:
-    """One value per sample [N] in a shape that goes with x [N, *]."""
-    return value.reshape(-1, *[1] * (x.ndim - 1))
-
-
 def shorten(delta: Tensor, share: Tensor, norm: Norm) -> Tensor:
-    """Changes [N, *] of `share` [N] of their length: cut off at that height under L-inf, else along the line."""
-    share = like(share, delta)
+    """Changes [N, *] shortened to `share` [N] of their length: clipped under L-inf, else scaled."""
+    share = per_sample(share, delta)
     if norm != "linf":
         return delta * share
-    reach = like(length(delta, norm), delta) * share
+    reach = per_sample(length(delta, norm), delta) * share
     return torch.minimum(torch.maximum(delta, -reach), reach)
 
 
-def pull_in(x: Tensor, x0: Tensor, broken: Tensor, norm: Norm, decide: Decision, halvings: int) -> Tensor:
+def bisect_to_boundary(x: Tensor, x0: Tensor, broken: Tensor, norm: Norm, decide: Decision, bisections: int) -> Tensor:
     """Moves adversarial x [N, *] towards the originals x0 as far as bisection finds them still adversarial.
 
-    The result is a point that `decide` was asked about, closer than x by up to 2^halvings. Samples that are not
-    `broken` [N] at x stay there, and are asked about all the same, so that each sample costs `halvings` queries.
+    The result is x or a point that `decide` has evaluated, closer by a factor of up to 2^bisections. Samples that are
+    not `broken` [N] at x stay there, but are evaluated too: each sample costs `bisections` queries.
     """
     inner, outer = x.new_zeros(len(x)), x.new_ones(len(x))
     best = x
-    for _ in range(halvings):
+    for _ in range(bisections):
         middle = (inner + outer) / 2
         candidate = x0 + shorten(x - x0, middle, norm)
         fooled = decide(candidate) & broken
-        best = torch.where(like(fooled, x), candidate, best)
+        best = torch.where(per_sample(fooled, x), candidate, best)
         inner, outer = torch.where(fooled, inner, middle), torch.where(fooled, middle, outer)
     return best
 
 
-def require(model: SpikingModel, task: Task, norms: tuple[Norm, ...]) -> None:
+def check_inputs_and_norm(model: SpikingModel, task: Task, norms: tuple[Norm, ...]) -> None:
     """Raises an `InputError` unless inputs are real and the task's norm is one of `norms`."""
     if model.domain != "real":
         raise InputError(

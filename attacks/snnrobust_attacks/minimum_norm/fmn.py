@@ -1,4 +1,4 @@
-"""The closest adversarial example, by gradients."""
+"""A gradient-based minimum-norm attack."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.minimum_norm.boundary import length, like, pull_in, require, wrong
+from snnrobust_attacks.minimum_norm.boundary import bisect_to_boundary, check_inputs_and_norm, length, wrong
+from snnrobust_attacks.optimisers.steps import per_sample
 
 #: Bisections of the line from the original to an adversarial example: closer by up to 2^10 each time.
-HALVINGS = 10
+BISECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class MinimumNorm:
     magnitude at once. The step is a share of the radius. Where a gradient is zero, a random direction leaves the
     plateau. P_r is the projection onto ball and box together, which matters for L1 (Croce & Hein 2021).
 
-    Returns the closest example that the net gets wrong within epsilon, or else the iterate of least margin. Its
-    examples are meant for every radius down to their distance, so one run at the largest epsilon gives the whole curve.
+    Returns the closest example that the net gets wrong within epsilon, or else the iterate of least margin. An
+    example counts at every radius down to its distance, so one run at the largest epsilon gives the whole curve.
 
     Attributes:
         steps: Gradient steps.
@@ -65,7 +66,7 @@ class MinimumNorm:
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless inputs are real and the norm is L-inf, L2 or L1."""
-        require(model, task, ("linf", "l2", "l1"))
+        check_inputs_and_norm(model, task, ("linf", "l2", "l1"))
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The closest adversarial examples found [N, *] for inputs x [N, *] with labels y [N]."""
@@ -80,24 +81,24 @@ class MinimumNorm:
             shrunk = torch.minimum(radius * (1 - change), search.distance)
             grown = (radius * (1 + change)).clamp_max(threat.epsilon)
             radius = torch.where(broken, shrunk, torch.where(search.found, grown, threat.epsilon))
-            way = _direction(gradient, threat, rng.on(x).sub("kick"), index, k)
-            delta = at - x + like(step * radius, x) * way
-            at = x + _into(delta, threat.bounds[0] - x, threat.bounds[1] - x, radius, threat.norm)
+            direction = _direction(gradient, threat, rng.on(x).sub("kick"), index, k)
+            delta = at - x + per_sample(step * radius, x) * direction
+            at = x + _project(delta, threat.bounds[0] - x, threat.bounds[1] - x, radius, threat.norm)
             at = at.clamp(*threat.bounds)  # x + (high - x) rounds to just above high
             if k == 0:
-                at = pull_in(at, x, search.ask(at), threat.norm, search.ask, HALVINGS)
+                at = bisect_to_boundary(at, x, search.is_wrong(at), threat.norm, search.is_wrong, BISECTIONS)
                 radius = search.distance.clamp_max(threat.epsilon)
-        search.ask(at)
-        pull_in(search.closest, x, search.found, threat.norm, search.ask, HALVINGS)
+        search.is_wrong(at)
+        bisect_to_boundary(search.closest, x, search.found, threat.norm, search.is_wrong, BISECTIONS)
         return search.closest
 
 
 class _Search:
-    """Asks the oracle about inputs and remembers the best of them for each sample.
+    """Queries the model and keeps the best input of each sample.
 
     Attributes:
         closest: The closest input that the net gets wrong; of least margin where there is none, [N, *].
-        distance: How far that is; infinite where there is none, [N].
+        distance: Its distance; infinite where there is none, [N].
     """
 
     def __init__(self, oracle: Queries, x0: Tensor, y: Tensor, norm: Norm, index: Tensor) -> None:
@@ -109,33 +110,33 @@ class _Search:
 
     @property
     def found(self) -> Tensor:
-        """For which samples the net was wrong somewhere, [N]."""
+        """For which samples the net was wrong at some query, [N]."""
         return torch.isfinite(self.distance)
 
-    def ask(self, x: Tensor) -> Tensor:
+    def is_wrong(self, x: Tensor) -> Tensor:
         """Whether the net is wrong at x [N, *], [N]."""
         self._query += 1
-        return self._note(x, self._oracle.logits(x, self._index, self._query))
+        return self._update(x, self._oracle.logits(x, self._index, self._query))
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's gradient at x [N, *], and whether the net is wrong there, [N]."""
         self._query += 1
         gradient, _, logits = self._oracle.gradient(x, self._y, self._index, self._query)
-        return gradient, self._note(x, logits)
+        return gradient, self._update(x, logits)
 
-    def _note(self, x: Tensor, logits: Tensor) -> Tensor:
+    def _update(self, x: Tensor, logits: Tensor) -> Tensor:
         broken, size = wrong(logits, self._y), margin(logits, self._y).nan_to_num(nan=torch.inf)
         distance = length(x - self._x0, self._norm)
         closer = broken & (distance < self.distance)
         weaker = ~broken & ~self.found & (size < self._margin)
-        self.closest = torch.where(like(closer | weaker, x), x, self.closest)
+        self.closest = torch.where(per_sample(closer | weaker, x), x, self.closest)
         self.distance = torch.where(closer, distance, self.distance)
         self._margin = torch.where(weaker, size, self._margin)
         return broken
 
 
 def _direction(gradient: Tensor, threat: ThreatModel, rng: Draws, index: Tensor, k: int) -> Tensor:
-    """Where to go, [N, *]: along the gradient, or anywhere for the samples whose gradient is zero."""
+    """Step directions [N, *]: the gradient, or a random direction for samples whose gradient is zero."""
     flat = (gradient == 0).flatten(1).all(dim=1)  # [N]
     if flat.any():
         gradient = gradient.clone()
@@ -143,17 +144,17 @@ def _direction(gradient: Tensor, threat: ThreatModel, rng: Draws, index: Tensor,
     if threat.norm == "linf":
         return gradient.sign()
     # Scaled first: the square of 1e-25 is zero in float32.
-    unit = gradient / like(length(gradient, "linf"), gradient)
-    return unit if threat.norm == "l1" else unit / like(length(unit, "l2"), unit)
+    unit = gradient / per_sample(length(gradient, "linf"), gradient)
+    return unit if threat.norm == "l1" else unit / per_sample(length(unit, "l2"), unit)
 
 
-def _into(delta: Tensor, low: Tensor, high: Tensor, radius: Tensor, norm: Norm) -> Tensor:
+def _project(delta: Tensor, low: Tensor, high: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     """Euclidean projection of delta [N, *] onto {|d|_p <= radius, low <= d <= high}, one radius [N] a sample.
 
     The minimiser is clip(shrink(delta, m), low, high) with shrink d / (1 + m) under L2 and soft thresholding by m
     under L1, for the least m >= 0 at which it fits; m is found by bisection, from the side that fits.
     """
-    reach = like(radius, delta)
+    reach = per_sample(radius, delta)
     if norm == "linf":
         return torch.minimum(torch.maximum(delta, -reach), reach).clamp(low, high)
 
@@ -163,11 +164,11 @@ def _into(delta: Tensor, low: Tensor, high: Tensor, radius: Tensor, norm: Norm) 
 
     lower = torch.zeros_like(reach)
     largest = length(delta, "linf") if norm == "l1" else length(delta, "l2") / radius.clamp_min(1e-12) - 1
-    upper = like(largest.clamp_min(0), delta)
+    upper = per_sample(largest.clamp_min(0), delta)
     for _ in range(30):
         middle = (lower + upper) / 2
-        outside = like(length(at(middle), norm), delta) > reach
+        outside = per_sample(length(at(middle), norm), delta) > reach
         lower, upper = torch.where(outside, middle, lower), torch.where(outside, upper, middle)
     free = delta.clamp(low, high)
-    fits = like(length(free, norm) <= radius, delta)
+    fits = per_sample(length(free, norm) <= radius, delta)
     return torch.where(fits, free, at(upper))

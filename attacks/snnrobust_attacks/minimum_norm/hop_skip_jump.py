@@ -1,4 +1,4 @@
-"""The closest adversarial example, by decisions alone."""
+"""A decision-based minimum-norm attack."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.minimum_norm.boundary import length, like, pull_in, require, wrong
+from snnrobust_attacks.minimum_norm.boundary import bisect_to_boundary, check_inputs_and_norm, length, wrong
+from snnrobust_attacks.optimisers.steps import per_sample
 
 #: Bisections of the line to the boundary.
-HALVINGS = 16
+BISECTIONS = 16
 #: Lengths that the step away from the boundary is tried at, each half of the one before.
 LENGTHS = 8
 #: Random directions that are drawn at once, and inputs that go through the net at once where there are fewer samples.
@@ -28,7 +29,7 @@ GROUP, BATCH = 8, 128
 
 @dataclass(frozen=True)
 class HopSkipJump:
-    """Attack by decisions (Chen, Jordan & Wainwright 2020, arXiv 1904.02144): knows if the net is wrong, no more.
+    """Decision-based attack (Chen, Jordan & Wainwright 2020, arXiv 1904.02144): sees only if the net is wrong.
 
     Starts at a random image that the net gets wrong, bisects the line to the original down to the boundary, and then
     repeats, for t = 1 .. steps: estimate the boundary's normal at x from B = queries sqrt(t) random unit directions u,
@@ -43,12 +44,12 @@ class HopSkipJump:
     comes or goes, and probes that near see the normal of one piece. (An MLP on MNIST, T = 4, 1500 queries: median L2
     distance 3.8 with 1 / d, 2.1 with 0.2, 1.6 with 0.5 and 1.8 with 1.)
 
-    Every sample gets the same number of queries, so outcomes do not depend on batch mates. A starting image is one of
+    Every sample gets the same number of queries, so outcomes do not depend on the batch. A starting image is one of
     `starts` keyed uniform ones, or the image with each entry at its further bound; where the net is right at all of
     them nothing is changed.
 
     Returns the closest example that the net gets wrong if it is within epsilon, or else its projection onto the ball.
-    Its examples are meant for every radius down to their distance. Asks for no gradients: a check on attacks that do.
+    An example counts at every radius down to its distance. Uses no gradients: a check on gradient-based attacks.
 
     Attributes:
         steps: Steps along the boundary.
@@ -71,7 +72,7 @@ class HopSkipJump:
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless inputs are real and the norm is L-inf or L2."""
-        require(model, task, ("linf", "l2"))
+        check_inputs_and_norm(model, task, ("linf", "l2"))
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The closest adversarial examples found [N, *] for inputs x [N, *] with labels y [N]."""
@@ -79,16 +80,16 @@ class HopSkipJump:
             return x.clone()
         rng, decisions = rng.on(x), _Decisions(oracle, y, index)
         at, broken = self._start(decisions, x, threat, rng, index)
-        at = pull_in(at, x, broken, threat.norm, decisions, HALVINGS)
+        at = bisect_to_boundary(at, x, broken, threat.norm, decisions, BISECTIONS)
         for t in range(1, self.steps + 1):
             count = math.ceil(self.queries * math.sqrt(t))
             normal = _normal(decisions, at, x, threat, rng.sub("probe", t), index, count, self.probe)
-            away = _away(decisions, at, normal, length(at - x, threat.norm) / math.sqrt(t), threat)
-            candidate = pull_in(away, x, broken, threat.norm, decisions, HALVINGS)
+            away = _step_away(decisions, at, normal, length(at - x, threat.norm) / math.sqrt(t), threat)
+            candidate = bisect_to_boundary(away, x, broken, threat.norm, decisions, BISECTIONS)
             closer = broken & (length(candidate - x, threat.norm) < length(at - x, threat.norm))
-            at = torch.where(like(closer, x), candidate, at)
+            at = torch.where(per_sample(closer, x), candidate, at)
         within = length(at - x, threat.norm) <= threat.epsilon
-        return torch.where(like(within, x), at, threat.project(at, x))
+        return torch.where(per_sample(within, x), at, threat.project(at, x))
 
     def _start(
         self, decisions: _Decisions, x: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
@@ -101,12 +102,12 @@ class HopSkipJump:
             last = start == self.starts
             image = furthest if last else rng.sub("start").uniform(index, x.shape[1:], start, low, high)
             fresh = decisions(image) & ~broken
-            at, broken = torch.where(like(fresh, x), image, at), broken | fresh
+            at, broken = torch.where(per_sample(fresh, x), image, at), broken | fresh
         return at, broken
 
 
 class _Decisions:
-    """Whether the net is wrong, asked with fresh draws each time."""
+    """Queries whether the net is wrong, with fresh draws each time."""
 
     def __init__(self, oracle: Queries, y: Tensor, index: Tensor) -> None:
         self._oracle, self._y, self._index = oracle, y, index
@@ -139,34 +140,34 @@ def _normal(
     count: int,
     probe: float,
 ) -> Tensor:
-    """A direction [N, *] from the boundary point `at` into the wrong side, by `count` decisions around it."""
-    reach = like(probe * length(at - x0, "l2"), at)
+    """The boundary's estimated normal [N, *] at `at`, towards the wrong side, from `count` decisions around it."""
+    reach = per_sample(probe * length(at - x0, "l2"), at)
     signed, plain = torch.zeros_like(at), torch.zeros_like(at)
     votes = at.new_zeros(len(at))
     for first in range(0, count, GROUP):
         drawn = rng.normal(index, (GROUP, *at.shape[1:]), first)[:, : count - first]  # [N, G, *]
-        unit = drawn / like(length(drawn.flatten(0, 1), "l2"), drawn.flatten(0, 1)).reshape(
+        unit = drawn / per_sample(length(drawn.flatten(0, 1), "l2"), drawn.flatten(0, 1)).reshape(
             *drawn.shape[:2], *[1] * (at.ndim - 1)
         )
         probes = (at.unsqueeze(1) + reach.unsqueeze(1) * unit).clamp(*threat.bounds)
         phi = 2 * decisions.several(probes).to(at) - 1  # [N, G]
         for g in range(drawn.shape[1]):  # one at a time: a sum in another order would round otherwise
-            taken = probes[:, g] - at  # what the box left of the direction
-            signed, plain, votes = signed + like(phi[:, g], at) * taken, plain + taken, votes + phi[:, g]
+            taken = probes[:, g] - at  # the direction, clipped to the bounds
+            signed, plain, votes = signed + per_sample(phi[:, g], at) * taken, plain + taken, votes + phi[:, g]
     mean = votes / count
-    agreed = like(mean.abs() == 1, at)
-    return torch.where(agreed, like(mean, at) * plain, signed - like(mean, at) * plain)
+    agreed = per_sample(mean.abs() == 1, at)
+    return torch.where(agreed, per_sample(mean, at) * plain, signed - per_sample(mean, at) * plain)
 
 
-def _away(decisions: _Decisions, at: Tensor, normal: Tensor, size: Tensor, threat: ThreatModel) -> Tensor:
+def _step_away(decisions: _Decisions, at: Tensor, normal: Tensor, size: Tensor, threat: ThreatModel) -> Tensor:
     """The furthest of some points from `at` [N, *] along the normal at which the net is wrong; `at` where none is."""
     if threat.norm == "linf":
         way = normal.sign()
     else:
-        way = normal / like(length(normal, "l2").clamp_min(torch.finfo(at.dtype).tiny), at)
+        way = normal / per_sample(length(normal, "l2").clamp_min(torch.finfo(at.dtype).tiny), at)
     result, settled = at, torch.zeros(len(at), dtype=torch.bool, device=at.device)
     for j in range(LENGTHS):
-        candidate = (at + like(size / 2**j, at) * way).clamp(*threat.bounds)
+        candidate = (at + per_sample(size / 2**j, at) * way).clamp(*threat.bounds)
         fresh = decisions(candidate) & ~settled
-        result, settled = torch.where(like(fresh, at), candidate, result), settled | fresh
+        result, settled = torch.where(per_sample(fresh, at), candidate, result), settled | fresh
     return result

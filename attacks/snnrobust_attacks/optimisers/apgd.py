@@ -17,11 +17,11 @@ from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.optimisers.steps import (
+    at_least_one_event,
     check_norm,
     checkpoints,
-    column,
+    per_sample,
     sparse_step,
-    whole,
 )
 
 #: Share of a step that is the new direction; the rest is the last movement.
@@ -47,9 +47,9 @@ class APGD:
     q largest entries over q. Every .04 of the steps, q becomes the number of entries that the best iterate changes
     over 1.5; where that number fell by more than 5 %, eta is set back to epsilon and the search goes on from the
     best iterate; else eta is divided by 1.5, down to epsilon / 10. Two details are ours: q is rounded down, since
-    2 / 1.5 rounded up is 2 for ever, and what a bound holds back goes to the next largest entry.
+    2 / 1.5 rounded up is 2 for ever, and what the bounds cut off goes to the next largest entry.
 
-    A step is a whole number of events, without momentum, where entries are whole numbers.
+    Where entries are whole numbers, a step is a whole number of events, without momentum.
 
     Attributes:
         steps: Number of gradient steps.
@@ -57,7 +57,8 @@ class APGD:
         rho: Share of steps that must raise the objective for eta to stay.
         ties: Whether an iterate as good as the best takes its place, so that the search drifts over the plateaus of a
             rate read-out. On a conv SNN (MNIST, T = 4, margin, epsilon .1, 50 steps, three starts) .11 stay robust with
-            and .16 without, on an MLP as many. An equal objective is no progress for eta: that made it no stronger.
+            and .16 without, on an MLP as many. An equal objective is no progress for eta; counting it made the
+            attack no stronger.
     """
 
     steps: int = 100
@@ -74,11 +75,11 @@ class APGD:
         check_share("rho", self.rho, "give a share of the steps", zero=True, one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for the norms that have a steepest direction."""
+        """Raises an `InputError` for a norm without a steepest direction."""
         check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        """Starts with the longest step and nothing found yet."""
+        """Starts with the largest step size."""
         x = threat.start(x0, rng.sub("start"), index) if self.random_start else x0.clone()
         unknown = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)  # [N]
         state = {
@@ -113,11 +114,11 @@ class APGD:
         rng: Draws,
         index: Tensor,
     ) -> State:
-        """Notes the iterate, looks at the progress where a checkpoint is due, and moves on."""
+        """Records the iterate, checks the progress at checkpoints, and takes a step."""
         better = loss >= state["best_loss"] if self.ties else loss > state["best_loss"]
         state = state | {
-            "best": torch.where(column(better, x0), state["x"], state["best"]),
-            "best_gradient": torch.where(column(better, x0), gradient, state["best_gradient"]),
+            "best": torch.where(per_sample(better, x0), state["x"], state["best"]),
+            "best_gradient": torch.where(per_sample(better, x0), gradient, state["best_gradient"]),
             "best_loss": torch.maximum(loss, state["best_loss"]),
         }
         if threat.norm == "l1":
@@ -137,9 +138,10 @@ class APGD:
         size = torch.where(back, state["size"] / 2, state["size"])
         x, gradient, loss = _go_back(state, gradient, loss, back)
 
-        eta = column(whole(threat.epsilon * size, threat), x0)
+        eta = per_sample(at_least_one_event(threat.epsilon * size, threat), x0)
         z = threat.project(x + eta * threat.steepest(gradient), x0)
-        new = column(torch.where(k == 0, 1.0, NEW if threat.domain == "real" else 1.0), x0)  # no movement before k = 0
+        # There is no movement before k = 0.
+        new = per_sample(torch.where(k == 0, 1.0, NEW if threat.domain == "real" else 1.0), x0)
         moved = x + new.to(x0) * (z - x) + (1 - new).to(x0) * (x - state["previous"])
         noted = (period > 0) | (k == 0)
         return state | {
@@ -163,7 +165,7 @@ class APGD:
         size = torch.where(due, torch.where(sparser, 1.0, state["size"] / SHRINK).clamp_min(LEAST), state["size"])
         x, gradient, _ = _go_back(state, gradient, loss, due & sparser)
 
-        eta = whole(threat.epsilon * size, threat)
+        eta = at_least_one_event(threat.epsilon * size, threat)
         return state | {
             "x": threat.project(x + sparse_step(gradient, x, threat, eta, moving.long()), x0),
             "size": size,
@@ -174,6 +176,6 @@ class APGD:
 
 def _go_back(state: State, gradient: Tensor, loss: Tensor, back: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Iterate, gradient and objective [N]; those of the best iterate for the samples that go back to it."""
-    x = torch.where(column(back, gradient), state["best"], state["x"])
-    gradient = torch.where(column(back, gradient), state["best_gradient"], gradient)
+    x = torch.where(per_sample(back, gradient), state["best"], state["x"])
+    gradient = torch.where(per_sample(back, gradient), state["best_gradient"], gradient)
     return x, gradient, torch.where(back, state["best_loss"], loss)

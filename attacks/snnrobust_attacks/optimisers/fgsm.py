@@ -27,7 +27,7 @@ class FGSM:
     steps: ClassVar[int] = 1
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for the norms that have a steepest direction."""
+        """Raises an `InputError` for a norm without a steepest direction."""
         check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
@@ -45,5 +45,5 @@ class FGSM:
         rng: Draws,
         index: Tensor,
     ) -> State:
-        """The one step."""
+        """Takes the step."""
         return {"x": threat.project(x0 + threat.epsilon * threat.steepest(gradient), x0)}

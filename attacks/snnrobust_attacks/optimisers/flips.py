@@ -1,4 +1,4 @@
-"""A search for the entries whose change does most: flips of binary inputs, and L0 changes of others."""
+"""Greedy search over sets of changed entries: flips of binary inputs, L0 changes of others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.threat_model import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -33,21 +33,21 @@ class Flips:
     choices are made with Gumbel noise, score + T noise (Gumbel-top-k: a draw without replacement with probability
     ~ score^(1/T)), where the score is log a_i and T is uniform in [0, temperature) for each proposal, so that some
     proposals are greedy and some are not. Every other proposal may make illegal changes too, with the score log `floor`
-    (legal ones are measured in units of their mean), so that dead or wrong gradients leave a random search. m is a
+    (legal ones are measured in units of their mean), so that zero or wrong gradients leave a random search. m is a
     random part, at most p_k = exchange (1 - k / steps), of the changes, and at least one where the budget is spent. One
-    step in eight spends a random part of the budget alone, for a solution may need fewer.
+    step in eight spends only a random part of the budget, since fewer changes may suffice.
 
     After the Sparse Dynamic Attack (Lun et al. 2025, CVPR: legal flips by gradient, kept if the measured objective
     agrees) and random search over sets (Sparse-RS, Croce et al. 2022, arXiv 2006.12834).
 
     For norm "l0" in every domain, for L1 of binary inputs, and for L-inf of whole numbers, where at most half of the
-    entries change: about as many as the gradient advises.
+    entries change.
 
     Attributes:
         steps: Number of steps, each a forward and a backward pass.
         exchange: Greatest share of the changes that the first step takes back.
         temperature: Greatest strength of the noise.
-        floor: Weight of a change that the gradient advises against.
+        floor: Weight of a change against the gradient.
     """
 
     steps: int = 50
@@ -111,7 +111,7 @@ class Flips:
         # All numbers of a sample in one draw: [N, 3 D + 4].
         unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
         noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
-        part, heat, size, bold = unit[:, 3 * count :].unbind(dim=1)
+        part, heat, size, coin = unit[:, 3 * count :].unbind(dim=1)
         gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
         leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
         wanted = (budget * (8 * size).clamp_max(1)).ceil().long()
@@ -119,27 +119,29 @@ class Flips:
         changed = x != x0
         held = changed.sum(dim=1)
         value = (x - x0) * gradient
-        worth = self._score(value, changed) * torch.where(value < 0, 2, 1)  # a loss goes before what is worth little
+        worth = self._score(value, changed) * torch.where(
+            value < 0, 2, 1
+        )  # harmful changes are taken back before useless ones
         share = self.exchange * (1 - k / self.steps) * part
-        # A set below the budget may grow without giving anything back: one entry may be worth all others.
+        # A set below the budget may grow without taking anything back: one entry may matter more than all others.
         least = torch.where(held < wanted, (part < 0.5).long(), 1)
         back = torch.maximum((share * held).floor().long(), held - wanted).maximum(least)
-        removed = changed & largest(torch.where(changed, leave - worth, -torch.inf), back)
+        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back)
         kept = changed & ~removed
 
         target = self._target(x0, gradient, side, threat)
-        # Neither what was just taken back, which would undo the step, nor, in one proposal of two, what the gradient
-        # advises against, unless there is nothing else.
+        # Not the changes that were just taken back, which would undo the step. In one proposal of two, no changes
+        # against the gradient, unless there are no others.
         others = ~kept & ~(removed & (target == x))
-        advised = others & ((target - x0) * gradient > 0)
-        timid = (bold < 0.5) & advised.any(dim=1)
-        eligible = torch.where(timid[:, None], advised, others)
+        along = others & ((target - x0) * gradient > 0)
+        only_along = (coin < 0.5) & along.any(dim=1)
+        eligible = torch.where(only_along[:, None], along, others)
         gain = self._score((target - x0) * gradient, eligible) + enter
-        made = eligible & largest(gain.masked_fill(~eligible, -torch.inf), wanted - kept.sum(dim=1))
+        made = eligible & largest_mask(gain.masked_fill(~eligible, -torch.inf), wanted - kept.sum(dim=1))
         return torch.where(made, target, torch.where(kept, x, x0))
 
     def _score(self, gain: Tensor, among: Tensor) -> Tensor:
-        """The logarithm of the estimated gains [N, D], in units of the mean legal one of those asked `among`."""
+        """The logarithm of the estimated gains [N, D], in units of the mean legal gain of the entries `among`."""
         legal = gain.clamp_min(0) * among
         mean = legal.sum(dim=1, keepdim=True) / (legal > 0).sum(dim=1, keepdim=True).clamp_min(1)
         weight = torch.where(mean > 0, legal / mean, 0.0)  # no gradient, no preference

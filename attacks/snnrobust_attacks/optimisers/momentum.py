@@ -16,7 +16,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm, column, sparse_step
+from snnrobust_attacks.optimisers.steps import check_norm, per_sample, sparse_step
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Momentum:
         check_share("l1_share", self.l1_share, "give a share of the entries", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for the norms that have a steepest direction."""
+        """Raises an `InputError` for a norm without a steepest direction."""
         check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        """Starts at the original, at rest."""
+        """Starts at the original, with a sum of zero."""
         return {"x": x0.clone(), "sum": torch.zeros_like(x0)}
 
     def step(
@@ -66,13 +66,13 @@ class Momentum:
         rng: Draws,
         index: Tensor,
     ) -> State:
-        """Adds the gradient to the sum and follows it."""
+        """Adds the gradient to the sum and takes a step along it."""
         length = gradient.abs().flatten(1).sum(dim=1)
-        unit = torch.where(column(length, x0) > 0, gradient / column(length, x0), 0.0)
+        unit = torch.where(per_sample(length, x0) > 0, gradient / per_sample(length, x0), 0.0)
         total = self.decay * state["sum"] + unit
         size = threat.epsilon / self.steps if self.step_size is None else self.step_size
         if threat.domain != "real":
-            size = max(size, 1.0)  # anything shorter is cut to no change at all
+            size = max(size, 1.0)  # a shorter step would be rounded to no change
         if threat.norm == "l1":
             count = torch.full_like(k, math.ceil(self.l1_share * x0[0].numel()))
             moved = sparse_step(total, state["x"], threat, torch.full_like(loss, size), count)

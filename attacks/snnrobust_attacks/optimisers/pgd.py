@@ -48,7 +48,7 @@ class PGD:
         check_share("l1_share", self.l1_share, "give a share of the entries", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for the norms that have a steepest direction."""
+        """Raises an `InputError` for a norm without a steepest direction."""
         check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
@@ -69,7 +69,7 @@ class PGD:
         """One projected step."""
         size = 2.5 * threat.epsilon / self.steps if self.step_size is None else self.step_size
         if threat.domain != "real":
-            size = max(size, 1.0)  # anything shorter is cut to no change at all
+            size = max(size, 1.0)  # a shorter step would be rounded to no change
         x = state["x"]
         if threat.norm == "l1":
             count = torch.full_like(k, math.ceil(self.l1_share * x[0].numel()))

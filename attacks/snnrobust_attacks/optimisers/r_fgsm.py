@@ -20,11 +20,11 @@ from snnrobust_attacks.optimisers.steps import check_norm
 
 @dataclass(frozen=True)
 class RFGSM:
-    """A random step, then the one gradient step (R+FGSM, Tramer et al. 2018, arXiv 1705.07204).
+    """A random step, then one gradient step (R+FGSM, Tramer et al. 2018, arXiv 1705.07204).
 
     L-inf: x' = clip(x0 + a sign(n)) with n normal, then x = clip(x' + (epsilon - a) sign(g(x'))), a = share epsilon.
     L2 and L1: x' uniform in the ball of radius a, then epsilon - a along the steepest direction of the norm.
-    Where entries are whole numbers, a is rounded down to one: at epsilon 1 all of it is left to the gradient.
+    Where entries are whole numbers, a is rounded down to one: at epsilon 1 the gradient step takes all of it.
 
     Attributes:
         share: Share of epsilon that the random step takes.
@@ -39,7 +39,7 @@ class RFGSM:
         check_share("share", self.share, "give a share of epsilon, or use 'fgsm'")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for the norms that have a steepest direction."""
+        """Raises an `InputError` for a norm without a steepest direction."""
         check_norm(task, "linf", "l2", "l1")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:

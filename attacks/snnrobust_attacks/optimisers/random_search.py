@@ -12,33 +12,33 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.common.validate import check_count, check_share
 from snnrobust.plugin import State
-from snnrobust.threat_models.threat_model import ThreatModel, largest
+from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
 
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Random search over the extreme points of the ball; asks for no gradient.
+    """Random search over the extreme points of the ball; a black-box attack.
 
-    Starts at a random point of the kind below. A step draws a part of the best iterate anew and keeps the result if its
+    Starts at a random point of the kind below. A step redraws a part of the best iterate and keeps the result if its
     objective is no lower. Ties count, since a rate read-out takes few values and most steps leave it where it is. Every
     iterate is projected onto the threat model.
 
     L-inf: vertices x0 +- epsilon; a step gives a random share of the entries new signs, or, one time in four, values
-        uniform in the ball: what breaks a spiking net may be an island in it.
-    L2: x0 + epsilon n / |n| with normal n; a step draws a random share of n anew.
-    L0, L1: random entries moved to a random bound until the budget is spent (under L1 the last of them only as far as
-        it lasts). A step takes back what makes room for a new change, and each change with a probability that falls
-        over the steps, p_k = exchange / (1 + 20 k / steps), and spends the budget anew; one time in eight only a random
-        part of it, for a solution may need less. After Sparse-RS (Croce et al. 2022, arXiv 2006.12834), which exchanges
-        a falling share of the changed pixels for others with extreme values.
+        uniform in the ball: adversarial examples of a spiking net may be isolated inside it.
+    L2: x0 + epsilon n / |n| with normal n; a step redraws a random share of n.
+    L0, L1: random entries moved to a random bound until the budget is spent (under L1 the last one only as far as it
+        lasts). A step takes back what makes room for a new change, and each change with a probability that falls
+        over the steps, p_k = exchange / (1 + 20 k / steps), and spends the budget again; one time in eight only a
+        random part of it, since less may suffice. After Sparse-RS (Croce et al. 2022, arXiv 2006.12834), which
+        exchanges a falling share of the changed pixels for others with extreme values.
 
-    A sanity check for gradient attacks, and an attack for nets whose gradients fail: where it beats them, they are
-    broken. Under L-inf and L2 it is no strong attack; its strong relative there is the Square attack (Andriushchenko et
-    al. 2020, arXiv 1912.00049).
+    A sanity check for gradient-based attacks, which have failed where it beats them, and an attack on nets without
+    useful gradients. Under L-inf and L2 it is weak; use the Square attack there (Andriushchenko et al. 2020, arXiv
+    1912.00049).
 
     Attributes:
         steps: Number of steps, each a forward pass.
-        share: Probability that an entry is drawn anew in a step under L-inf and L2.
+        share: Probability that an entry is redrawn in a step under L-inf and L2.
         exchange: Probability that a change is taken back in the first step under L0 and L1.
     """
 
@@ -54,7 +54,7 @@ class RandomSearch:
         check_share("exchange", self.exchange, "give a share of the changes", zero=True, one=True)
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        """Starts at a random extreme point, with nothing found yet."""
+        """Starts at a random extreme point."""
         none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         k = torch.zeros(len(x0), dtype=torch.long, device=x0.device)
         start = self._propose(x0, x0, k, threat, rng.sub("start"), index, share=1.0)
@@ -93,7 +93,7 @@ class RandomSearch:
         spread = threat.epsilon / math.sqrt(max(1, math.prod(shape)))  # the size of an entry at length epsilon
         change = torch.where(drawn, spread * rng.sub("sign").normal(index, shape, k), best - x0)
         length = change.flatten(1).norm(dim=1).reshape(wide)
-        # Too long, so that the projection makes up for what the bounds cut off.
+        # Longer than epsilon, to make up for what the bounds cut off in the projection.
         return threat.project(x0 + change * (3 * threat.epsilon / length.clamp_min(1e-12)), x0)
 
     def _spend(self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class RandomSearch:
         # Something must be left to spend: room for one more entry, or under L1 what the first change cost.
         held = changed.sum(dim=1)
         keep = budget[:, 0].long() - 1 if threat.norm == "l0" else held - 1
-        back = changed & ((leave < rate) | ~largest(torch.where(changed, leave, -1.0), keep))
+        back = changed & ((leave < rate) | ~largest_mask(torch.where(changed, leave, -1.0), keep))
         x = torch.where(back, origin, x)
 
         low, high = threat.bounds

@@ -15,7 +15,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm, checkpoints, column, whole
+from snnrobust_attacks.optimisers.steps import at_least_one_event, check_norm, checkpoints, per_sample
 
 KEEP_FIRST, KEEP_SECOND = 0.5, 0.8
 
@@ -27,8 +27,8 @@ class SAPGD:
     m <- .5 m + g / mean|g|;  v <- .8 v + g^2 / mean(g^2);  x <- P(x + clip(eta m / sqrt(v), -eta, eta))
 
     Means are over all entries of a sample. eta starts at epsilon and is halved at the checkpoints of APGD, after .22,
-    .41, .57, .70 ... of the steps, whatever the objective does. An entry whose gradient keeps its sign moves by eta,
-    one whose gradient swings or fades moves less. The moments scale each entry by itself, which belongs to L-inf.
+    .41, .57, .70 ... of the steps, whatever the objective. An entry whose gradient keeps its sign moves by eta, one
+    whose gradient changes sign or shrinks moves less. The moments scale each entry separately, which fits L-inf only.
 
     Attributes:
         steps: Number of gradient steps.
@@ -45,7 +45,7 @@ class SAPGD:
         check_flag("random_start", self.random_start)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for L-inf."""
+        """Raises an `InputError` unless the norm is L-inf."""
         check_norm(task, "linf")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
@@ -66,14 +66,14 @@ class SAPGD:
     ) -> State:
         """Moves each entry by at most eta."""
         # Scaled to a largest entry of 1 first, which changes nothing else: the square of 1e-25 is zero in float32.
-        largest = column(gradient.abs().flatten(1).amax(dim=1), x0)
+        largest = per_sample(gradient.abs().flatten(1).amax(dim=1), x0)
         g = torch.where(largest > 0, gradient / largest, 0.0)
-        mean = column(g.abs().flatten(1).mean(dim=1), x0)
-        square = column(g.square().flatten(1).mean(dim=1), x0)
+        mean = per_sample(g.abs().flatten(1).mean(dim=1), x0)
+        square = per_sample(g.square().flatten(1).mean(dim=1), x0)
         first = KEEP_FIRST * state["first"] + torch.where(largest > 0, g / mean, 0.0)
         second = KEEP_SECOND * state["second"] + torch.where(largest > 0, g.square() / square, 0.0)
 
         ratio = torch.where(second > 0, first / second.sqrt(), 0.0).clamp(-1, 1)
         halvings = torch.bucketize(k, k.new_tensor(checkpoints(self.steps)), right=True)
-        eta = whole(threat.epsilon * 0.5 ** halvings.to(x0.dtype), threat)
-        return {"x": threat.project(state["x"] + column(eta, x0) * ratio, x0), "first": first, "second": second}
+        eta = at_least_one_event(threat.epsilon * 0.5 ** halvings.to(x0.dtype), threat)
+        return {"x": threat.project(state["x"] + per_sample(eta, x0) * ratio, x0), "first": first, "second": second}

@@ -15,7 +15,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm, column
+from snnrobust_attacks.optimisers.steps import check_norm, per_sample
 from snnrobust_attacks.optimisers.windows import Window, fold, sides, tiles, unfold
 
 #: The steps, of 10000, after which p is halved: those of the authors' own runs.
@@ -40,7 +40,7 @@ class Square:
 
     A window is a box over all axes but the channels', with sides in the proportions of the input: a square of an image
     [N, C, H, W], an interval of a vector [N, F], a stretch of time and features of [N, T, F], a stretch of time and
-    a square of [N, T, C, H, W]. The first windows cover nearly all times; that all did so made no difference
+    a square of [N, T, C, H, W]. The first windows cover nearly all times; letting all of them do so made no difference
     (a rate-coded MLP, MNIST, T = 4, 500 steps: robust .72 for both).
 
     Attributes:
@@ -63,11 +63,11 @@ class Square:
         check_share("p", self.p, "give the share of the entries in the first window", one=True)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Defined for L-inf and L2."""
+        """Raises an `InputError` unless the norm is L-inf or L2."""
         check_norm(task, "linf", "l2")
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
-        """Starts at stripes or bumps, with nothing found yet."""
+        """Starts at stripes or bumps."""
         origin, rng = fold(x0), rng.on(x0).sub("start")
         if threat.norm == "linf":
             shape = (origin.shape[1], *[1] * (origin.ndim - 3), origin.shape[-1])  # a sign per channel and column
@@ -88,9 +88,9 @@ class Square:
         rng: Draws,
         index: Tensor,
     ) -> State:
-        """Keeps the iterate if it is good enough, and proposes the next from the best."""
+        """Keeps the iterate if it is better than the best (with `ties`: no worse), and proposes the next."""
         better = loss >= state["loss"] if self.ties else loss > state["loss"]
-        best = torch.where(column(better, x0), state["x"], state["best"])
+        best = torch.where(per_sample(better, x0), state["x"], state["best"])
         origin, at = fold(x0), fold(best)
         axes, channels = origin.ndim - 2, origin.shape[1]
         # All numbers of a step in one draw: a corner for each of two windows, an axis, a sign per channel.
@@ -123,7 +123,7 @@ class Square:
             for sign in (signs, -signs)
         ]
         idle = (painted[0] == best).flatten(1).all(dim=1)
-        return torch.where(column(idle, best), painted[1], painted[0])
+        return torch.where(per_sample(idle, best), painted[1], painted[0])
 
 
 def _moved(change: Tensor, here: Window, there: Window, bump: Tensor, epsilon: float) -> Tensor:
@@ -133,14 +133,14 @@ def _moved(change: Tensor, here: Window, there: Window, bump: Tensor, epsilon: f
     held = _norms(change * either)  # [N, C, 1, ...]
     unused = (epsilon**2 - change.flatten(1).square().sum(dim=1)).clamp_min(0)  # lost to the bounds
     direction = bump + change * inside / _norms(change * inside).clamp_min(1e-12)
-    length = (held.square() + column(unused, change) / channels).sqrt()
+    length = (held.square() + per_sample(unused, change) / channels).sqrt()
     new = direction * inside / _norms(direction * inside).clamp_min(1e-12) * length
     return _lengthened(new + change * (1 - either), epsilon)
 
 
 def _lengthened(change: Tensor, epsilon: float) -> Tensor:
     """The change [N, *] of every sample at L2 length epsilon; zero stays zero."""
-    return change * column(epsilon / change.flatten(1).norm(dim=1).clamp_min(1e-12), change)
+    return change * per_sample(epsilon / change.flatten(1).norm(dim=1).clamp_min(1e-12), change)
 
 
 def _norms(change: Tensor) -> Tensor:

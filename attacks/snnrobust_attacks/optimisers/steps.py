@@ -1,4 +1,4 @@
-"""What several optimisers share: the norms they fit, the sparse step of L1, the checkpoints of step-size schedules."""
+"""Shared by several optimisers: checks of norms, the sparse step of L1, the checkpoints of step-size schedules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.threat_models.threat_model import ThreatModel
 
 
 def check_norm(task: Task, *norms: str) -> None:
-    """Raises an `InputError` if a task asks for a norm that its optimiser is not defined for."""
+    """Raises an `InputError` if the task's norm is not among `norms`."""
     if task.attack is not None and task.attack.norm not in norms:
         raise InputError(
             f"expected norm in {list(norms)} for '{task.label}', got '{task.attack.norm}'; "
@@ -22,18 +22,18 @@ def check_norm(task: Task, *norms: str) -> None:
         )
 
 
-def column(values: Tensor, like: Tensor) -> Tensor:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """A number per sample, [N], in a shape that broadcasts with `like` [N, *]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def whole(size: Tensor, threat: ThreatModel) -> Tensor:
-    """A length of step that moves something: at least one event where entries are whole numbers."""
+def at_least_one_event(size: Tensor, threat: ThreatModel) -> Tensor:
+    """The step size, at least one event where entries are whole numbers: less would change nothing."""
     return size if threat.domain == "real" else size.clamp_min(1)
 
 
 def checkpoints(steps: int) -> list[int]:
-    """The steps after which APGD and SA-PGD look at their step size (Croce & Hein 2020, section 3.1).
+    """The steps after which APGD and SA-PGD check their step size (Croce & Hein 2020, section 3.1).
 
     ceil(p_j steps) with p_0 = 0, p_1 = .22 and p_{j+1} = p_j + max(p_j - p_{j-1} - .03, .06). Counted in hundredths:
     in floats, ceil(.41 * 100) depends on how .22 + .19 was rounded.
@@ -51,7 +51,7 @@ def checkpoints(steps: int) -> list[int]:
             at += gap
 
     exact = takewhile(lambda p: p <= 100, hundredths())
-    return sorted({-(-p * steps // 100) for p in exact})  # few steps: several fall on the same one
+    return sorted({-(-p * steps // 100) for p in exact})  # with few steps several coincide
 
 
 def sparse_step(gradient: Tensor, x: Tensor, threat: ThreatModel, length: Tensor, count: Tensor) -> Tensor:
@@ -59,8 +59,8 @@ def sparse_step(gradient: Tensor, x: Tensor, threat: ThreatModel, length: Tensor
 
     The steepest direction of the L1 norm is a single entry, which would need one step per pixel (Tramer & Boneh 2019,
     arXiv 1904.13000). Each entry gets length / count, but no more than leads to its bound; what is then left goes to
-    the next largest. Without that, an entry that each projection takes off its bound by a little and each step puts
-    back takes all steps for itself.
+    the next largest. Without that, an entry that each projection moves slightly off its bound, and each step moves
+    back, would use up all steps.
     """
     g, at = gradient.flatten(1), x.flatten(1)
     low, high = threat.bounds
@@ -70,5 +70,5 @@ def sparse_step(gradient: Tensor, x: Tensor, threat: ThreatModel, length: Tensor
     most = length / count.clamp(1, g.shape[1])[:, None]
     wanted = room.minimum(most).gather(1, order)
     left = length - (wanted.cumsum(dim=1) - wanted)
-    taken = torch.where(left > 1e-5 * length, wanted.minimum(left), 0.0)  # less is what float rounding left over
+    taken = torch.where(left > 1e-5 * length, wanted.minimum(left), 0.0)  # a smaller rest is float rounding
     return (g.sign() * torch.zeros_like(g).scatter_(1, order, taken)).reshape(gradient.shape)

@@ -1,4 +1,4 @@
-"""Boxes over all axes of an input but the channels', each sample with a box of its own, for the Square attack."""
+"""Boxes over all axes of an input except the channels, one for each sample, for the Square attack."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Window:
 
     Attributes:
         inside: Whether an entry is in it, [N, 1, *].
-        offsets: Per axis, how far each place is from the box's corner: [N, 1, ..., L, ..., 1].
+        offsets: Per axis, the offset of each position from the box's corner: [N, 1, ..., L, ..., 1].
         sizes: Per axis, the box's side, [N, 1, 1, ...].
     """
 

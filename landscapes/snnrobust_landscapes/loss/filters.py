@@ -1,4 +1,4 @@
-"""Filters: what a net keeps for one output unit, the yardstick by which moves of different layers are compared."""
+"""Filters: the weights of one output unit, whose norms make moves of different layers comparable."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from snnrobust.common.random import Draws
 
 class Filters:
     """The filters of named parameters: slices along the first axis, which are output channels of a convolution and
-    rows of a linear layer. What a module keeps of fewer than two axes (biases, batch norm, learnable leaks) is one
-    filter, all of it together.
+    rows of a linear layer. All parameters of a module with fewer than two axes (biases, batch norm, learnable leaks)
+    together are one filter.
 
     Args:
         parameters: Parameters by qualified name.
@@ -47,9 +47,9 @@ class Filters:
         return {name: _scaled(theta, rng.sub(name)) for name, theta in self._parameters.items()}
 
     def relative_norm(self, direction: Mapping[str, Tensor]) -> Tensor:
-        """Root mean square of |d_f| / |theta_f| over filters f of two axes or more; small parameters count on top.
+        """Root mean square of |d_f| / |theta_f| over filters f of two axes or more, plus the small parameters' share.
 
-        Filters of zeros, which can't be compared with, are left out.
+        Filters of zeros are left out.
 
         Example:
             >>> theta = {"weight": torch.tensor([[3.0, 4.0], [0.0, 2.0]])}
@@ -64,9 +64,10 @@ class Filters:
         return (total / self._count).sqrt()
 
     def scales(self) -> dict[str, Tensor]:
-        """What each coordinate's move counts against, so that the relative norm is the Euclidean norm of d / scale:
-        |theta_f| sqrt(F) for the filter f that it is in, F the number of filters of two axes or more; 0 in filters of
-        zeros. Float64, of the parameters' shapes.
+        """The scale of each coordinate, such that the relative norm is the Euclidean norm of d / scale.
+
+        |theta_f| sqrt(F) in filter f, with F the number of filters of two axes or more; 0 in filters of zeros. Float64,
+        of the parameters' shapes.
 
         Example:
             >>> theta = {"weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "bias": torch.tensor([0.0, 2.0])}
@@ -98,7 +99,7 @@ class Filters:
 
 
 def _small(name: str) -> str:
-    """The name of the filter that the small parameters of a module are."""
+    """The name of the filter of a module's small parameters."""
     return name.rpartition(".")[0] + ":small"
 
 

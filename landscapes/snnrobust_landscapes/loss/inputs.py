@@ -12,19 +12,19 @@ from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.fast_logits import FastLogits
-from snnrobust_landscapes.loss.landscape import Chunk, Loss, chunked, scored
+from snnrobust_landscapes.loss.landscape import Chunk, Loss, loss_and_correct, split_into_chunks
 
 
 class Inputs:
     """The cross entropy of each sample as a function of its input (see `Landscape`): N losses of D values.
 
-    Inputs are not clipped to the model's bounds: a slice goes as far as it is told.
+    Inputs are not clipped to the model's bounds.
 
     Args:
         model: The model, with a session open.
         samples: Training samples, N.
         chunk: Samples that go through the net together.
-        logit_scale: What training multiplied the logits by before the cross entropy.
+        logit_scale: Factor of the logits before the cross entropy, as in training.
     """
 
     space = "inputs"
@@ -32,18 +32,18 @@ class Inputs:
     def __init__(self, model: SpikingModel, samples: Dataset, *, chunk: int = 64, logit_scale: float = 1.0) -> None:
         self.model = model
         self.samples = samples
-        self.chunks: Sequence[Chunk] = chunked(model, samples, chunk)
+        self.chunks: Sequence[Chunk] = split_into_chunks(model, samples, chunk)
         self.logit_scale = logit_scale
         self.blocks = len(samples)
         self.size = samples.x[0].numel()
-        # Padding behind a sequence's end is no part of an input.
-        self._there = _valid(samples)  # [N, D]
-        norms: Tensor = torch.linalg.vector_norm(samples.x.flatten(1).double() * self._there, dim=1)  # [N]
+        # Padding after a sequence's end is not part of the input.
+        self._mask = _valid(samples)  # [N, D]
+        norms: Tensor = torch.linalg.vector_norm(samples.x.flatten(1).double() * self._mask, dim=1)  # [N]
         self._norms = norms.clamp(min=1e-12)
         self._fast: FastLogits | None = None
 
     def take(self, count: int) -> Inputs:
-        """The losses of the first so many samples, in one chunk."""
+        """The losses of the first `count` samples, in one chunk."""
         few = self.samples.take(min(count, len(self.samples)))
         return Inputs(self.model, few, chunk=count, logit_scale=self.logit_scale)
 
@@ -72,10 +72,10 @@ class Inputs:
     def loss(self, offset: Tensor) -> Loss:
         """The true losses at x + offset, [N, D]."""
         if self._fast is None:
-            self._fast = FastLogits(self.model, self.chunks[0])
+            self._fast = FastLogits(self.model, self.chunks[0], weights_move=False)
         losses, correct = [], []
         for chunk, x in self._moved(offset):
-            each, right = scored(self.model, self._fast(x, chunk), chunk, self.logit_scale)
+            each, right = loss_and_correct(self.model, self._fast(x, chunk), chunk, self.logit_scale)
             losses.append(each)
             correct.append(right)
         return Loss(torch.cat(losses), torch.cat(correct))
@@ -97,7 +97,7 @@ class Inputs:
 
     def direction(self, rng: Draws) -> Tensor:
         """A random direction for each sample, of the norm of its input, [N, D]."""
-        drawn = rng.normal(self.samples.index, (self.size,)).double() * self._there
+        drawn = rng.normal(self.samples.index, (self.size,)).double() * self._mask
         lengths: Tensor = torch.linalg.vector_norm(drawn, dim=1)
         return drawn * (self._norms / lengths).unsqueeze(1)
 
@@ -108,7 +108,7 @@ class Inputs:
 
     def scale(self) -> Tensor:
         """|x_n| in each coordinate of sample n, zero in padding, [N, D]."""
-        found: Tensor = self._norms.unsqueeze(1) * self._there
+        found: Tensor = self._norms.unsqueeze(1) * self._mask
         return found.expand(self.blocks, self.size).to(self.model.device)
 
     def _moved(self, offset: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
@@ -118,9 +118,9 @@ class Inputs:
 
 
 def _valid(samples: Dataset) -> Tensor:
-    """1 for each value at a valid step, 0 for padding: [N, D], or [N, 1] where there is none."""
+    """1 for each value at a valid step, 0 for padding: [N, D], or [N, 1] without padding."""
     if samples.lengths is None:
         return torch.ones(len(samples), 1, dtype=torch.float64)
     steps = torch.arange(samples.x.shape[1])
-    there = (steps < samples.lengths[:, None]).double()  # [N, T]
-    return there.repeat_interleave(samples.x[0, 0].numel(), dim=1)
+    mask = (steps < samples.lengths[:, None]).double()  # [N, T]
+    return mask.repeat_interleave(samples.x[0, 0].numel(), dim=1)

@@ -1,9 +1,9 @@
-"""A loss over a space: what operators, slices and sharpness ask of the training loss, in weights or in inputs."""
+"""A loss over a space: the interface of operators, planes, lines and sharpness to the loss in weights or inputs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,18 +14,19 @@ from torch.nn import functional
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.errors import InputError
+from snnrobust.wrapping.decision import Correctness
 from snnrobust.wrapping.model import SpikingModel
 
-#: What moves of relative norm 1 are counted in, by space.
-RADIUS: dict[str, str] = {"weights": "filter-relative radius", "inputs": "input-relative radius"}
+#: The unit of relative norms, by space.
+RADIUS_UNITS: dict[str, str] = {"weights": "filter-relative radius", "inputs": "input-relative radius"}
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that go through the net together; their number is fixed, since a mean's rounding depends on it.
+    """Samples that go through the net together; their number is fixed, since the rounding of a mean depends on it.
 
     Attributes:
-        rows: Which of the samples.
+        rows: Their rows among all samples.
         x: Inputs [n, *], on the model's device and in its dtype.
         y: Labels [n].
         index: Sample ids [n].
@@ -45,7 +46,7 @@ class Loss:
 
     Attributes:
         losses: Cross entropy [N], float64 on the CPU.
-        correct: Whether each sample is right [N].
+        correct: Whether each sample is classified correctly [N].
     """
 
     losses: Tensor
@@ -58,7 +59,7 @@ class Loss:
 
     @property
     def accuracy(self) -> float:
-        """Share of the samples that are right."""
+        """Share of the samples that are classified correctly."""
         return float(self.correct.double().mean())
 
 
@@ -66,16 +67,16 @@ class Landscape(Protocol):
     """A loss L(origin + offset) in a space of `size` coordinates, for `blocks` independent losses at once.
 
     In weights there is one loss, the mean over samples. In inputs there is one for each sample, of its own input: the
-    Hessian of all is block-diagonal, and everything is worked out for all blocks in the same passes.
+    Hessian of all is block-diagonal, and all blocks are computed in the same passes.
 
     Attributes:
         model: The model; its session is open while a landscape is in use.
         samples: The training samples.
-        chunks: How they go through the net.
+        chunks: The samples in chunks that go through the net together.
         size: Coordinates of a block: P parameters, or D values of an input.
         blocks: 1, or the number of samples N.
         space: "weights" or "inputs".
-        logit_scale: What training multiplied the logits by before the cross entropy.
+        logit_scale: Factor of the logits before the cross entropy, as in training.
     """
 
     model: SpikingModel
@@ -87,20 +88,22 @@ class Landscape(Protocol):
     logit_scale: float
 
     def take(self, count: int) -> Landscape:
-        """The loss of the first so many samples, in one chunk."""
+        """The loss of the first `count` samples, in one chunk."""
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
-        """Fresh tensors that the loss of `chunk` is to be differentiated by: parameters, or the inputs [n, *]."""
+        """Fresh leaf tensors, to differentiate the loss of `chunk` by: parameters, or the inputs [n, *]."""
 
     def logits(self, leaves: Sequence[Tensor], chunk: Chunk) -> Tensor:
         """Logits [n, K] of the net as it is, times the logit scale, with a graph to `leaves`."""
 
     def losses(self, logits: Tensor, chunk: Chunk) -> Tensor:
-        """Each sample's part of the block's loss, [n]; their sum is what is differentiated: cross entropy over N in
-        weights, cross entropy in inputs."""
+        """Each sample's part of its block's loss, [n]: cross entropy over N in weights, cross entropy in inputs.
+
+        Their sum is differentiated.
+        """
 
     def parts(self, vectors: Tensor, chunk: Chunk) -> Iterator[tuple[int | slice, list[Tensor]]]:
-        """The tangents of `leaves` that rows of `vectors` stand for: (rows, tangents) for each pass that is needed.
+        """Rows of `vectors` as tangents of `leaves`: (rows, tangents) for each pass that is needed.
 
         In weights vectors are [B, P] for any B, with a pass for each row. In inputs [N, D], with one pass for all.
         """
@@ -115,29 +118,33 @@ class Landscape(Protocol):
         """The surrogate gradient at origin + offset, of its shape, float64."""
 
     def membranes(self, offset: Tensor, chunk: Chunk) -> dict[str, Tensor]:
-        """Membrane potentials [n, T, *] of each spiking node when it fires or not, at origin + offset.
+        """Membrane potentials [n, T, *] of each spiking node before the reset, at origin + offset.
 
         Raises:
             InputError: If the net has no spiking nodes of a known framework.
         """
 
     def direction(self, rng: Draws) -> Tensor:
-        """A random direction of relative norm 1, [P] or [N, D]: Gaussian, with each filter (weights) or each sample's
-        input scaled to the norm of what it moves (Li et al. 2018, arXiv 1712.09913)."""
+        """A random direction of relative norm 1, [P] or [N, D] (Li et al. 2018, arXiv 1712.09913).
+
+        Gaussian, scaled to the norm of each filter (weights) or of each sample's input.
+        """
 
     def relative_norm(self, direction: Tensor) -> Tensor:
         """Root mean square over filters (or of the one input) of |d_f| / |theta_f|, for each block [blocks].
 
-        Random directions have 1; others are compared with them after division by it.
+        It is 1 for random directions; other directions are divided by it, to be comparable with them.
         """
 
     def scale(self) -> Tensor:
-        """What each coordinate's move counts against, [P] or [N, D], float64: the relative norm of d is |d / scale|.
-        Coordinates of scale 0, those of filters of zeros, are not counted."""
+        """The scale of each coordinate, [P] or [N, D], float64: the relative norm of d is |d / scale|.
+
+        Coordinates of scale 0, those of filters of zeros, are left out.
+        """
 
 
-def identity(landscape: Landscape) -> tuple[object, ...]:
-    """What tells landscapes of one model apart, to keep by what was worked out on them; not which layer it is."""
+def landscape_fingerprint(landscape: Landscape) -> tuple[Hashable, ...]:
+    """Cache key parts that distinguish landscapes of one model, except by layer."""
     digest = hashlib.blake2b(digest_size=16)
     samples = landscape.samples
     for tensor in (samples.x, samples.y, samples.index):
@@ -146,7 +153,7 @@ def identity(landscape: Landscape) -> tuple[object, ...]:
     return landscape.space, landscape.size, landscape.logit_scale, len(samples), at_once, digest.hexdigest()
 
 
-def chunked(model: SpikingModel, samples: Dataset, size: int) -> list[Chunk]:
+def split_into_chunks(model: SpikingModel, samples: Dataset, size: int) -> list[Chunk]:
     """The samples in chunks of `size`, the last of which may be smaller."""
     chunks = []
     for start in range(0, len(samples), size):
@@ -157,8 +164,8 @@ def chunked(model: SpikingModel, samples: Dataset, size: int) -> list[Chunk]:
     return chunks
 
 
-def scored(model: SpikingModel, logits: Tensor, chunk: Chunk, logit_scale: float) -> tuple[Tensor, Tensor]:
-    """Cross entropy [n] in float64 and whether each sample is right [n], on the CPU.
+def loss_and_correct(model: SpikingModel, logits: Tensor, chunk: Chunk, logit_scale: float) -> tuple[Tensor, Tensor]:
+    """Cross entropy [n] in float64 and whether each sample is classified correctly [n], on the CPU.
 
     Raises:
         InputError: If a loss is not finite.
@@ -168,6 +175,6 @@ def scored(model: SpikingModel, logits: Tensor, chunk: Chunk, logit_scale: float
         at = int(chunk.index[~torch.isfinite(losses)][0])
         raise InputError(
             f"expected a finite training loss of model '{model.name}', got {float(losses[~torch.isfinite(losses)][0])} "
-            f"for sample {at}; check weights and data, or stay closer to the weights"
+            f"for sample {at}; check weights and data, or use a smaller radius"
         )
-    return losses, (model.predict(logits) == chunk.y).cpu()
+    return losses, Correctness(logits, chunk.y).correct.cpu()

@@ -15,20 +15,20 @@ from snnrobust.errors import InputError
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.fast_logits import LARGEST, FastLogits
 from snnrobust_landscapes.loss.filters import Filters
-from snnrobust_landscapes.loss.landscape import Chunk, Loss, chunked, scored
+from snnrobust_landscapes.loss.landscape import Chunk, Loss, loss_and_correct, split_into_chunks
 
 
 class Weights:
     """The mean cross entropy of training samples as a function of the net's parameters (see `Landscape`).
 
     Batch norm is in eval mode, a stochastic model is taken at one draw. The parameters are those that require a
-    gradient, or all where none does. They are never written to.
+    gradient, or all where none does. Their values are never written to.
 
     Args:
         model: The model, with a session open.
         samples: Training samples.
         chunk: Samples that go through the net together.
-        logit_scale: What training multiplied the logits by before the cross entropy.
+        logit_scale: Factor of the logits before the cross entropy, as in training.
         chosen: Which parameters may move, by qualified name; None: all.
 
     Raises:
@@ -49,9 +49,11 @@ class Weights:
     ) -> None:
         self.model = model
         self.samples = samples
-        self.chunks: Sequence[Chunk] = chunked(model, samples, chunk)
+        self.chunks: Sequence[Chunk] = split_into_chunks(model, samples, chunk)
         self.logit_scale = logit_scale
-        self._parameters = {name: p for name, p in moving(model).items() if chosen is None or chosen(name)}
+        self._parameters = {
+            name: p for name, p in trainable_parameters(model).items() if chosen is None or chosen(name)
+        }
         if not self._parameters:
             raise InputError(
                 f"expected parameters in model '{model.name}' to differentiate by, got none; measure a net with "
@@ -66,12 +68,12 @@ class Weights:
         self._passes: Sequence[Chunk] = self.chunks
 
     def take(self, count: int) -> Weights:
-        """The loss of the first so many samples, in one chunk."""
+        """The loss of the first `count` samples, in one chunk."""
         few = self.samples.take(min(count, len(self.samples)))
         return Weights(self.model, few, chunk=count, logit_scale=self.logit_scale, chosen=self.theta.__contains__)
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
-        """The parameters, to be differentiated by."""
+        """Copies of the parameters, to differentiate by."""
         return [p.clone().requires_grad_() for p in self.theta.values()]
 
     def logits(self, leaves: Sequence[Tensor], chunk: Chunk) -> Tensor:
@@ -115,12 +117,12 @@ class Weights:
     def loss_at(self, weights: Mapping[str, Tensor]) -> Loss:
         """The true loss at these parameters, by name."""
         if self._fast is None:
-            self._fast = FastLogits(self.model, self.chunks[0])
+            self._fast = FastLogits(self.model, self.chunks[0], weights_move=True)
             self._passes = self._joined(self._fast)
         losses, correct = [], []
-        with self._placed(weights):
+        with self._temporarily_set(weights):
             for chunk in self._passes:
-                each, right = scored(self.model, self._fast(chunk.x, chunk), chunk, self.logit_scale)
+                each, right = loss_and_correct(self.model, self._fast(chunk.x, chunk), chunk, self.logit_scale)
                 losses.append(each)
                 correct.append(right)
         return Loss(torch.cat(losses), torch.cat(correct))
@@ -137,11 +139,11 @@ class Weights:
 
     def membranes(self, offset: Tensor, chunk: Chunk) -> dict[str, Tensor]:
         """Membrane potentials at theta + offset, each [n, T, *]."""
-        with self._placed(self.moved(offset)):
+        with self._temporarily_set(self.moved(offset)):
             return self.model.record(chunk.x, keys=chunk.index).membranes
 
     def direction(self, rng: Draws) -> Tensor:
-        """A random filter-normalised direction [P]; biases, batch norm and the like rest."""
+        """A random filter-normalised direction [P]; zero in parameters of fewer than two axes."""
         return self.flatten(list(self.filters.random(rng).values()))
 
     def relative_norm(self, direction: Tensor) -> Tensor:
@@ -149,29 +151,29 @@ class Weights:
         return self.filters.relative_norm(dict(zip(self.names, self.unflatten(direction), strict=True))).reshape(1)
 
     def scale(self) -> Tensor:
-        """The norm of the filter that each coordinate is in, times the root of the number of filters, [P]."""
+        """The norm of each coordinate's filter, times the root of the number of filters, [P]."""
         return self.flatten(list(self.filters.scales().values()))
 
     def _joined(self, fast: FastLogits) -> Sequence[Chunk]:
-        """The chunks, or several in one where that changes no bit of the first: small nets are mostly overhead."""
+        """The chunks; several joined in one, which is faster for small nets, if that changes no bit of the first."""
         size = len(self.chunks[0].y)
         fitting = min(fast.most, LARGEST // self.chunks[0].x[0].nbytes)  # samples
         times = min(fitting // size, len(self.chunks))
         if times < 2:
             return self.chunks
-        joined = chunked(self.model, self.samples, times * size)
+        joined = split_into_chunks(self.model, self.samples, times * size)
         apart = torch.cat([fast(chunk.x, chunk) for chunk in self.chunks[:times]])
         return joined if torch.equal(fast(joined[0].x, joined[0]), apart) else self.chunks
 
-    def _placed(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        return placed(self._parameters, weights)
+    def _temporarily_set(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return temporarily_set(self._parameters, weights)
 
 
 @contextmanager
-def placed(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """`values`, by name, in the place of the data of those `tensors`.
+def temporarily_set(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Sets the data of those `tensors` to `values`, by name, and restores it afterwards.
 
-    The very tensors are kept, so that a twin, which may hold references to them, sees the values too.
+    The tensor objects stay the same, so that an accelerated model, which refers to them, uses the values too.
     """
     before = {name: tensors[name].data for name in values}
     try:
@@ -183,7 +185,7 @@ def placed(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Itera
             tensors[name].data = value
 
 
-def moving(model: SpikingModel) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: SpikingModel) -> dict[str, nn.Parameter]:
     """The parameters of a model by name: those that require a gradient, or all where none does."""
     everything = dict(model.net.named_parameters())
     learnt = {name: p for name, p in everything.items() if p.requires_grad}
@@ -191,7 +193,7 @@ def moving(model: SpikingModel) -> dict[str, nn.Parameter]:
 
 
 class _Net(nn.Module):
-    """Logits of a batch, as a module so that other weights can be put in its place."""
+    """Logits of a batch, as a module, so that `functional_call` can use other weights."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()

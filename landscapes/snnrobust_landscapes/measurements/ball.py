@@ -1,4 +1,4 @@
-"""Balls around the weights or an input, in norms that weigh coordinates: how far a move counts as being."""
+"""Balls around the weights or an input, in norms that weight coordinates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Ball:
 
     With a scale of 1 it is the ball of sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412); with |theta|
     that of its adaptive version, with the norms of filters that of its filter-wise version (Kwon et al. 2021, arXiv
-    2102.11600, section 3). If weights are rescaled so that the net's function stays what it was, the last two balls
-    hold the same functions as before, the first does not.
+    2102.11600, section 3). If weights are rescaled so that the net's function does not change, the last two balls
+    contain the same functions as before, the first does not.
 
     Attributes:
         name: The norm in a word.
-        scale: How far each coordinate counts as one, >= 0, [P] or [N, D]; coordinates of scale 0 rest.
+        scale: The move of each coordinate that has norm 1, >= 0, [P] or [N, D]; coordinates of scale 0 do not move.
     """
 
     name: str
@@ -42,5 +42,5 @@ class Ball:
         return self.scale * along / torch.where(length > 0, length, 1.0)
 
     def project(self, offset: Tensor, radius: float) -> Tensor:
-        """The nearest d' of norm <= radius, in this norm: d itself, or shortened."""
+        """The nearest offset of norm <= radius, in this norm: `offset` itself, or shortened."""
         return offset * (radius / self.norm(offset)).clamp(max=1.0)

@@ -23,8 +23,8 @@ from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Loss
-from snnrobust_landscapes.loss.weights import Weights, placed
-from snnrobust_landscapes.measurements import slices
+from snnrobust_landscapes.loss.weights import Weights, temporarily_set
+from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.settings import require_counts, require_not_negative, require_positive
 
 LINE = "straight line between checkpoints"
@@ -35,10 +35,10 @@ UNIT = "share of the way"
 class Connectivity:
     """L((1 - t) theta_0 + t theta_1) for t in [0, 1], from the model's weights theta_0 to those of a checkpoint.
 
-    All floating-point tensors of the state dict go along the line, batch norm's running statistics too: the ends are
-    then the very nets that were trained. Statistics measured anew on the way (Jordan et al. 2023, "REPAIR", arXiv
-    2211.08403) often lower the barrier between nets with batch norm: what is measured here is that of the weights as
-    they are. Whole numbers, such as batch norm's count of batches, stay.
+    All floating-point tensors of the state dict are interpolated, batch norm's running statistics too, so that the ends
+    are exactly the trained nets. Recomputing the statistics at each point (Jordan et al. 2023, "REPAIR", arXiv
+    2211.08403) often lowers the barrier between nets with batch norm; it is not done here. Integers, such as batch
+    norm's count of batches, do not change.
 
     Yields a `Profile` of "loss" and "accuracy" and the records "loss" at t = 0 and t = 1 and
     "barrier" = max over t in [0, 1] of L(t) - ((1 - t) L(0) + t L(1)) (Frankle et al. 2020, arXiv 1912.05671, take the
@@ -46,18 +46,18 @@ class Connectivity:
 
     Attributes:
         checkpoint: Path of a state dict of the same net, as `torch.save(net.state_dict(), path)` writes it.
-        points: Points of [0, 1], the ends among them.
-        beyond: How far the line goes on beyond both ends, as a share of the way.
-        samples: Training samples, the first so many (all where there are fewer).
-        logit_scale: What training multiplied the logits by before the cross entropy.
-        chunk: Samples that go through the net together, where memory has room for so many.
-        digest: Of the file's content, so that a run does not go on with another file.
+        points: Points in [0, 1], the ends included.
+        beyond: How far the line extends beyond both ends, as a share of its length.
+        samples: Number of training samples, the first ones (all if there are fewer).
+        logit_scale: Factor of the logits before the cross entropy, as in training.
+        chunk: Samples that go through the net together, fewer where memory runs out.
+        digest: Digest of the file's content, so that a run is not resumed with another file.
 
     Raises:
         InputError: If there is no such file, or for a setting out of range.
     """
 
-    checkpoint: str = field(repr=False, compare=False)  # the digest tells a run from another, wherever the file is
+    checkpoint: str = field(repr=False, compare=False)  # runs are compared by the digest, not by the path
     points: int = 21
     beyond: float = 0.0
     samples: int = 500
@@ -80,59 +80,66 @@ class Connectivity:
 
         The loss must be finite at both ends.
         """
-        there = self._require(model, data)
+        other = self._require(model, data)
         with model.session():
-            way = _Way(self._landscape(model, data), there)
+            line = _StraightLine(self._landscape(model, data), other)
             for end in (0.0, 1.0):
-                way.loss(end)
+                line.loss(end)
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, checkpoint: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """The profile and the records; the net's weights are as before."""
-        there = self._require(model, data)
-        kept = MeasurementCheckpoint() if kept is None else kept
+        other = self._require(model, data)
+        checkpoint = MeasurementCheckpoint() if checkpoint is None else checkpoint
         steps = self.points - 1
         outside = math.floor(self.beyond * steps + 1e-9)
-        ways = np.arange(-outside, self.points + outside) / steps  # 0 and 1 exactly among them
+        positions = np.arange(-outside, self.points + outside) / steps  # 0 and 1 exactly among them
         with model.session():
             landscape = self._landscape(model, data)
-            line = _Way(landscape, there)
-            values = slices.walked(len(ways), lambda k: line.loss(ways[k]), kept, len(landscape.chunks[0].y))
+            line = _StraightLine(landscape, other)
+            chunk = len(landscape.chunks[0].y)
+            values = section_points.losses_at_points(
+                len(positions), lambda k: line.loss(positions[k]), checkpoint, chunk
+            )
         count = len(landscape.samples)
         inner = slice(outside, outside + self.points)
-        t, losses = ways[inner], values[inner, 0]
+        t, losses = positions[inner], values[inner, 0]
         barrier = float((losses - ((1 - t) * losses[0] + t * losses[-1])).max())
         name = Path(self.checkpoint).name
         yield Profile(
-            x=ways,
+            x=positions,
             values={"loss": values[:, 0], "accuracy": values[:, 1]},
             axis=f"{UNIT} from the model (0) to {name} (1)",
-            caption=f"{slices.described(landscape)} on the straight line to {name}, running statistics included.",
+            caption=(
+                f"{section_points.caption_start(landscape)} on the straight line to {name}, running statistics "
+                f"included."
+            ),
         )
-        for way, value in ((0.0, losses[0]), (1.0, losses[-1])):
-            yield Record("loss", float(value), count=count, strength=way, unit=UNIT, threat=LINE)
-        yield Record("barrier", barrier, count=count, threat=LINE)
+        for end, value in ((0.0, losses[0]), (1.0, losses[-1])):
+            yield Record("loss", float(value), count=count, strength=end, unit=UNIT, threat=LINE, space="weights")
+        yield Record("barrier", barrier, count=count, threat=LINE, space="weights")
 
     def _landscape(self, model: SpikingModel, data: EvaluationData) -> Weights:
-        train = data.training(slices.WHAT)
+        train = data.training(section_points.PURPOSE)
         train = train.take(min(self.samples, len(train)))
         size = min(self.chunk, data.batch_size)  # which is halved where memory ran out
         return Weights(model, train, chunk=size, logit_scale=self.logit_scale)
 
     def _require(self, model: SpikingModel, data: EvaluationData) -> dict[str, Tensor]:
         """The floating-point tensors of the checkpoint by name."""
-        data.training(slices.WHAT)
+        data.training(section_points.PURPOSE)
         if _digest(self.checkpoint) != self.digest:
             raise InputError(
-                f"expected '{self.checkpoint}' as it was when the measurement was made, got other content; make it anew"
+                f"expected '{self.checkpoint}' as it was when the measurement was made, got other content; create the "
+                f"measurement again"
             )
         state, own = _state(self.checkpoint), model.net.state_dict()
         if state.keys() != own.keys():
-            missing, other = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
             raise InputError(
                 f"expected a state dict of the net of model '{model.name}' in '{self.checkpoint}', got one without "
-                f"{missing} and with {other} beside; save net.state_dict() of the same net"
+                f"{missing} and with {unknown} in addition; save net.state_dict() of the same net"
             )
         floating = {name: state[name] for name in _floating(model.net)}
         for name, each in floating.items():
@@ -149,20 +156,20 @@ class Connectivity:
         return floating
 
 
-class _Way:
-    """The straight line from the tensors of the net of `landscape` to those of `there`, by name."""
+class _StraightLine:
+    """The straight line from the tensors of the net of `landscape` to those of `other`, by name."""
 
-    def __init__(self, landscape: Weights, there: Mapping[str, Tensor]) -> None:
+    def __init__(self, landscape: Weights, other: Mapping[str, Tensor]) -> None:
         self._landscape = landscape
-        self._there = there
+        self._other = other
         self._tensors = _floating(landscape.model.net)
-        self._here = {name: each.detach() for name, each in self._tensors.items()}
+        self._own = {name: each.detach() for name, each in self._tensors.items()}
 
     def loss(self, t: float) -> Loss:
         """The loss at (1 - t) theta_0 + t theta_1."""
-        at = {name: _between(each, self._there[name].to(each.device), t) for name, each in self._here.items()}
+        at = {name: _between(each, self._other[name].to(each.device), t) for name, each in self._own.items()}
         names = self._landscape.names
-        with placed(self._tensors, {name: each for name, each in at.items() if name not in names}):
+        with temporarily_set(self._tensors, {name: each for name, each in at.items() if name not in names}):
             return self._landscape.loss_at({name: at[name] for name in names})
 
 
@@ -177,7 +184,7 @@ def _digest(path: str) -> str:
 
 
 def _state(path: str) -> Mapping[str, Tensor]:
-    """The state dict in a file; nothing but tensors is ever loaded from it."""
+    """The state dict in a file; only tensors are loaded from it."""
     try:
         state: Any = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -192,11 +199,11 @@ def _state(path: str) -> Mapping[str, Tensor]:
 
 
 def _floating(net: nn.Module) -> dict[str, Tensor]:
-    """What goes along the line: the net's own floating-point parameters and buffers, by their names in a state dict."""
+    """The tensors to interpolate: floating-point parameters and buffers of a net, by their names in a state dict."""
     everything = net.state_dict(keep_vars=True)
     return {name: each for name, each in everything.items() if isinstance(each, Tensor) and each.is_floating_point()}
 
 
 def _between(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """(1 - t) start + t end, summed in float64 and rounded once: at 0 and 1 the ends to the last bit."""
+    """(1 - t) start + t end, summed in float64 and rounded once, so that it is exact at 0 and 1."""
     return ((1 - t) * start.double() + t * end.double()).to(start.dtype)

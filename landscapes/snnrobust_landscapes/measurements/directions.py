@@ -1,4 +1,4 @@
-"""Directions for slices: at random, up the loss, or along an operator's leading eigenvectors."""
+"""Directions for planes and lines: random, of steepest ascent, or an operator's leading eigenvectors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.measurements.ball import Ball
-from snnrobust_landscapes.operators.names import kind
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.names import operator_spec
+from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.solvers.lanczos import lanczos
-from snnrobust_landscapes.validity.agreement import normalised
+from snnrobust_landscapes.validity.agreement import scaled_to_relative_norm_1
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
-from snnrobust_landscapes.validity.trial import tried
+from snnrobust_landscapes.validity.preliminary_checks import trial_operator
 
-#: What directions may be called.
-NAMES = ("random", "adversarial", "eigenvector")
-#: GiB that an operator may keep of its graphs while an eigenvector is searched.
+#: The names of directions.
+DIRECTION_NAMES = ("random", "adversarial", "eigenvector")
+#: GiB for an operator's stored graphs while an eigenvector is computed.
 MEMORY = 0.5
-#: Share of a direction that must be left over when what it has of another is taken out.
+#: Smallest share of a direction's norm that is orthogonal to another one, for the two not to be parallel.
 _INDEPENDENT = 1e-6
 
 
@@ -35,21 +35,21 @@ class Direction:
 
     Attributes:
         along: Of relative norm 1, [P] or [N, D], float64.
-        unconverged: How many of its eigenvectors, one or one for each sample, have not converged; 0 where it has none.
+        unconverged: Number of its eigenvectors that have not converged: one in weights, one for each sample in inputs.
     """
 
     along: Tensor
     unconverged: int = 0
 
 
-def direction(
+def make_direction(
     name: str,
     landscape: Landscape,
     rng: Draws,
-    operator: str | Mapping[str, Any] | Kind = "gauss-newton",
+    operator: str | Mapping[str, Any] | OperatorSpec = "gauss-newton",
     rank: int = 1,
 ) -> Direction:
-    """A direction of relative norm 1, which is as long as a random filter-normalised one (in inputs: as the input).
+    """A direction of relative norm 1: as long as a random filter-normalised one (in inputs: as the input).
 
     - "random": `landscape.direction`.
     - "adversarial": the surrogate gradient's steepest ascent in the relative norm, s^2 g with s the norm of the filter
@@ -60,48 +60,48 @@ def direction(
     Samples whose gradient or eigenvector is zero get zeros.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `DIRECTION_NAMES`.
         landscape: A loss over weights or inputs.
         rng: Keyed draws.
         operator: For "eigenvector": a symmetric operator.
         rank: For "eigenvector", from 1.
 
     Raises:
-        InputError: For another name, a rank there is none of, or a gradient that is not finite or zero everywhere.
+        InputError: For another name, a rank beyond the size, or a gradient that is not finite or zero everywhere.
     """
     if name == "random":
         return Direction(landscape.direction(rng))
     if name == "adversarial":
         up = Ball("relative", landscape.scale()).steepest(surrogate_gradient(landscape))
-        return Direction(_along(up, landscape, "an adversarial direction"))
+        return Direction(_nonzero_at_relative_norm_1(up, landscape, "an adversarial direction"))
     if name == "eigenvector":
-        return _eigenvector(landscape, rng, kind(operator), rank)
-    raise InputError(f"expected a direction among {', '.join(NAMES)}, got {name!r}; choose one")
+        return _eigenvector(landscape, rng, operator_spec(operator), rank)
+    raise InputError(f"expected a direction among {', '.join(DIRECTION_NAMES)}, got {name!r}; choose one")
 
 
-def require_eigenvectors(landscape: Landscape, operator: str | Mapping[str, Any] | Kind, rank: int) -> None:
-    """Looks on a few samples whether there may be eigenvectors up to the `rank`-th, for `rank` products.
+def require_eigenvectors(landscape: Landscape, operator: str | Mapping[str, Any] | OperatorSpec, rank: int) -> None:
+    """Checks on a few samples, with `rank` products, whether eigenvectors up to the `rank`-th can be computed.
 
     Raises:
-        InputError: For an operator that is not symmetric or that the net does not allow, or a rank there is none of.
-        PluginError: If the surrogate can't be differentiated as the operator asks.
+        InputError: For an operator that is not symmetric or that the net does not support, or a rank beyond the size.
+        PluginError: If the surrogate can't be differentiated as the operator requires.
     """
-    lanczos(tried(kind(operator), landscape), rank, Draws(0, "trial"), most=rank)
+    lanczos(trial_operator(operator_spec(operator), landscape), rank, Draws(0, "trial"), most=rank)
 
 
-def orthogonal(second: Tensor, first: Tensor, landscape: Landscape) -> Tensor:
-    """What `second` has at right angles to `first`, at relative norm 1; sample by sample for inputs.
+def orthogonal_direction(second: Tensor, first: Tensor, landscape: Landscape) -> Tensor:
+    """The part of `second` that is orthogonal to `first`, at relative norm 1; sample by sample for inputs.
 
-    Right angles are those of the plain inner product, in which eigenvectors of a symmetric operator have them already:
-    a plane of two eigenvectors stays as it is. The plane that two directions span is the same either way.
+    Orthogonal by the plain inner product, as eigenvectors of a symmetric operator are: they do not change. The plane
+    that the two directions span does not change either.
 
     Args:
         second: A direction [P] or [N, D].
         first: Another one.
-        landscape: What they are directions of.
+        landscape: The loss over their space.
 
     Returns:
-        A direction of the shape of `second`; rows of zeros for inputs where nothing is left.
+        A direction of the shape of `second`; rows of zeros for inputs where both are parallel.
 
     Raises:
         InputError: If the two are parallel (for inputs: at all samples).
@@ -110,7 +110,9 @@ def orthogonal(second: Tensor, first: Tensor, landscape: Landscape) -> Tensor:
     share = (a * b).sum(dim=-1, keepdim=True) / b.square().sum(dim=-1, keepdim=True).clamp(min=1e-300)
     rest = a - share * b
     there = rest.norm(dim=-1, keepdim=True) > _INDEPENDENT * a.norm(dim=-1, keepdim=True)
-    return _along(torch.where(there, rest, 0.0), landscape, "a second direction that is not parallel to the first,")
+    return _nonzero_at_relative_norm_1(
+        torch.where(there, rest, 0.0), landscape, "a second direction that is not parallel to the first,"
+    )
 
 
 def surrogate_gradient(landscape: Landscape, offset: Tensor | None = None) -> Tensor:
@@ -133,29 +135,29 @@ def surrogate_gradient(landscape: Landscape, offset: Tensor | None = None) -> Te
     return gradient
 
 
-def _along(found: Tensor, landscape: Landscape, what: str) -> Tensor:
+def _nonzero_at_relative_norm_1(found: Tensor, landscape: Landscape, what: str) -> Tensor:
     """`found` at relative norm 1."""
     if not found.any():
         raise InputError(
             f"expected {what} that is not zero in the {landscape.space} of model '{landscape.model.name}', got zeros; "
             f"choose another direction"
         )
-    return normalised(landscape, found)
+    return scaled_to_relative_norm_1(landscape, found)
 
 
-def _eigenvector(landscape: Landscape, rng: Draws, operator: Kind, rank: int) -> Direction:
+def _eigenvector(landscape: Landscape, rng: Draws, operator: OperatorSpec, rank: int) -> Direction:
     """An eigenvector, the entry of largest magnitude being positive."""
     found = lanczos(operator.on(landscape, MEMORY, rng.sub("operator")), rank, rng.sub("lanczos"))
     vector = found.vectors[rank - 1]
     largest = vector.gather(-1, vector.abs().argmax(dim=-1, keepdim=True))
-    along = _along(vector * torch.where(largest < 0, -1.0, 1.0), landscape, "an eigenvector")
+    along = _nonzero_at_relative_norm_1(vector * torch.where(largest < 0, -1.0, 1.0), landscape, "an eigenvector")
     if unconverged := int((~found.converged[..., rank - 1]).sum()):
         residual = float((found.residuals / found.values.abs())[..., rank - 1].max())
         warnings.warn(
             f"expected eigenvectors of the {operator.name} of model '{landscape.model.name}' to converge within "
             f"{found.products} products, got {unconverged} of {landscape.blocks} that did not, with residuals of up to "
-            f"{residual:.2g} of the eigenvalue; read the slice as one along directions of large curvature, or name "
-            f"another operator",
+            f"{residual:.2g} of the eigenvalue; take them for directions of large curvature only, or name another "
+            f"operator",
             CurvatureWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Sharpness: how much the training loss rises nearby, in balls that compare nets fairly and in one that does not."""
+"""Sharpness: how much the training loss rises nearby, in balls invariant to rescaling and in one that is not."""
 
 from __future__ import annotations
 
@@ -22,49 +22,50 @@ from snnrobust.results.artifacts import Artifact, Profile
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.landscape import RADIUS, Landscape
+from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.measurements import slices
+from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.ball import Ball
-from snnrobust_landscapes.measurements.climb import Climb
-from snnrobust_landscapes.measurements.curvature import Space
+from snnrobust_landscapes.measurements.curvature_measurement import Space
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
+from snnrobust_landscapes.measurements.loss_ascent import LossAscent
 from snnrobust_landscapes.measurements.settings import require_counts, require_positive
-from snnrobust_landscapes.validity.trial import require_finite
+from snnrobust_landscapes.validity.preliminary_checks import require_finite_loss
 
-#: What strengths are measured in, by space and ball.
+#: Units of strengths, by space and ball.
 UNITS = {
-    "weights": {"relative": RADIUS["weights"], "L2": "L2 radius", "elementwise": "weight-relative radius"},
-    "inputs": {"relative": RADIUS["inputs"], "L2": "L2 radius"},
+    "weights": {"relative": RADIUS_UNITS["weights"], "L2": "L2 radius", "elementwise": "weight-relative radius"},
+    "inputs": {"relative": RADIUS_UNITS["inputs"], "L2": "L2 radius"},
 }
-#: Name of a sharpness -> at each radius, the rises whose mean it is: [N], or one for each random direction.
+#: Search -> at each radius, the rises whose mean is the sharpness: [N], or one for each random direction.
 Curves = dict[str, list[Tensor]]
-GRADIENT, BLIND = "true loss along surrogate gradients", "true loss along random directions"
+GRADIENT, RANDOM = "true loss along surrogate gradients", "true loss along random directions"
 
 
 @dataclass(frozen=True)
 class Sharpness:
     """How much the training loss L rises within a radius r of the weights (or of each input).
 
-    All rises are of the true loss, batch norm in eval mode; surrogate gradients g only say where to go. Where they say
-    little, rises along them are too small: an ascent below the random directions is a sign of that, not of flatness.
+    All rises are of the true loss, batch norm in eval mode; surrogate gradients g only choose the direction. Where they
+    are uninformative, rises along them are too small: an ascent that finds less than random directions is a sign of
+    that, not of flatness.
 
     - "sharpness:sam": L(theta + r g / |g|) - L(theta), as in sharpness-aware minimisation (Foret et al. 2021, arXiv
-      2010.01412, equation 2), at each L2 radius of `rho`. "sharpness:ascent_l2": the largest rise on the way of an
-      ascent of `steps` gradients in the same ball. Both change when weights are rescaled although the net's function
-      stays what it was, as in front of a batch norm: compare no nets by them.
+      2010.01412, equation 2), at each L2 radius of `rho`. "sharpness:ascent_l2": the largest rise at the steps of an
+      ascent of `steps` gradients in the same ball. Both change when weights are rescaled and the net's function is
+      not, as in front of a batch norm: don't compare nets by them.
     - "sharpness:asam": L(theta + r T^2 g / |T g|) - L(theta) with T = diag |theta|, the adaptive version (Kwon et al.
-      2021, arXiv 2102.11600, sections 3 and 4), at each of `asam_rho`, in which |d / theta| is measured. Weights of
-      zero rest: the authors' small constant, which moves them, is left out, since it depends on scale. In weights only.
-    - "sharpness:one_step", "sharpness:ascent": one step, and an ascent, in the filter-relative ball, where T holds each
-      filter's norm (ibid.) and the norm is the root mean square of |d_f| / |theta_f| over filters f. At each of
-      `radii`. The logits of an SNN are bounded, so that rises level off; where they do is what tells nets apart.
-    - "sharpness:random_mean", "sharpness:random_max": over `directions` random filter-normalised directions, which at
-      each of `radii` end on the edge of that ball.
+      2021, arXiv 2102.11600, sections 3 and 4), at each of `asam_rho`, the norm |d / theta|. Weights of zero do not
+      move: the authors' small constant, which moves them, is left out, since it depends on scale. In weights only.
+    - "sharpness:one_step", "sharpness:ascent": one step, and an ascent, in the filter-relative ball, where T contains
+      each filter's norm (ibid.) and the norm is the root mean square of |d_f| / |theta_f| over filters f. At each of
+      `radii`. The logits of an SNN are bounded, so that rises level off: compare nets by the radius where they do.
+    - "sharpness:random_mean", "sharpness:random_max": over `directions` random filter-normalised directions, which end
+      on the edge of that ball at each of `radii`.
 
-    All but the L2 ones stay what they are when filters are rescaled and the net's function is not changed.
-    An ascent's value is a lower bound of the largest rise in the ball; it is never below that of one step, nor of a
-    smaller radius. In inputs each sample goes its own way, in a ball as large as `radii` times its own norm.
+    All but the L2 ones are invariant to rescaling filters where the net's function does not change. An ascent's value
+    is a lower bound of the largest rise in the ball; it is never below that of one step, or of a smaller radius. In
+    inputs each sample has its own ascent, in a ball as large as `radii` times its own norm.
 
     Intervals are 95 %, Student's t, of the mean over samples of the rise at the point that was found; that of
     "random_mean" in weights is over directions.
@@ -74,13 +75,13 @@ class Sharpness:
     Attributes:
         radii: Filter-relative radii (in inputs: relative to each input).
         rho: L2 radii.
-        asam_rho: Radii relative to each weight; their square grows with the number of weights.
+        asam_rho: Radii relative to each weight; comparable radii grow with the root of the number of weights.
         steps: Gradients of an ascent.
         directions: Random directions.
         space: "weights" or "inputs".
-        samples: Training samples, the first so many (all where there are fewer).
+        samples: Number of training samples, the first ones (all if there are fewer).
         chunk: Samples that go through the net together, at most the evaluation's batch size.
-        logit_scale: What training multiplied the logits by before the cross entropy.
+        logit_scale: Factor of the logits before the cross entropy, as in training.
 
     Raises:
         InputError: For a count, radius, scale or space out of range.
@@ -110,23 +111,23 @@ class Sharpness:
             raise InputError(f"expected space to be one of {', '.join(UNITS)}, got {self.space!r}; choose one")
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless there are training data, two at least, and weights that can be moved.
+        """Raises an `InputError` unless there are at least two training samples, and weights that can be moved.
 
         The loss and its surrogate gradient must be finite, and the gradient must not be zero.
         """
         self._require(model, data)
         with model.session():
             landscape = self._landscape(model, data)
-            require_finite(landscape)
+            require_finite_loss(landscape)
             surrogate_gradient(landscape)
 
     def _require(self, model: SpikingModel, data: EvaluationData) -> None:
-        slices.check_fits(model, data, self.space)
+        section_points.check_fits(model, data, self.space)
         if (count := len(data.training("sharpness"))) < 2:
             raise InputError(f"expected at least 2 training samples for sharpness, got {count}; pass more")
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint | None = None
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, checkpoint: MeasurementCheckpoint | None = None
     ) -> Iterable[Record | Artifact]:
         """Records and profiles; the net is left as it was.
 
@@ -135,64 +136,65 @@ class Sharpness:
         """
         self._require(model, data)
         with model.session():
-            climb = Climb(self._landscape(model, data), self.steps, MeasurementCheckpoint() if kept is None else kept)
-            found = _Found(self, climb, rng)
-            return [*found.in_filters(), *found.in_l2(), *found.elementwise()]
+            checkpoint = MeasurementCheckpoint() if checkpoint is None else checkpoint
+            ascent = LossAscent(self._landscape(model, data), self.steps, checkpoint)
+            balls = _BallByBall(self, ascent, rng)
+            return [*balls.filter_relative(), *balls.l2(), *balls.elementwise()]
 
     def _landscape(self, model: SpikingModel, data: EvaluationData) -> Landscape:
-        return slices.slice_landscape(
+        return section_points.training_landscape(
             model, data, space=self.space, samples=self.samples, chunk=self.chunk, logit_scale=self.logit_scale
         )
 
 
-class _Found:
-    """The numbers of a model, one ball after the other."""
+class _BallByBall:
+    """The sharpness of a model in each ball."""
 
-    def __init__(self, settings: Sharpness, climb: Climb, rng: Draws) -> None:
+    def __init__(self, settings: Sharpness, ascent: LossAscent, rng: Draws) -> None:
         self.settings = settings
-        self.climb = climb
+        self.ascent = ascent
         self.rng = rng
         self.units = UNITS[settings.space]
 
-    def in_filters(self) -> Iterator[Record | Artifact]:
+    def filter_relative(self) -> Iterator[Record | Artifact]:
         """One step, ascents and random directions in the relative ball."""
         radii = self.settings.radii
-        ball = Ball("relative", self.climb.landscape.scale())
-        climbed = self._climbed(ball, radii, "one_step", "ascent")
-        blind = self._blind(radii)
-        yield from self._records(climbed, radii, ball)
-        yield from self._records(blind, radii, ball, BLIND)
-        yield self._profile(climbed | blind, radii, ball)
+        ball = Ball("relative", self.ascent.landscape.scale())
+        along_gradients = self._along_gradients(ball, radii, "one_step", "ascent")
+        random = self._random(radii)
+        yield from self._records(along_gradients, radii, ball)
+        yield from self._records(random, radii, ball, RANDOM)
+        yield self._profile(along_gradients | random, radii, ball)
 
-    def in_l2(self) -> Iterator[Record | Artifact]:
+    def l2(self) -> Iterator[Record | Artifact]:
         """One step and ascents in the Euclidean ball."""
-        ball = Ball("L2", torch.ones_like(self.climb.landscape.scale()))
-        curves = self._climbed(ball, self.settings.rho, "sam", "ascent_l2")
+        ball = Ball("L2", torch.ones_like(self.ascent.landscape.scale()))
+        curves = self._along_gradients(ball, self.settings.rho, "sam", "ascent_l2")
         yield from self._records(curves, self.settings.rho, ball)
         if len(self.settings.rho) > 1:
             yield self._profile(curves, self.settings.rho, ball)
 
     def elementwise(self) -> Iterator[Record]:
         """One step in the ball of adaptive sharpness-aware minimisation."""
-        if isinstance(landscape := self.climb.landscape, Weights):
+        if isinstance(landscape := self.ascent.landscape, Weights):
             ball = Ball("elementwise", landscape.flatten(list(landscape.theta.values())).abs())
-            rises = [self.climb.step(ball, radius) for radius in self.settings.asam_rho]
+            rises = [self.ascent.step(ball, radius) for radius in self.settings.asam_rho]
             yield from self._records({"asam": rises}, self.settings.asam_rho, ball)
 
-    def _climbed(self, ball: Ball, radii: Sequence[float], step: str, ascent: str) -> Curves:
-        """Rises of one step, and of an ascent; a ball holds the smaller ones."""
-        steps = [self.climb.step(ball, radius) for radius in radii]
-        ascents = accumulate((self.climb.ascent(ball, radius) for radius in radii), self.climb.worse)
+    def _along_gradients(self, ball: Ball, radii: Sequence[float], step: str, ascent: str) -> Curves:
+        """Rises of one step, and of an ascent, at least that in a smaller ball."""
+        steps = [self.ascent.step(ball, radius) for radius in radii]
+        ascents = accumulate((self.ascent.ascent(ball, radius) for radius in radii), self.ascent.larger_rise)
         return {step: steps, ascent: list(ascents)}
 
-    def _blind(self, radii: Sequence[float]) -> Curves:
-        """Rises along the random direction that rises most, in inputs each sample's own; and along all of them."""
-        rises = self.climb.random(radii, self.settings.directions, self.rng)  # [directions, R, blocks]
+    def _random(self, radii: Sequence[float]) -> Curves:
+        """Rises in the random direction with the largest rise, for each sample in inputs; and in all directions."""
+        rises = self.ascent.random(radii, self.settings.directions, self.rng)  # [directions, R, blocks]
         if self.settings.space == "inputs":
             return {"random_max": list(rises.amax(dim=0)), "random_mean": list(rises.mean(dim=0))}
         draws = rises[..., 0].argmax(dim=0).tolist()
         highest = [
-            self.climb.rise(radius * self.climb.random_direction(draw, self.rng))
+            self.ascent.rise(radius * self.ascent.random_direction(draw, self.rng))
             for radius, draw in zip(radii, draws, strict=True)
         ]
         return {"random_max": highest, "random_mean": list(rises[..., 0].T)}
@@ -204,11 +206,19 @@ class _Found:
                 value, half = float(each.mean()), _half_width(each.numpy())
                 interval = (value, value - half, value + half)
                 yield Record(
-                    f"sharpness:{name}", *interval, len(each), radius, unit=self.units[ball.name], threat=threat
+                    f"sharpness:{name}",
+                    *interval,
+                    len(each),
+                    radius,
+                    unit=self.units[ball.name],
+                    threat=threat,
+                    quantity="sharpness",
+                    search=name,
+                    space=self.settings.space,
                 )
 
     def _profile(self, curves: Curves, radii: Sequence[float], ball: Ball) -> Profile:
-        landscape = self.climb.landscape
+        landscape = self.ascent.landscape
         values = {name: np.array([0.0, *(float(each.mean()) for each in rises)]) for name, rises in curves.items()}
         return Profile(
             x=np.array([0.0, *radii]),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.results.records import Record
-from snnrobust_landscapes.measurements.curvature import Curvature, Solved, mean_interval
+from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement, SolverOutput, mean_interval
 from snnrobust_landscapes.measurements.settings import require_counts, require_shares
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.operators.smoothed import SmoothedHessian
@@ -17,20 +17,20 @@ from snnrobust_landscapes.solvers import trace as solver
 
 
 @dataclass(frozen=True)
-class Trace(Curvature):
-    """The trace, with its 95 % interval and what stands beside it (see `Curvature`).
+class Trace(CurvatureMeasurement):
+    """The trace with its 95 % interval, and evidence for it (see `CurvatureMeasurement`).
 
     By Hutch++ (Meyer et al. 2021, arXiv 2010.09649): exact on leading directions, random probes on the rest; the
-    interval is over the probes. Of a matrix that is not symmetric it is the trace of the symmetric part.
+    interval is over the probes. For a matrix that is not symmetric it is the trace of the symmetric part.
 
-    Of the smoothed loss it is the closed form of `SmoothedHessian.trace`, and the interval is over that operator's own
-    draws. It is the mean of the traces at all scales up to sigma; see there.
+    For the smoothed loss it is the closed form of `SmoothedHessian.trace`, a mean over all scales up to sigma, and the
+    interval is over that operator's own draws.
 
     In inputs: the mean over samples, with the interval over samples (a percentile bootstrap).
 
     Attributes:
         relative: Standard error to stop at, relative to the trace.
-        products: Products with the operator at most. The interval is as wide as it is after these.
+        products: Most products with the operator; the interval may then still be wider.
 
     Raises:
         InputError: For an unknown operator, or a setting out of range.
@@ -45,14 +45,14 @@ class Trace(Curvature):
         require_counts(self, products=2 * solver.LEAST)
 
     def require(self, operator: Operator) -> None:
-        """Every operator has a trace."""
+        """Never raises: every operator has a trace."""
 
-    def solve(self, operator: Operator, rng: Draws) -> Solved:
+    def solve(self, operator: Operator, rng: Draws) -> SolverOutput:
         """The trace with its interval."""
         if isinstance(operator, SmoothedHessian):
-            return Solved([smoothed_trace(operator, rng)])
-        found = solver.trace(operator, rng, relative=self.relative, most=self.products)
-        return Solved([_record(operator, found.values, found.lows, found.highs, rng)])
+            return SolverOutput([smoothed_trace(operator, rng)])
+        found = solver.estimate_trace(operator, rng, relative=self.relative, most=self.products)
+        return SolverOutput([_record(operator, found.values, found.lows, found.highs, rng)])
 
 
 def smoothed_trace(operator: SmoothedHessian, rng: Draws) -> Record:

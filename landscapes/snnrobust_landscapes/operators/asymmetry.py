@@ -1,4 +1,4 @@
-"""How far a matrix is from symmetric, by its products alone."""
+"""How far a matrix is from symmetric, from its products with vectors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def asymmetry(operator: Operator, rng: Draws, probes: int = 16) -> float:
 
     With independent Gaussian probes z_i and B_ij = z_i^T M z_j, the mean of B_ij^2 for i != j is |M|_F^2 and that of
     (B_ij - B_ji)^2 is |M - M^T|_F^2: the index is the root of the ratio of their sums, which is in [0, 2] as well. It
-    takes `probes` products and none with the transposed matrix, so that it tells whether an operator that claims to be
-    symmetric is: a backward pass that autograd does not see into makes it not, or two passes that contradict each
-    other. One that takes each surrogate derivative for a constant leaves the formal Hessian symmetric, that of a
-    piecewise linear net, which no index can tell. In inputs the sums go over all samples too.
+    takes `probes` products and none with the transposed matrix, so that it checks operators that are symmetric by
+    construction: a backward pass that autograd can't differentiate, or that does not match its forward pass, makes
+    them asymmetric. The index does not show a backward pass that treats surrogate derivatives as constants: the formal
+    Hessian is then symmetric, but that of a piecewise linear net. In inputs the sums are over all samples too.
 
     Args:
         operator: The matrix, or one for each sample.

@@ -1,4 +1,4 @@
-"""The Jacobian of the surrogate-gradient field: how the gradient that training follows changes with the weights."""
+"""The Jacobian of the surrogate-gradient field: how the gradient used in training changes with the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.hessian import gradient
 from snnrobust_landscapes.operators.nodes import spiking_nodes
-from snnrobust_landscapes.operators.operator import Chunked, Operator, pulled_back
+from snnrobust_landscapes.operators.operator import Chunked, Operator, vector_jacobian_product
 
 Part = Literal["whole", "symmetric"]
 #: A step in u that changes a smooth derivative in most entries, and the largest share of entries that jumps explain.
@@ -28,9 +28,9 @@ _NEARBY, _JUMPS = 1e-3, 0.1
 class Field:
     """J[i, j] = d g_i / d theta_j, the almost-everywhere derivative of the surrogate gradient g(theta).
 
-    g comes from a backward pass in which each spike has its surrogate derivative sg(u). Moving theta a little moves
-    the membrane potentials u, and with them sg(u), but no spike: almost everywhere a spike's true derivative is 0. As
-    g is the gradient of no function, J is not symmetric, and the index of its asymmetry says how far g is from one.
+    g comes from a backward pass in which each spike has its surrogate derivative sg(u). A small change of theta changes
+    the membrane potentials u, and with them sg(u), but no spike: a spike's true derivative is 0 almost everywhere. As g
+    is not the gradient of any function, J is not symmetric; its asymmetry measures how far g is from a gradient.
 
     In inputs there is one block for each sample.
 
@@ -78,7 +78,7 @@ class _Gate:
 
 
 class _Gated(torch.autograd.Function):
-    """H(u) forward; grad * derivative(u) backward while the gate is open, else nothing."""
+    """H(u) in the forward pass; grad * derivative(u) in the backward pass while the gate is open, else no gradient."""
 
     @staticmethod
     def forward(u: Tensor, derivative: Callable[[Tensor], Tensor], gate: _Gate) -> Tensor:
@@ -99,7 +99,7 @@ class _Gated(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _GatedSpike:
-    """In the place of a spike, by the protocol of a `snnrobust.plugin.Relaxation`, though its values are the spikes."""
+    """A spike with a gate, by the protocol of a `snnrobust.plugin.Relaxation`; its values are the spikes."""
 
     known: Derivative | None
     gate: _Gate
@@ -111,19 +111,19 @@ class _GatedSpike:
 
 
 def _slope(surrogate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The derivative that a surrogate's own backward pass gives, to be differentiated again.
+    """The derivative from a surrogate's own backward pass, to be differentiated again.
 
-    Its result raises a `RuntimeError` where it depends on u and autograd does not know how.
+    It raises a `RuntimeError` where that derivative depends on u but has no grad_fn.
     """
 
     def slope(u: Tensor) -> Tensor:
         found = torch.autograd.grad(surrogate(u).sum(), u, create_graph=True)[0]
         if not found.requires_grad:
-            # Right for a rectangle, which is constant but for where it jumps.
+            # Correct for a rectangle, whose derivative is constant except at its jumps.
             nearby = (u.detach() + _NEARBY).requires_grad_()
             moved = torch.autograd.grad(surrogate(nearby).sum(), nearby)[0]
             if float((moved != found).double().mean()) > _JUMPS:
-                raise RuntimeError("a surrogate derivative that knows nothing of how it came about")
+                raise RuntimeError("a surrogate derivative without a grad_fn")
         return found
 
     return slope
@@ -155,17 +155,17 @@ class _FieldGraph:
         self._symmetric = symmetric
         self._w = [torch.zeros_like(leaf, requires_grad=True) for leaf in leaves]
         with gate.closed():
-            self._back = pulled_back(gradients, leaves, self._w, create_graph=True)  # J^T w
+            self._back = vector_jacobian_product(gradients, leaves, self._w, create_graph=True)  # J^T w
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        forwards = pulled_back(self._back, self._w, tangents)
+        forwards = vector_jacobian_product(self._back, self._w, tangents)
         if not self._symmetric:
             return forwards
         return [_mean(a, b) for a, b in zip(forwards, self.transposed(tangents), strict=True)]
 
     def transposed(self, tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
         with self._gate.closed():
-            return pulled_back(self._gradients, self._leaves, tangents)
+            return vector_jacobian_product(self._gradients, self._leaves, tangents)
 
 
 def _mean(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The formal surrogate Hessian: what differentiating the surrogate gradient once more returns."""
+"""The formal surrogate Hessian, from differentiating the surrogate gradient once more."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
-from snnrobust_landscapes.operators.jets import Spikes, fused
-from snnrobust_landscapes.operators.nodes import own_slopes
-from snnrobust_landscapes.operators.operator import Chunked, Operator, pulled_back
+from snnrobust_landscapes.operators.fused_nodes import SpikeContext, with_fused_nodes
+from snnrobust_landscapes.operators.nodes import surrogate_derivatives
+from snnrobust_landscapes.operators.operator import Chunked, Operator, vector_jacobian_product
 
 
 @dataclass(frozen=True)
 class Formal:
-    """What double backward returns on the net as it is, and what PyHessian computes: no derivative of any function.
+    """What double backward computes on the net as it is, as PyHessian does. It is not the Hessian of the loss.
 
-    The first pass takes a surrogate derivative sg(u) for each spike, the second differentiates sg(u) and takes it for
-    each spike again. Where the backend keeps all terms the result is symmetric: the Hessian of a net in which each
-    spike is H(u) + P(u') - P(u), u' to be differentiated by, u the same number held fast, and P an integral of sg. Its
-    values are those of the spiking net and its slopes those of the smooth one, so that it is neither's curvature.
+    The first backward pass uses the surrogate derivative sg(u) for each spike; the second one differentiates sg(u), and
+    uses it for each spike again. Where the backend keeps all terms the result is symmetric: the Hessian of a net in
+    which each spike is H(u) + P(u') - P(u), differentiated by u' with u a constant of the same value, and P an integral
+    of sg. That net has the values of the spiking net and the slopes of the smooth one, and the curvature of neither.
     """
 
     @property
@@ -34,11 +34,11 @@ class Formal:
     def on(self, landscape: Landscape, memory: float, rng: Draws) -> Operator:
         """The operator of this landscape; exact, no draws."""
 
-        def build(on: Landscape, spikes: Spikes) -> Hessian:
+        def build(on: Landscape, spikes: SpikeContext) -> Hessian:
             return Hessian(on, memory, name=self.name, spikes=spikes)
 
-        slopes = own_slopes(landscape.model)
-        spikes = fused(landscape, build, nullcontext, slopes, second=True, rest=lambda _: nullcontext())
+        slopes = surrogate_derivatives(landscape.model)
+        spikes = with_fused_nodes(landscape, build, nullcontext, slopes, second=True, others=lambda _: nullcontext())
         return build(landscape, spikes)
 
 
@@ -52,9 +52,9 @@ class Hessian(Chunked):
 
 
 def gradient(landscape: Landscape, leaves: Sequence[Tensor], logits: Tensor, chunk: Chunk) -> Sequence[Tensor | None]:
-    """The gradient of a chunk's loss in `leaves`, with a graph."""
+    """The gradient of a chunk's loss by `leaves`, with a graph."""
     losses = landscape.losses(logits, chunk)
-    return pulled_back([losses], leaves, [torch.ones_like(losses)], create_graph=True)
+    return vector_jacobian_product([losses], leaves, [torch.ones_like(losses)], create_graph=True)
 
 
 class _Gradient:
@@ -65,7 +65,7 @@ class _Gradient:
         self._gradients = gradients
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        return pulled_back(self._gradients, self._leaves, tangents)
+        return vector_jacobian_product(self._gradients, self._leaves, tangents)
 
     def transposed(self, tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
         return self.product(tangents)

@@ -1,7 +1,7 @@
-"""How far membranes move when weights or inputs do: the scale at which a spike has a derivative.
+"""How far membrane potentials move when weights or inputs move at random.
 
-The derivative of a spike H(u) is zero almost everywhere. But where the membrane moves by Gaussian noise of standard
-deviation s, since the weights move in random directions, a spike is what it is on average, and that has a derivative:
+The derivative of a spike H(u) is zero almost everywhere. But if the weights move in random directions, the membrane
+potential moves by Gaussian noise of some standard deviation s, and the mean spike is differentiable:
 
     d/du E[H(u + s z)] = exp(-u^2 / (2 s^2)) / (s sqrt(2 pi)),    z standard normal.
 """
@@ -21,19 +21,19 @@ from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.loss.weights import Weights
 
-#: Random directions in which membranes are watched, and samples.
+#: Random directions in which membrane potentials are recorded, and samples.
 DIRECTIONS, SAMPLES = 4, 64
 
 
 @dataclass(frozen=True)
-class Blurred:
-    """The derivative of a spike whose membrane moves by Gaussian noise.
+class BlurredSpike:
+    """The derivative of the mean spike when the membrane potential has Gaussian noise.
 
     Attributes:
-        deviation: Standard deviation s of the membrane potential.
+        deviation: Standard deviation s of the noise.
 
     Example:
-        >>> float(Blurred(1.0).backward(torch.zeros(1), {}))  # 1 / sqrt(2 pi)
+        >>> float(BlurredSpike(1.0).backward(torch.zeros(1), {}))  # 1 / sqrt(2 pi)
         0.3989422917366028
     """
 
@@ -52,23 +52,23 @@ class Blurred:
 
 
 def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str, float]:
-    """Root mean square move of each spiking node's membrane potential when it fires or not, by the node's name.
+    """Root mean square move of each spiking node's membrane potential before the reset, by the node's name.
 
     Over all its neurons, valid steps, the first `SAMPLES` samples, and random filter-normalised directions of the whole
-    net's weights (or of inputs) at `radius`. Spikes that flip in earlier layers are part of it.
+    net's weights (or of inputs) at `radius`. It includes the effect of spikes that flip in earlier layers.
 
     Args:
         landscape: A loss over weights or inputs.
         radius: Relative norm of the moves.
-        rng: Draws, of which the seed counts: the numbers are the same for each operator of a run.
+        rng: Draws, of which only the seed is used: the result is the same for each operator of a run.
 
     Returns:
-        Nothing for a net without spiking nodes of a known framework, and for nodes whose membranes stay.
+        Without nodes whose membrane potential does not move; empty for a net without nodes of a known framework.
     """
     model = landscape.model
     if model.adapter is None or not model.adapter.nodes(model.net):
         return {}
-    # A layer's diagonal block is one of the whole net's matrix: the noise is that of the whole net.
+    # A layer's diagonal block belongs to the whole net's matrix, so that the whole net moves.
     few = landscape.samples.take(min(SAMPLES, len(landscape.samples)))
     whole = (Weights if landscape.space == "weights" else Inputs)(model, few, chunk=SAMPLES)
     (chunk,), own = whole.chunks, Draws(rng.seed, "membrane noise")

@@ -1,4 +1,4 @@
-"""Operators by name, as measurements are told them."""
+"""Operators by name, as the settings of measurements give them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from snnrobust.errors import InputError, InputTypeError
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.operators.relaxed import Relaxed
 from snnrobust_landscapes.operators.smoothed import Smoothed
 
-NAMES: dict[str, Callable[..., Kind]] = {
+NAMES: dict[str, Callable[..., OperatorSpec]] = {
     "gauss-newton": GaussNewton,
     "relaxed": Relaxed,
     "formal": Formal,
@@ -24,8 +24,8 @@ NAMES: dict[str, Callable[..., Kind]] = {
 }
 
 
-def kind(value: str | Mapping[str, Any] | Kind) -> Kind:
-    """The operator that `value` stands for.
+def operator_spec(value: str | Mapping[str, Any] | OperatorSpec) -> OperatorSpec:
+    """The operator that `value` specifies.
 
     Args:
         value: A name, a mapping of "name" and settings, or an operator itself.
@@ -35,13 +35,13 @@ def kind(value: str | Mapping[str, Any] | Kind) -> Kind:
         InputTypeError: For something else.
 
     Example:
-        >>> kind("gauss-newton")
+        >>> operator_spec("gauss-newton")
         GaussNewton(surrogate='matched', radius=0.1)
-        >>> kind({"name": "field", "part": "symmetric"}).name
+        >>> operator_spec({"name": "field", "part": "symmetric"}).name
         'symmetric part of the Jacobian of the surrogate-gradient field'
     """
     if isinstance(value, str):
-        return kind({"name": value})
+        return operator_spec({"name": value})
     if isinstance(value, Mapping):
         settings = dict(value)
         name = settings.pop("name", None)

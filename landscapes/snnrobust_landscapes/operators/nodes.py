@@ -1,4 +1,4 @@
-"""The spiking nodes of a net, for operators that put something else in the place of a spike."""
+"""The spiking nodes of a net and their surrogate derivatives, for operators that replace them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
 
     Args:
         model: A model.
-        operator: What they are for, in words.
+        operator: The operator that needs them, in words, for errors.
 
     Raises:
         InputError: If the net has no spiking nodes of a known framework.
@@ -30,7 +30,7 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
     return adapter, nodes
 
 
-def own_slopes(model: SpikingModel) -> dict[str, Derivative]:
+def surrogate_derivatives(model: SpikingModel) -> dict[str, Derivative]:
     """The surrogate derivatives of a model's nodes, where these are known functions."""
     adapter = model.adapter
     nodes = {} if adapter is None else adapter.nodes(model.net)

@@ -1,4 +1,4 @@
-"""What an operator is: a symmetric or general matrix for each block of a landscape, known by its products."""
+"""An operator: a symmetric or general matrix for each block of a landscape, defined by its products with vectors."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from snnrobust.common.batching import GIB, out_of_memory
 from snnrobust.common.random import Draws
+from snnrobust.common.session_cache import CacheKey
 from snnrobust.errors import InputError, PluginError
-from snnrobust_landscapes.loss.landscape import Chunk, Landscape, chunked
+from snnrobust_landscapes.loss.landscape import Chunk, Landscape, split_into_chunks
 
-OPAQUE = "gradients that know nothing of how they came about"
+NO_GRAD_FN = "gradients without a grad_fn"
 
 
-#: Samples whose graph is measured, and bytes beside those that graphs save, as a factor.
-TRIAL, BESIDE = 4, 2.0
-#: Samples whose graphs are kept at most: memory is not to grow with their number.
-MOST = 2048
-#: Bytes of a graph whose samples go through the net together, and samples. Of small nets, where the time is that of the
-#: calls, more samples cost nothing; of large ones, more leave the processor's caches.
-TOGETHER, AT_MOST = 128 * 2**20, 512
+#: Samples from which the size of a graph is measured, and a factor for bytes that are not counted.
+MEASURED_SAMPLES, OVERHEAD = 4, 2.0
+#: Most samples whose graphs are stored, so that memory does not grow with their number.
+MAX_STORED_SAMPLES = 2048
+#: Most bytes of a chunk's graph, and most samples. In small nets, where function calls take most of the time, more
+#: samples cost nothing; in large nets, more samples no longer fit into the processor's caches.
+MAX_CHUNK_BYTES, MAX_CHUNK_SAMPLES = 128 * 2**20, 512
 
 
 class Operator(Protocol):
-    """A matrix [size, size] (weights), or one for each sample (inputs), known by its products with vectors.
+    """A matrix [size, size] (weights), or one for each sample (inputs), defined by its products with vectors.
 
     Attributes:
         name: The second-order object in words, as records name it.
-        landscape: What it is the curvature of.
-        symmetric: Whether it is symmetric by construction; an asymmetry index tells whether it truly is.
+        landscape: The loss whose curvature it is.
+        symmetric: Whether it is symmetric by construction; an asymmetry index checks it.
         products: Products so far, counted per vector.
     """
 
@@ -55,8 +56,8 @@ class Operator(Protocol):
         """The same with the transposed matrix; `apply` itself where `symmetric`."""
 
 
-class Kind(Protocol):
-    """An operator by name with its settings, to be built on a landscape: a frozen dataclass."""
+class OperatorSpec(Protocol):
+    """An operator by name with its settings, before it is built on a landscape: a frozen dataclass."""
 
     @property
     def name(self) -> str:
@@ -67,17 +68,16 @@ class Kind(Protocol):
 
         Args:
             landscape: A loss over weights or inputs.
-            memory: GiB that graphs may take to be kept between products; chunks whose graphs don't fit are gone
-                through anew at each product.
+            memory: GiB for graphs that are stored between products; if they don't fit, each product builds them again.
             rng: For operators that are estimated from draws.
 
         Raises:
-            InputError: If the net does not allow it.
+            InputError: If the net does not support it.
         """
 
 
 class Graph(Protocol):
-    """What is kept of a chunk to multiply with."""
+    """The graph of a chunk, for products with vectors."""
 
     def product(self, tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The chunk's share of a product, in the shapes of the landscape's leaves."""
@@ -87,18 +87,19 @@ class Graph(Protocol):
 
 
 class Chunked(ABC):
-    """An operator that is a sum over chunks of samples (weights), or goes chunk by chunk (inputs).
+    """An operator that is a sum over chunks of samples (weights), or is computed chunk by chunk (inputs).
 
-    Products are float64 outside and in the model's dtype inside. Subclasses give `_graph`. Graphs are kept from one
-    product to the next where there are few samples and all of them fit into `memory`; else each product builds them
-    anew, and never holds two, so that memory does not grow with the number of samples.
+    Products are float64 outside and in the model's dtype inside. Subclasses define `_graph`. Graphs are stored from one
+    product to the next if there are few samples and all graphs fit into `memory`; otherwise each product builds them
+    again, one at a time, so that memory does not grow with the number of samples.
 
     Args:
         landscape: A loss over weights or inputs.
-        memory: GiB for kept graphs.
-        name: The second-order object in words.
+        memory: GiB for stored graphs.
+        name: The second-order object in words, without its variant.
+        variant: Distinguishes it from others of that name; may be empty.
         symmetric: Whether it is symmetric by construction.
-        spikes: Makes a context for a forward pass, which sets what stands for a spike.
+        spikes: Makes a context for a forward pass, which sets how spikes and their gradients are computed.
     """
 
     def __init__(
@@ -107,21 +108,24 @@ class Chunked(ABC):
         memory: float,
         *,
         name: str,
+        variant: str = "",
         symmetric: bool = True,
         spikes: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.landscape = landscape
-        self.name = name
+        self.object_name = name
+        self.variant = variant
+        self.name = f"{name}, {variant}" if variant else name
         self.symmetric = symmetric
         self.products = 0
         self._spikes = spikes
         self._budget = memory * GIB
-        self._keeps = False  # known with the chunks
-        self._kept: dict[int, Graph] = {}
+        self._stores_graphs = False  # set with the chunks
+        self._graphs: dict[int, Graph] = {}
 
     @abstractmethod
     def _graph(self, leaves: Sequence[Tensor], logits: Tensor, chunk: Chunk) -> Graph:
-        """What to multiply with, from the logits [n, K] and their graph to `leaves`."""
+        """The graph for products, from the logits [n, K] and their graph to `leaves`."""
 
     def apply(self, vectors: Tensor) -> Tensor:
         """See `Operator.apply`.
@@ -139,7 +143,7 @@ class Chunked(ABC):
     def _applied(self, vectors: Tensor, transposed: bool) -> Tensor:
         out = torch.zeros_like(vectors)
         for number, chunk in enumerate(self._chunks):
-            graph = self._take(number, chunk)
+            graph = self._graph_of(number, chunk)
             multiply = graph.transposed if transposed else graph.product
             for rows, tangents in self.landscape.parts(vectors, chunk):
                 with torch.enable_grad(), self._differentiating():
@@ -156,30 +160,30 @@ class Chunked(ABC):
 
     @cached_property
     def _chunks(self) -> Sequence[Chunk]:
-        """The samples in chunks as large as graphs of `TOGETHER` bytes allow; at least those of the landscape."""
+        """The samples in chunks as large as graphs of `MAX_CHUNK_BYTES` allow; at least those of the landscape."""
         landscape, model = self.landscape, self.landscape.model
         own, samples = len(landscape.chunks[0].y), len(landscape.samples)
-        key = "bytes of a graph", self.name, landscape.space, landscape.size
-        each = model.kept.get(key)
-        if each is None:
-            few = landscape.take(min(own, TRIAL))
-            with _saved() as bytes_saved:
-                self._built(few.chunks[0])
-            each = BESIDE * bytes_saved() / len(few.samples)
-        if model.in_session:
-            model.kept[key] = each
-        self._keeps = samples <= MOST and each * samples <= self._budget
-        # A net that draws from global generators is keyed by its batch.
-        fitting = 1 if model.foreign_randomness else int(min(TOGETHER / max(each, 1.0), AT_MOST))
-        whole = max(1, fitting // own)
-        return chunked(model, landscape.samples, whole * own)
+        key = CacheKey[float]("bytes of a sample's graph", (self.name, landscape.space, landscape.size))
+        each = model.cache.get(key, lambda: self._bytes_per_sample(min(own, MEASURED_SAMPLES)))
+        self._stores_graphs = samples <= MAX_STORED_SAMPLES and each * samples <= self._budget
+        # The draws of a net that uses global generators depend on the batch.
+        fitting = 1 if model.foreign_randomness else int(min(MAX_CHUNK_BYTES / max(each, 1.0), MAX_CHUNK_SAMPLES))
+        joined = max(1, fitting // own)
+        return split_into_chunks(model, landscape.samples, joined * own)
 
-    def _take(self, number: int, chunk: Chunk) -> Graph:
-        if not self._keeps:
+    def _bytes_per_sample(self, samples: int) -> float:
+        """Bytes of the graph of a sample, measured on the graph of the first `samples`."""
+        few = self.landscape.take(samples)
+        with _saved() as bytes_saved:
+            self._built(few.chunks[0])
+        return OVERHEAD * bytes_saved() / len(few.samples)
+
+    def _graph_of(self, number: int, chunk: Chunk) -> Graph:
+        if not self._stores_graphs:
             return self._built(chunk)
-        if number not in self._kept:
-            self._kept[number] = self._built(chunk)
-        return self._kept[number]
+        if number not in self._graphs:
+            self._graphs[number] = self._built(chunk)
+        return self._graphs[number]
 
     def _built(self, chunk: Chunk) -> Graph:
         landscape, model = self.landscape, self.landscape.model
@@ -200,15 +204,15 @@ class Chunked(ABC):
         return graph
 
     def _require_graph(self, gradients: Sequence[Tensor | None]) -> None:
-        """Raises unless gradients in the leaves, as far as there are any, can be differentiated again.
+        """Raises unless the gradients that exist can be differentiated again.
 
-        Weights that the loss does not depend on count as zero. A loss that does not depend on its inputs is an error:
-        the net, or its encoder, lets no gradient through.
+        The gradient by weights that the loss does not depend on is zero. A loss that does not depend on its inputs is
+        an error: no gradient passes the net or its encoder.
         """
-        there = [each for each in gradients if each is not None]
-        if not there and self.landscape.space == "inputs":
+        known = [each for each in gradients if each is not None]
+        if not known and self.landscape.space == "inputs":
             raise self._without_gradient()
-        require_graph(there)
+        require_graph(known)
 
     def _without_gradient(self) -> InputError:
         return InputError(
@@ -231,19 +235,19 @@ class Chunked(ABC):
             ) from error
 
 
-def pulled_back(
+def vector_jacobian_product(
     outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], vectors: Sequence[Tensor], create_graph: bool = False
 ) -> Sequence[Tensor | None]:
-    """Vectors times the Jacobian of `outputs` in `inputs`; the graph is kept.
+    """Vectors times the Jacobian of `outputs` by `inputs`; the graph is retained.
 
     Args:
-        outputs: Functions of the inputs; those without a graph (None, constants) have no part in it.
-        inputs: What to differentiate by.
+        outputs: Functions of the inputs; those without a graph (None, constants) are left out.
+        inputs: Tensors to differentiate by.
         vectors: One for each output, of its shape.
-        create_graph: Whether the result is to be differentiated again.
+        create_graph: Whether the result will be differentiated again.
 
     Returns:
-        Of the shapes of the inputs; None for those that nothing depends on.
+        Of the shapes of the inputs; None for inputs that no output depends on.
     """
     pairs = [
         (out, vector) for out, vector in zip(outputs, vectors, strict=True) if out is not None and out.requires_grad
@@ -259,11 +263,11 @@ def pulled_back(
 def require_graph(gradients: Sequence[Tensor]) -> None:
     """Raises a `RuntimeError` unless gradients, if there are any, can be differentiated again.
 
-    A backward pass marked `once_differentiable` leaves a node behind that raises when it is reached; but it is on the
-    way to nothing, so that `torch.autograd.grad`, which goes where it is sent, drops its terms instead.
+    A backward pass marked `once_differentiable` leaves an error node in the graph. `torch.autograd.grad` visits only
+    nodes on the way to its inputs, which this one is not: it drops the terms without an error.
     """
     if gradients and not any(each.requires_grad for each in gradients):
-        raise RuntimeError(OPAQUE)
+        raise RuntimeError(NO_GRAD_FN)
     waiting = [each.grad_fn for each in gradients]
     seen: set[object] = set()
     while waiting:
@@ -278,13 +282,13 @@ def require_graph(gradients: Sequence[Tensor]) -> None:
 
 @contextmanager
 def _saved() -> Iterator[Callable[[], int]]:
-    """Counts the bytes of tensors that graphs built inside save for the passes through them."""
+    """Counts the bytes of the tensors that graphs built inside save for backward passes."""
     held: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()  # views of one count once; all live as long as the graph
-        return tensor.detach()  # a tensor that its own graph saves would hold the graph for ever
+        held[storage.data_ptr()] = storage.nbytes()  # views count once; all live as long as the graph
+        return tensor.detach()  # a tensor that its own graph saves would keep the graph alive for ever
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: sum(held.values())

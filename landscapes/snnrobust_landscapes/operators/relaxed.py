@@ -1,4 +1,4 @@
-"""The smooth net in which every spike is the integral of its own surrogate, and how far it is from the spiking one."""
+"""The smooth net in which every spike is the integral of its own surrogate, and its gap to the spiking net."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.primitive import smooth_step
 from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.landscape import Landscape, Loss, scored
+from snnrobust_landscapes.loss.landscape import Landscape, Loss, loss_and_correct
 from snnrobust_landscapes.operators.hessian import Hessian
 from snnrobust_landscapes.operators.nodes import spiking_nodes
 from snnrobust_landscapes.operators.operator import Operator
@@ -26,9 +26,9 @@ from snnrobust_landscapes.operators.operator import Operator
 class Relaxed:
     """The Hessian of the smooth net in which each spike H(u) is P(u), the integral of its node's own surrogate.
 
-    A true Hessian, of another net: `relaxation_gap` says how far from the spiking one. The two part as errors add up
-    over layers and steps; a sharper surrogate brings them closer, and the curvature up. A node's `detach_reset` is left
-    aside, as with it the gradient would not be that of the smooth net's loss.
+    A true Hessian, but of another net: `relaxation_gap` measures how far the two nets' losses are apart. The difference
+    grows over layers and steps; a sharper surrogate makes it smaller, and the curvature larger. A node's `detach_reset`
+    is ignored, as with it the gradient would not be that of the smooth net's loss.
     """
 
     @property
@@ -42,7 +42,7 @@ class Relaxed:
         Raises:
             InputError: If the net has no spiking nodes of a known framework, or a surrogate without a known integral.
         """
-        return Hessian(landscape, memory, name=self.name, spikes=smoothly(landscape.model))
+        return Hessian(landscape, memory, name=self.name, spikes=smooth_net(landscape.model))
 
 
 def relaxation_gap(landscape: Landscape) -> tuple[float, float]:
@@ -63,16 +63,16 @@ def relaxation_gap(landscape: Landscape) -> tuple[float, float]:
     return relaxed.mean - spiking.mean, relaxed.accuracy - spiking.accuracy
 
 
-def smoothly(model: SpikingModel) -> Callable[[], AbstractContextManager[None]]:
-    """What makes a context in which the net of `model` is the relaxed one; errors as in `Relaxed.on`."""
+def smooth_net(model: SpikingModel) -> Callable[[], AbstractContextManager[None]]:
+    """Makes a context in which the net of `model` is the relaxed one; errors as in `Relaxed.on`."""
     adapter, nodes = spiking_nodes(model, Relaxed().name)
-    steps = {name: _Smooth(_known(name, node, adapter.derivative(node))) for name, node in nodes.items()}
-    primitives = SpikeGradient(model.net, steps)
+    relaxed_spikes = {name: _Smooth(_known(name, node, adapter.derivative(node))) for name, node in nodes.items()}
+    primitives = SpikeGradient(model.net, relaxed_spikes)
 
     @contextmanager
     def smooth() -> Iterator[None]:
         with ExitStack() as undo:
-            for node in nodes.values():  # a gradient of the smooth net's own passes everywhere
+            for node in nodes.values():  # the gradient of the smooth net's loss includes the reset
                 undo.callback(adapter.swap_detach_reset, node, adapter.swap_detach_reset(node, False))
             undo.enter_context(primitives)
             yield
@@ -87,7 +87,7 @@ class _Smooth:
     derivative: Derivative
 
     def primitive(self, u: Tensor, state: dict[str, Any]) -> Tensor:
-        """What stands for the spike, of the shape of u."""
+        """The smooth value in place of the spike, of the shape of u."""
         return smooth_step(u, self.derivative)
 
 
@@ -103,12 +103,12 @@ def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivat
 
 @torch.no_grad()
 def _relaxed_loss(landscape: Landscape) -> Loss:
-    smooth = smoothly(landscape.model)
+    smooth = smooth_net(landscape.model)
     losses, correct = [], []
     for chunk in landscape.chunks:
         with smooth():
             logits = landscape.logits(landscape.leaves(chunk), chunk)  # scaled
-        each, right = scored(landscape.model, logits, chunk, 1.0)
+        each, right = loss_and_correct(landscape.model, logits, chunk, 1.0)
         losses.append(each)
         correct.append(right)
     return Loss(torch.cat(losses), torch.cat(correct))

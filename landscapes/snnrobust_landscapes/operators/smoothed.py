@@ -23,25 +23,25 @@ class Smoothed:
     """The Hessian of L_sigma(theta) = E L(theta + sigma z) with z ~ N(0, I), estimated from keyed draws of z.
 
     The loss of a spiking net is piecewise constant in its hidden weights; smoothed with a Gaussian it is not, and has a
-    Hessian at each scale sigma. No surrogate takes part. With D_i = L(theta + sigma z_i) + L(theta - sigma z_i)
+    Hessian at each scale sigma. No surrogate is used. With D_i = L(theta + sigma z_i) + L(theta - sigma z_i)
     - 2 L(theta) for m draws, Stein's identity applied twice to antithetic pairs gives
 
         H = E[D (z z^T - I)] / (2 sigma^2),    estimated by    1 / (m - 1) sum_i (D_i - mean D) z_i z_i^T / (2 sigma^2).
 
     The mean of z z^T - I is zero, so that H is the covariance of D and z z^T, and the estimate the sample covariance:
-    unbiased, of rank m, zero for directions that no draw has a part in. Without the mean taken off, all of these would
-    get the eigenvalue -mean D / (2 sigma^2), and the standard error of v^T H v was 2 to 3 times as large (digits MLP,
+    unbiased, of rank m, zero in directions orthogonal to all draws. Without subtracting the mean, all of these would
+    have the eigenvalue -mean D / (2 sigma^2), and the standard error of v^T H v was 2 to 3 times as large (digits MLP,
     25,450 weights, sigma .003 to .03).
 
     Eigenvalues are those of H only with more draws than coordinates. Draws in many coordinates are nearly orthogonal
     and |z_i|^2 is about P, so that for P >> m the matrix has the m eigenvalues (D_i - mean D) P / (2 sigma^2 (m - 1)),
-    whatever H is: noise of the draws. An eigenvector found from the draws also makes the most of their noise, and its
-    v^T H v comes out too large. Ask for v^T H v of directions found otherwise, with its error
-    (`SmoothedHessian.standard_error`), or for the trace (`SmoothedHessian.trace`), whose error does not grow with P.
+    independent of H: noise of the draws. An eigenvector found from the draws also fits their noise, and its v^T H v is
+    too large. Use v^T H v of directions found without these draws, with its error (`SmoothedHessian.standard_error`),
+    or the trace (`SmoothedHessian.trace`), whose error does not grow with P.
 
     Attributes:
         sigma: Standard deviation, in units of the weights (or of the inputs), the same for each.
-        draws: Draws m, each of which asks for the loss twice.
+        draws: Draws m, each of which takes two evaluations of the loss.
 
     Raises:
         InputError: For a sigma that is not finite and positive, or fewer than two draws.
@@ -60,12 +60,12 @@ class Smoothed:
         return f"Hessian of the loss smoothed at sigma {self.sigma:g}"
 
     def on(self, landscape: Landscape, memory: float, rng: Draws) -> SmoothedHessian:
-        """The operator of this landscape; asks for 2 m + 1 losses.
+        """The operator of this landscape; takes 2 m + 1 evaluations of the loss.
 
         Args:
             landscape: A loss over weights or inputs.
-            memory: GiB that the draws may take to be kept; else each product draws them again.
-            rng: What the draws are keyed by.
+            memory: GiB for storing the draws; if they don't fit, each product draws them again.
+            rng: Keys the draws.
         """
         return SmoothedHessian(self, landscape, memory, rng)
 
@@ -75,29 +75,29 @@ class SmoothedHessian:
 
     Attributes:
         name: The second-order object in words.
-        landscape: What it is the curvature of.
+        landscape: The loss whose curvature it is.
         products: Products so far, counted per vector.
         differences: D_i of each draw, [blocks, m].
     """
 
     symmetric = True
 
-    def __init__(self, kind: Smoothed, landscape: Landscape, memory: float, rng: Draws) -> None:
-        self.name = kind.name
+    def __init__(self, settings: Smoothed, landscape: Landscape, memory: float, rng: Draws) -> None:
+        self.name = settings.name
         self.landscape = landscape
         self.products = 0
-        self._kind = kind
+        self._settings = settings
         self._rng = rng
         each = 8 * landscape.blocks * landscape.size  # bytes of a draw
         rows = max(1, BLOCK // each)
-        self._ranges = [range(low, min(low + rows, kind.draws)) for low in range(0, kind.draws, rows)]
-        # Draws are made in float32 and kept so.
-        self._kept: list[Tensor] | None = None
-        if kind.draws * each / 2 <= memory * GIB:
-            self._kept = [self._drawn(numbers) for numbers in self._ranges]
+        self._ranges = [range(low, min(low + rows, settings.draws)) for low in range(0, settings.draws, rows)]
+        # Draws are made and stored in float32.
+        self._stored: list[Tensor] | None = None
+        if settings.draws * each / 2 <= memory * GIB:
+            self._stored = [self._drawn(numbers) for numbers in self._ranges]
         self.differences = self._measured()
         centred = self.differences - self.differences.mean(dim=1, keepdim=True)
-        self._coefficients = centred / (2 * kind.sigma**2)  # [blocks, m]
+        self._coefficients = centred / (2 * settings.sigma**2)  # [blocks, m]
 
     def apply(self, vectors: Tensor) -> Tensor:
         """See `Operator.apply`."""
@@ -107,14 +107,14 @@ class SmoothedHessian:
             c = self._coefficients[:, None, numbers.start : numbers.stop].to(v)  # [blocks, 1, b]
             out += (v @ z.mT * c) @ z
         self.products += len(vectors) if self.landscape.blocks == 1 else 1
-        return (out / (self._kind.draws - 1)).reshape(vectors.shape)
+        return (out / (self._settings.draws - 1)).reshape(vectors.shape)
 
     def apply_transposed(self, vectors: Tensor) -> Tensor:
         """The same, as it is symmetric."""
         return self.apply(vectors)
 
     def standard_error(self, vectors: Tensor) -> Tensor:
-        """Of v^T H v over the draws, for vectors v that do not hang on them: [B] in weights, [N] in inputs.
+        """Of v^T H v over the draws, for vectors v that do not depend on them: [B] in weights, [N] in inputs.
 
         The standard deviation of (D_i - mean D)(q_i - mean q) / (2 sigma^2) with q_i = (v . z_i)^2, over root m.
         """
@@ -122,7 +122,7 @@ class SmoothedHessian:
         squares = torch.cat([(v @ z.mT).square() for _, z in self._blocks(v.device)], dim=2)  # [blocks, B, m]
         centred = squares - squares.mean(dim=2, keepdim=True)
         terms = centred * self._coefficients[:, None].to(v)
-        return terms.std(dim=2).flatten() / math.sqrt(self._kind.draws)
+        return terms.std(dim=2).flatten() / math.sqrt(self._settings.draws)
 
     def trace(self) -> tuple[Tensor, Tensor]:
         """mean D / sigma^2 and its standard error over the draws, each [blocks].
@@ -135,8 +135,8 @@ class SmoothedHessian:
         It equals tr H_sigma where the curvature is the same at all scales, and is larger where it falls with the scale.
         The trace of the estimated matrix itself has the standard error std(D) sqrt(P / 2 m) / sigma^2 where P is large.
         """
-        values = self.differences / self._kind.sigma**2
-        return values.mean(dim=1), values.std(dim=1) / math.sqrt(self._kind.draws)
+        values = self.differences / self._settings.sigma**2
+        return values.mean(dim=1), values.std(dim=1) / math.sqrt(self._settings.draws)
 
     def _measured(self) -> Tensor:
         """D_i, [blocks, m]."""
@@ -145,7 +145,7 @@ class SmoothedHessian:
         found = []
         for _, z in self._blocks(rest.device):
             for draw in z.unbind(dim=1):  # [blocks, size]
-                offset = self._kind.sigma * draw.reshape(self._shape)
+                offset = self._settings.sigma * draw.reshape(self._shape)
                 found.append(self._loss(offset) + self._loss(-offset) - 2 * here)
         return torch.stack(found, dim=1)
 
@@ -154,9 +154,9 @@ class SmoothedHessian:
         return losses if self._inputs else losses.mean().reshape(1)  # [blocks]
 
     def _blocks(self, device: torch.device) -> Iterator[tuple[range, Tensor]]:
-        """Numbers of draws and the draws [blocks, b, size], float64; the same blocks whether they are kept or not."""
+        """Numbers of draws and the draws [blocks, b, size], float64; the same blocks whether they are stored or not."""
         for at, numbers in enumerate(self._ranges):
-            z = self._drawn(numbers) if self._kept is None else self._kept[at]
+            z = self._drawn(numbers) if self._stored is None else self._stored[at]
             yield numbers, z.to(device=device, dtype=torch.float64)
 
     def _drawn(self, numbers: range) -> Tensor:

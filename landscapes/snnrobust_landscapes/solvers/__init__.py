@@ -1,1 +1,1 @@
-"""Eigenvalues, traces and densities of an operator that is known by its products alone."""
+"""Eigenvalues, traces and spectral densities of an operator, from its products with vectors."""

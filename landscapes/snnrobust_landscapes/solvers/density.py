@@ -14,22 +14,22 @@ from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.krylov import Krylov, signs
 
-#: Points of the grid for each broadening width, and widths that it goes on for beyond the outermost eigenvalues.
+#: Grid points for each broadening width, and widths by which the grid extends beyond the outermost eigenvalues.
 FINE, BEYOND = 8, 6
 
 
 @dataclass(frozen=True)
-class Density:
-    """How many of the eigenvalues lie where, as a share of all.
+class DensityEstimate:
+    """The density of eigenvalues, as a share of all.
 
     Attributes:
         x: Eigenvalues [M], evenly spaced.
         values: The density there [M]; it integrates to 1.
         errors: Its standard error over probes [M].
-        width: Standard deviation of the Gaussian that stands for each eigenvalue.
+        width: Standard deviation of the Gaussian in place of each eigenvalue.
         mean: Mean eigenvalue, an estimate of tr M / size.
         mean_error: Its standard error.
-        products: Products that were taken.
+        products: Number of products.
     """
 
     x: Tensor
@@ -41,7 +41,9 @@ class Density:
     products: int
 
 
-def density(operator: Operator, rng: Draws, *, probes: int = 10, steps: int = 40, width: float = 0.01) -> Density:
+def estimate_density(
+    operator: Operator, rng: Draws, *, probes: int = 10, steps: int = 40, width: float = 0.01
+) -> DensityEstimate:
     """Stochastic Lanczos quadrature (Ghorbani et al. 2019, arXiv 1901.10159, section 2; Ubaru et al. 2017).
 
     For a vector z of random signs over sqrt(size), the expectation of z^T f(M) z is the mean of f over all eigenvalues.
@@ -72,14 +74,14 @@ def density(operator: Operator, rng: Draws, *, probes: int = 10, steps: int = 40
     before = operator.products
     values, weights = _quadrature(operator, rng, probes, min(steps, operator.landscape.size))  # [probes, nodes]
     low, high = float(values.min()), float(values.max())
-    # A constant diagonal has no range but rounding.
+    # A constant diagonal has only rounding for a range.
     sigma = width * (max(high - low, 1e-6 * max(abs(low), abs(high))) or 1.0)
-    # From the midpoint outwards, so that the ends are an equal number of widths beyond the eigenvalues.
+    # From the midpoint outwards, so that both ends are equally many widths beyond the eigenvalues.
     count = 1 + math.ceil(FINE * ((high - low) / sigma + 2 * BEYOND))
     x = (low + high) / 2 + (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * sigma / FINE
     each = torch.stack([_broadened(x, *pair, sigma) for pair in zip(values, weights, strict=True)])  # [probes, M]
     means = (weights * values).sum(dim=1)
-    return Density(
+    return DensityEstimate(
         x=x,
         values=each.mean(dim=0),
         errors=each.std(dim=0) / probes**0.5,
@@ -95,7 +97,7 @@ def _quadrature(operator: Operator, rng: Draws, probes: int, steps: int) -> tupl
     landscape = operator.landscape
     if landscape.space == "inputs":
         starts = [signs(landscape, rng.sub("probe", number), landscape.blocks) for number in range(probes)]
-    else:  # as many at once as fit: chunks whose graphs are not kept are gone through once for all of them
+    else:  # as many at once as fit: graphs that are not stored are built once for all of them
         together = max(1, int(GIB // (8 * steps * landscape.size)))
         drawn = torch.cat([signs(landscape, rng.sub("probe", number), 1) for number in range(probes)])
         starts = list(torch.split(drawn, together))

@@ -15,18 +15,18 @@ from snnrobust.common.batching import GIB, even_parts, out_of_memory
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
+from snnrobust_landscapes.operators.fused_nodes import SpikeContext
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
-from snnrobust_landscapes.operators.jets import Spikes
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 
-#: Most rows of a Gram matrix: with 25,000 weights it takes a slow core 5 seconds then, and its eigenvalues one.
+#: Most rows of a Gram matrix: with 25,000 weights it takes 5 seconds on a slow core, and its eigenvalues one.
 LIMIT = 2000
-#: Samples whose Jacobians are worked out on one graph. Each row goes through all of them: more is slower on
+#: Samples whose Jacobians are computed on one graph. Each row goes through all of them: more are slower on
 #: convolutions, one is slower on small nets (measured from 1 to 16).
 TOGETHER = 2
-#: Values in float64 that a product of Jacobians works with at a time.
+#: Float64 values in a block of a product of Jacobians.
 BLOCK = 2**23
-#: Rows that a product of Jacobians takes at a time, to leave out what follows by symmetry.
+#: Rows in a strip of a product of Jacobians, to skip the entries that follow by symmetry.
 STRIP = 256
 
 #: S [n, R, K] with S^T S the symmetric matrix in the middle, from softmax p [n, K] and labels y [n].
@@ -38,9 +38,9 @@ class GramSpectrum:
     """The spectrum of a positive semidefinite matrix of low rank, exact up to rounding.
 
     Attributes:
-        values: The largest eigenvalues, falling: [R] in weights, [N, R] in inputs, with R the lesser of the rows of the
-            Jacobians and the coordinates, or what was asked for in vectors if that is more. All others are zero.
-        rank: How many eigenvalues are not zero, [] or [N]; `size - rank` of the matrix are.
+        values: The largest eigenvalues, falling: [R] in weights, [N, R] in inputs, with R the smaller of the number of
+            rows and coordinates, or the number of requested vectors if that is larger. All others are zero.
+        rank: Number of eigenvalues that are not zero, [] or [N]; the other `size - rank` are.
         vectors: Unit eigenvectors of the first k, [k, P] or [k, N, D]; zeros where the eigenvalue is zero.
     """
 
@@ -49,46 +49,48 @@ class GramSpectrum:
     vectors: Tensor
 
 
-def rows(landscape: Landscape, kind: Kind) -> int | None:
+def rows(landscape: Landscape, spec: OperatorSpec) -> int | None:
     """Rows of the Gram matrix, N K (Gauss-Newton) or N (Fisher), in inputs K or 1; None for an operator without one."""
-    if type(kind) not in ROOTS:
+    if type(spec) not in ROOTS:
         return None
     chunk = next(_split(landscape, landscape.chunks[0], 1))
     with torch.no_grad():
         classes = landscape.logits(landscape.leaves(chunk), chunk).shape[1]
     landscape.model.reset()
     samples = 1 if landscape.space == "inputs" else len(landscape.samples)
-    return samples * (classes if isinstance(kind, GaussNewton) else 1)
+    return samples * (classes if isinstance(spec, GaussNewton) else 1)
 
 
-def spectrum(landscape: Landscape, kind: Kind, rng: Draws, *, vectors: int = 0, memory: float = 0.5) -> GramSpectrum:
+def spectrum(
+    landscape: Landscape, spec: OperatorSpec, rng: Draws, *, vectors: int = 0, memory: float = 0.5
+) -> GramSpectrum:
     """The spectrum of M = A^T A from that of A A^T, which has the same eigenvalues but for zeros.
 
     For the Gauss-Newton matrix 1/N sum_n J_n^T (diag p - p p^T) J_n the blocks of A are S_n J_n / sqrt(N) with
 
         S = diag(sqrt p) - sqrt(p) p^T,    S^T S = diag p - p p^T - p p^T + (sum_k p_k) p p^T = diag p - p p^T,
 
-    for the Fisher matrix (p - onehot y)^T J_n / sqrt(N), a row a sample (in inputs without the N). Neither M nor the
-    Jacobians of the whole output are ever formed: rows of A come from one backward pass each, and an eigenvector of M
-    is A^T u / sqrt(lambda) for that u of A A^T, one more backward pass.
+    for the Fisher matrix (p - onehot y)^T J_n / sqrt(N), one row a sample (in inputs without the N). Neither M nor the
+    Jacobian of the logits is formed: each row of A takes one backward pass, and an eigenvector of M is
+    A^T u / sqrt(lambda) with the eigenvector u of A A^T, one more backward pass.
 
-    Eigenvalues under 1e3 eps^2 of the largest, with eps the rounding of the model's type, are taken for zero.
+    Eigenvalues below 1e3 eps^2 of the largest, with eps the rounding of the model's type, are taken for zero.
 
     Args:
         landscape: A loss over weights or inputs.
-        kind: A `GaussNewton` or `Fisher`.
-        rng: Draws, as for `Kind.on`.
-        vectors: Eigenvectors k that are wanted, of the largest eigenvalues.
-        memory: GiB for rows of A. Where they don't fit, they are worked out anew for each pair of blocks of samples;
-            at the least two blocks of `TOGETHER` samples are held.
+        spec: A `GaussNewton` or `Fisher`.
+        rng: Draws, as for `OperatorSpec.on`.
+        vectors: Number k of eigenvectors to compute, of the largest eigenvalues.
+        memory: GiB for rows of A. If they don't fit, they are computed again for each pair of blocks of samples, with
+            at least two blocks of `TOGETHER` samples in memory.
 
     Raises:
         InputError: For another operator, more than `LIMIT` rows, more eigenvectors than coordinates, or a loss that is
             not finite.
     """
-    count = rows(landscape, kind)
+    count = rows(landscape, spec)
     if count is None:
-        raise InputError(f"expected the Gauss-Newton or the Fisher matrix, got the {kind.name}; use Lanczos")
+        raise InputError(f"expected the Gauss-Newton or the Fisher matrix, got the {spec.name}; use Lanczos")
     if count > LIMIT:
         raise InputError(
             f"expected at most {LIMIT} rows of per-sample Jacobians for an exact spectrum, got {count}; use fewer "
@@ -97,8 +99,8 @@ def spectrum(landscape: Landscape, kind: Kind, rng: Draws, *, vectors: int = 0, 
     if not 0 <= vectors <= landscape.size:
         raise InputError(f"expected 0 to {landscape.size} eigenvectors, got {vectors}; there are no more")
     solve = _of_inputs if landscape.space == "inputs" else _of_weights
-    spikes = kind.spikes(landscape, rng) if isinstance(kind, GaussNewton) else nullcontext
-    return solve(_Jacobians(landscape, ROOTS[type(kind)], spikes), count, vectors, memory)
+    spikes = spec.spikes(landscape, rng) if isinstance(spec, GaussNewton) else nullcontext
+    return solve(_Jacobians(landscape, ROOTS[type(spec)], spikes), count, vectors, memory)
 
 
 def softmax_root(p: Tensor, y: Tensor) -> Tensor:
@@ -118,12 +120,12 @@ ROOTS: dict[type, Root] = {GaussNewton: softmax_root, Fisher: residual_root}
 class _Jacobians:
     """Rows of A, S_n J_n times the square root of a sample's share of the mean."""
 
-    def __init__(self, landscape: Landscape, root: Root, spikes: Spikes) -> None:
+    def __init__(self, landscape: Landscape, root: Root, spikes: SpikeContext) -> None:
         self.landscape = landscape
         self._spikes = spikes
         self._root = root
         self._share = landscape.blocks / len(landscape.samples)  # 1 / N in weights, 1 in inputs
-        self._vectorised: bool | None = None  # not known before the first backward pass
+        self._vectorised: bool | None = None  # checked at the first backward pass
 
     def graph(self, chunk: Chunk) -> tuple[list[Tensor], Tensor, Tensor]:
         """Leaves, logits [n, K] with a graph to them, and S [n, R, K]."""
@@ -144,7 +146,7 @@ class _Jacobians:
         """[n R, P] in weights, [n, R, D] in inputs."""
         leaves, logits, root = self.graph(chunk)
         n, r, classes = root.shape
-        if self.landscape.space == "inputs":  # row j of every sample at once: they have nothing to do with each other
+        if self.landscape.space == "inputs":  # row j of every sample at once: samples are independent
             found = self.backward(leaves, logits, root.transpose(0, 1))  # [R, n D]
             return found.reshape(r, n, -1).transpose(0, 1)
         vectors = root.new_zeros(n, r, n, classes)
@@ -153,7 +155,7 @@ class _Jacobians:
         return self.backward(leaves, logits, vectors.reshape(n * r, n, classes))
 
     def stacked(self, pieces: Sequence[Chunk], each: int) -> Tensor:
-        """Rows of several pieces in weights, `each` a sample, written to one tensor that is never there twice."""
+        """Rows of several pieces in weights, `each` a sample, written into one tensor without a copy."""
         model = self.landscape.model
         samples = sum(len(piece.y) for piece in pieces)
         out = torch.empty(samples * each, self.landscape.size, dtype=model.dtype, device=model.device)
@@ -171,18 +173,18 @@ class _Jacobians:
         if self._vectorised is None:
             self._vectorised = self._vectorises(leaves, logits, vectors)
         if self._vectorised:
-            return _pulled(leaves, logits, vectors, batched=True)
-        return torch.cat([_pulled(leaves, logits, vector) for vector in vectors])
+            return _vector_jacobian_rows(leaves, logits, vectors, batched=True)
+        return torch.cat([_vector_jacobian_rows(leaves, logits, vector) for vector in vectors])
 
     def _vectorises(self, leaves: Sequence[Tensor], logits: Tensor, vectors: Tensor) -> bool:
         """Whether a backward pass with many vectors at once works and adds up to that with their sum."""
         try:
-            together = _pulled(leaves, logits, vectors, batched=True).sum(dim=0)
-        except Exception as error:  # the backward pass is anybody's code, not all of which can be vectorised
+            together = _vector_jacobian_rows(leaves, logits, vectors, batched=True).sum(dim=0)
+        except Exception as error:  # the backward pass may be user code that can't be vectorised
             if out_of_memory(error):
                 raise
             return False
-        total = _pulled(leaves, logits, vectors.sum(dim=0))[0]
+        total = _vector_jacobian_rows(leaves, logits, vectors.sum(dim=0))[0]
         scale = float(total.abs().max()) * torch.finfo(total.dtype).eps ** 0.5
         return bool(((together - total).abs() <= scale).all())
 
@@ -227,24 +229,24 @@ def _gram(jacobians: _Jacobians, count: int, memory: float) -> np.ndarray:
     each = count // len(landscape.samples)  # rows of a sample
     bytes_each = each * landscape.size * torch.empty((), dtype=landscape.model.dtype).element_size()
     fitting = int(memory * GIB / bytes_each)  # samples
-    # Two blocks are held, unless there is but one.
+    # Two blocks are in memory, unless there is only one.
     number = len(pieces) if len(landscape.samples) <= fitting else max(1, fitting // 2 // TOGETHER)
     blocks = [pieces[part] for part in even_parts(len(pieces), number)]
     gram = torch.zeros(count, count, dtype=torch.float64)
     at = 0
     for first, block in enumerate(blocks):
         a = jacobians.stacked(block, each)
-        beside = at
+        column = at
         for other in blocks[first:]:
             b = a if other is block else jacobians.stacked(other, each)
-            gram[at : at + len(a), beside : beside + len(b)] = _inner(a, b).cpu()
-            beside += len(b)
+            gram[at : at + len(a), column : column + len(b)] = _inner(a, b).cpu()
+            column += len(b)
         at += len(a)
     return gram.numpy()
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """A B^T in float64, by blocks of columns and strips of rows; where B is A, what is left of the strips is zero."""
+    """A B^T in float64, by blocks of columns and strips of rows; where B is A, entries left of the strips are zero."""
     out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     width = max(1, BLOCK // (len(a) + len(b)))
     for first in range(0, a.shape[1], width):
@@ -258,16 +260,16 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _sorted(found: Tensor, landscape: Landscape, k: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [..., M], rising, as those of the matrix, falling; and how many are not zero."""
+    """Eigenvalues [..., M] in rising order as those of the matrix in falling order, and how many are not zero."""
     falling = found.flip(-1)[..., : landscape.size].clamp(min=0)
     largest = falling[..., :1]
     eps = torch.finfo(landscape.model.dtype).eps
     share = max(1e3 * eps**2, found.shape[-1] * torch.finfo(torch.float64).eps)
-    kept = torch.where(falling > share * largest, falling, 0.0)
-    return functional.pad(kept, (0, max(0, k - kept.shape[-1]))), (kept > 0).sum(dim=-1)
+    nonzero = torch.where(falling > share * largest, falling, 0.0)
+    return functional.pad(nonzero, (0, max(0, k - nonzero.shape[-1]))), (nonzero > 0).sum(dim=-1)
 
 
-def _pulled(leaves: Sequence[Tensor], logits: Tensor, vectors: Tensor, batched: bool = False) -> Tensor:
+def _vector_jacobian_rows(leaves: Sequence[Tensor], logits: Tensor, vectors: Tensor, batched: bool = False) -> Tensor:
     """A vector [n, K], or several [B, n, K] at once, times the Jacobian: [B, coordinates]."""
     found = torch.autograd.grad(logits, leaves, vectors, retain_graph=True, allow_unused=True, is_grads_batched=batched)
     count = len(vectors) if batched else 1

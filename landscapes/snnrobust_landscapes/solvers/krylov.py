@@ -1,4 +1,4 @@
-"""Krylov spaces of an operator: what Lanczos, Arnoldi, the trace and the density have in common."""
+"""Krylov spaces of an operator, for Lanczos, Arnoldi, the trace and the density."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from snnrobust.errors import InputError
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Operator
 
-#: Rounding errors of the model's type, relative to the matrix, under which a new direction is taken for noise.
-NOISE = 16
+#: A new direction is taken for rounding noise below this many rounding errors of the model's type.
+ROUNDING_ERRORS = 16
 
 #: Eigenvalues [R, m] and unit eigenvectors [R, m, m] (columns) of small matrices [R, m, m].
 Solve = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +29,7 @@ class Eigenpairs:
         vectors: Unit vectors, [k, P] or [k, N, D].
         residuals: |M v - value v| of each, as `values`. For a symmetric matrix an eigenvalue lies within that distance.
         converged: Whether each residual is within the tolerance, as `values`.
-        products: Products that were taken.
+        products: Number of products.
     """
 
     values: Tensor
@@ -43,12 +43,12 @@ class Krylov:
     """Orthonormal bases V of Krylov spaces, one for each row of vectors, and H = V^T M V.
 
     The recurrence of Arnoldi (1951), with Gram-Schmidt done twice (Giraud et al. 2005, Numer. Math. 101: "twice is
-    enough"), holds to rounding whatever M is:
+    enough"), holds up to rounding for any M:
 
         M V_m = V_m H_m + beta_m v_(m+1) e_m^T.
 
-    Residuals of any combination of V follow from it, without a product. Where beta vanishes the space is invariant, and
-    a random direction outside of it starts a new sweep.
+    Residuals of any combination of V follow from it without a product. Where beta is zero the space is invariant, and a
+    random direction outside of it starts a new sweep.
 
     Args:
         operator: The matrix, or one for each sample.
@@ -68,7 +68,7 @@ class Krylov:
         self._turn = torch.zeros(len(start), dtype=torch.bool)  # whose next vector starts a sweep
         self._operator = operator
         self._rng = rng
-        self._noise = NOISE * torch.finfo(operator.landscape.model.dtype).eps
+        self._noise = ROUNDING_ERRORS * torch.finfo(operator.landscape.model.dtype).eps
         self._next = start / start.norm(dim=1, keepdim=True)  # [R, size]
         self._basis = start.new_empty(len(start), 0, start.shape[1])  # [R, capacity, size]
         self._matrix = start.new_zeros(len(start), 1, 0)  # [R, capacity + 1, capacity]
@@ -87,14 +87,14 @@ class Krylov:
 
     @property
     def floor(self) -> Tensor:
-        """What can't be told from rounding in a product with a unit vector, [R]."""
+        """The size of rounding errors in a product with a unit vector, [R]."""
         return self._noise * self._scale
 
     def grow(self) -> tuple[Tensor, Tensor]:
         """Adds a vector to each basis, for one product.
 
         Returns:
-            The vectors, and what their products have outside of the bases: beta_m v_(m+1); [R, size] each.
+            The vectors, and the part of their products outside of the bases: beta_m v_(m+1); [R, size] each.
         """
         self._make_room()
         m, new = self.steps, self._next
@@ -103,7 +103,7 @@ class Krylov:
         self.steps += 1
         left = self._operator.apply(new)
         for _ in range(2):
-            left, inside = orthogonal(left, self.basis)
+            left, inside = project_out(left, self.basis)
             self._matrix[:, : m + 1, m] += inside
         beta = left.norm(dim=1)  # [R]
         size = (self._matrix[:, : m + 1, m].square().sum(dim=1) + beta.square()).sqrt()
@@ -137,7 +137,7 @@ class Krylov:
     def _fresh(self) -> Tensor:
         drawn = normal(self._operator.landscape, self._rng.sub("sweep", self.steps), len(self._basis))
         for _ in range(2):
-            drawn, _ = orthogonal(drawn, self.basis)
+            drawn, _ = project_out(drawn, self.basis)
         fresh: Tensor = drawn / drawn.norm(dim=1, keepdim=True)
         return fresh
 
@@ -155,16 +155,16 @@ class Krylov:
         self._lost[:, :capacity] = lost
 
 
-def leading(operator: Operator, k: int, rng: Draws, tolerance: float, most: int, solve: Solve) -> Eigenpairs:
+def leading_eigenpairs(operator: Operator, k: int, rng: Draws, tolerance: float, most: int, solve: Solve) -> Eigenpairs:
     """The k eigenvalues of largest magnitude, from the first Krylov space in which all have converged.
 
     Args:
         operator: The matrix, or one for each sample.
         k: How many.
         rng: Draws for the start.
-        tolerance: Largest residual, relative to the eigenvalue, at which one has converged. Residuals that rounding in
-            the model's type accounts for pass too.
-        most: Products at most; what has not converged by then is marked.
+        tolerance: Largest residual, relative to the eigenvalue, at which one has converged. Residuals of the size of
+            rounding errors in the model's type have converged too.
+        most: Most products; eigenvalues that have not converged by then are marked.
         solve: For the small projected matrices.
 
     Raises:
@@ -187,7 +187,9 @@ def leading(operator: Operator, k: int, rng: Draws, tolerance: float, most: int,
             continue
         values, inner, residuals = (each[..., :k] for each in krylov.pairs(solve))
         converged = residuals <= torch.maximum(tolerance * values.abs(), krylov.floor.unsqueeze(1))  # [R, k]
-        if krylov.steps == limit or (bool(converged.all()) and _nothing_larger(krylov, values, tolerance, solve)):
+        if krylov.steps == limit or (
+            bool(converged.all()) and _remaining_are_smaller(krylov, values, tolerance, solve)
+        ):
             break
     vectors = krylov.combined(inner).transpose(0, 1)  # [k, R, size]
     if landscape.space == "weights":
@@ -202,16 +204,16 @@ def normal(landscape: Landscape, rng: Draws, rows: int) -> Tensor:
 
 
 def signs(landscape: Landscape, rng: Draws, rows: int) -> Tensor:
-    """Vectors of -1 and 1, each as likely, [rows, size], float64; keyed as in `normal`."""
+    """Vectors of random signs -1 and 1, [rows, size], float64; keyed as in `normal`."""
     return torch.where(normal(landscape, rng, rows) < 0, -1.0, 1.0).double()
 
 
-def _nothing_larger(krylov: Krylov, values: Tensor, tolerance: float, solve: Solve) -> bool:
-    """Whether what may lie outside of invariant spaces is smaller than `values` [R, k], which have converged.
+def _remaining_are_smaller(krylov: Krylov, values: Tensor, tolerance: float, solve: Solve) -> bool:
+    """Whether eigenvalues outside of invariant spaces are smaller than `values` [R, k], which have converged.
 
-    A sweep starts with a part of every eigenvector that earlier ones left: its leading value bounds all that is to
-    come. So an eigenvalue that a space of distinct ones shows once is found as often as it is there. Without an
-    invariant space nothing is known beyond the space, and no product is spent on it.
+    A new sweep has a part in every eigenvector that earlier ones left out: its leading value bounds the remaining ones.
+    So multiple eigenvalues are found with their multiplicity. Without an invariant space nothing is known about
+    eigenvalues outside of the space, and no further product is taken.
     """
     for row in torch.nonzero(krylov.ended).flatten().tolist():
         value, residual = krylov.sweep(row, solve)
@@ -231,7 +233,7 @@ def _pairs(matrix: Tensor, solve: Solve) -> tuple[Tensor, Tensor, Tensor]:
     return values, inner, product.norm(dim=1)
 
 
-def orthogonal(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """`vectors` [R, size] without their parts inside of `basis` [R, m, size], and these [R, m]."""
+def project_out(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """`vectors` [R, size] minus their projection onto `basis` [R, m, size], and its coefficients [R, m]."""
     inside = (basis @ vectors.unsqueeze(2)).squeeze(2)
     return vectors - (inside.unsqueeze(1) @ basis).squeeze(1), inside

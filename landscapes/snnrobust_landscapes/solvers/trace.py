@@ -11,16 +11,16 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.solvers.krylov import Krylov, normal, orthogonal, signs
+from snnrobust_landscapes.solvers.krylov import Krylov, normal, project_out, signs
 
-#: Probes that decide how many vectors and probes there are, and probes of an estimate at the least.
+#: Pilot probes, which decide the numbers of vectors and probes, and the fewest probes of an estimate.
 PILOTS, LEAST = 4, 8
-#: Vectors over which it is seen whether more of them pay.
+#: Vectors over which the decrease of the variance by further vectors is measured.
 WINDOW = 4
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceEstimate:
     """An estimate of the trace: one number in weights, one for each sample in inputs.
 
     Attributes:
@@ -28,8 +28,8 @@ class Trace:
         errors: Its standard error, as `values`.
         lows: Lower end of the 95 % interval (Student's t over the probes), as `values`.
         highs: Upper end.
-        converged: Whether the wanted standard error was reached.
-        products: Products that were taken.
+        converged: Whether the requested standard error was reached.
+        products: Number of products.
     """
 
     values: Tensor
@@ -40,8 +40,8 @@ class Trace:
     products: int
 
 
-def trace(operator: Operator, rng: Draws, *, relative: float = 0.01, most: int = 200) -> Trace:
-    """The trace, exactly on the leading directions and by random probes on what is left.
+def estimate_trace(operator: Operator, rng: Draws, *, relative: float = 0.01, most: int = 200) -> TraceEstimate:
+    """The trace: exact on the leading directions, by random probes on the rest.
 
     Hutch++ (Meyer et al. 2021, arXiv 2010.09649) with a Krylov space for the sketch (Chen & Hallman 2023, arXiv
     2205.01736), each vector of which costs one product instead of two. With an orthonormal basis V of it, the projector
@@ -49,15 +49,15 @@ def trace(operator: Operator, rng: Draws, *, relative: float = 0.01, most: int =
 
         tr M = tr(V^T M V) + tr(R M R),    tr(R M R) = E[z^T R M R z].
 
-    How many vectors and probes there are is decided by `PILOTS` further probes, which have no part in the estimate, so
-    that it is unbiased for any matrix, symmetric, definite or neither. Where the spread turns out larger than they
-    promised, more probes follow; to stop by the spread moves an estimate by far less than its standard error.
+    The numbers of vectors and probes are decided by `PILOTS` further probes, which are not used in the estimate, so
+    that it is unbiased for any matrix, symmetric, definite or neither. Where the spread is larger than the pilots
+    predicted, more probes follow; the bias from stopping by the spread is far smaller than the standard error.
 
     Args:
         operator: The matrix, or one for each sample.
         rng: Draws.
         relative: Standard error to stop at, relative to the trace. In inputs both are root mean squares over samples.
-        most: Products at most.
+        most: Most products.
 
     Raises:
         InputError: For a relative error out of range, or too few products for pilots, vectors and probes.
@@ -71,7 +71,7 @@ def trace(operator: Operator, rng: Draws, *, relative: float = 0.01, most: int =
     krylov = Krylov(operator, rng, normal(landscape, rng.sub("start"), landscape.blocks))
     planned = _deflate(krylov, operator, rng.sub("pilot"), relative, most)
     inside = _inside(krylov)
-    if krylov.steps == landscape.size:  # nothing is left to probe
+    if krylov.steps == landscape.size:  # V spans the whole space
         values, errors, half, converged = inside, torch.zeros_like(inside), torch.zeros_like(inside), True
     else:
         probes: list[Tensor] = []  # z^T R M R z, [blocks] each
@@ -88,13 +88,13 @@ def trace(operator: Operator, rng: Draws, *, relative: float = 0.01, most: int =
                 break
     found = torch.stack([values, errors, values - half, values + half])  # [4, blocks]
     values, errors, lows, highs = found[:, 0] if landscape.space == "weights" else found
-    return Trace(values, errors, lows, highs, converged, operator.products - before)
+    return TraceEstimate(values, errors, lows, highs, converged, operator.products - before)
 
 
 def _deflate(krylov: Krylov, operator: Operator, rng: Draws, relative: float, most: int) -> int:
-    """Grows V as long as a vector lowers the variance by more than a probe would; the number of probes to follow.
+    """Grows V while a vector lowers the variance by more than a probe would; returns the number of probes to take.
 
-    Pilots show |R M R|_F^2, which is the mean of |R M R z|^2 and half the variance of z^T R M R z at most, for each V
+    Pilots estimate |R M R|_F^2, the mean of |R M R z|^2 and at least half the variance of z^T R M R z, for each V
     without a further product.
     """
     drawn = [_probe(operator, rng.sub(number), krylov.basis) for number in range(PILOTS)]
@@ -108,7 +108,7 @@ def _deflate(krylov: Krylov, operator: Operator, rng: Draws, relative: float, mo
         products = products - (products * added).sum(dim=2, keepdim=True) * added - along * left
         values = _inside(krylov) + (outside * products).sum(dim=2).mean(dim=0)
         variance = 2 * float(products.square().sum(dim=2).mean())
-        wanted = variance / max(relative**2 * float(_mean_square(values)), 1e-300)  # probes for the error asked for
+        wanted = variance / max(relative**2 * float(_mean_square(values)), 1e-300)  # probes for the requested error
         room = most - PILOTS - krylov.steps
         probes = max(LEAST, int(min(wanted + 1, room)))
         seen.append(variance)
@@ -131,6 +131,6 @@ def _mean_square(values: Tensor) -> Tensor:
 def _probe(operator: Operator, rng: Draws, basis: Tensor) -> tuple[Tensor, Tensor]:
     """R z and R M R z for random signs z, [blocks, size] each, for one product."""
     landscape = operator.landscape
-    outside, _ = orthogonal(signs(landscape, rng, landscape.blocks), basis)
-    product, _ = orthogonal(operator.apply(outside), basis)
+    outside, _ = project_out(signs(landscape, rng, landscape.blocks), basis)
+    product, _ = project_out(operator.apply(outside), basis)
     return outside, product

@@ -1,27 +1,28 @@
-"""Whether an operator predicts how the true loss curves: predicted against measured, over directions and radii.
+"""Whether an operator predicts the curvature of the true loss: predicted and measured, over directions and radii.
 
-The true loss of a spiking net is piecewise constant in its hidden weights, so that it has curvature at a scale only.
-Along a direction d and at the radius r that is
+The true loss of a spiking net is piecewise constant in its hidden weights, so that it has curvature only at a scale.
+In a direction d and at the radius r that is
 
     c(d, r) = E_z[L(o + r z + r d) + L(o + r z - r d) - 2 L(o + r z)] / r^2
 
 over points o + r z around the origin o, where z are random directions of the same relative norm as d, the same z for
-each d (common random numbers). An operator M predicts d^T M d. How well it orders the directions is Spearman's rank
-correlation, whether it has the right size is the slope of the measured on the predicted curvature.
+each d (common random numbers). An operator M predicts d^T M d. Spearman's rank correlation measures whether it has the
+right order of directions; the slope of the measured on the predicted curvature measures whether it has the right size.
 
-Measured curvature is noisy: which spikes flip is a matter of the samples and of z. The *noise ceiling* is the
-correlation that the true curvature itself would reach, estimated from split halves: the covariance, over directions,
-of curvatures from disjoint halves of the samples and of the z is the variance of what both have in common, so
+Measured curvature is noisy: which spikes flip depends on the samples and on z. The *noise ceiling* is the correlation
+that the true curvature itself would reach, estimated from split halves: the covariance, over directions, of curvatures
+from disjoint halves of the samples and of the z is the variance that both have in common, so
 
     ceiling = sqrt(cov(half, other half) / var(all))
 
-(the reliability of classical test theory, Lord & Novick 1968, section 3.4). What only these samples have in common
-is noise in this sense: an operator that is worked out on the same samples may do better than the ceiling.
+(the reliability of classical test theory, Lord & Novick 1968, section 3.4). An effect of only these samples
+is noise in this sense: an operator that is computed on the same samples may exceed the ceiling.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -30,24 +31,25 @@ from scipy import stats
 from torch import Tensor
 
 from snnrobust.common.random import Draws
+from snnrobust.common.session_cache import CacheKey
 from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
-from snnrobust_landscapes.loss.landscape import Landscape, identity
+from snnrobust_landscapes.loss.landscape import Landscape, landscape_fingerprint
 from snnrobust_landscapes.operators.operator import Operator
 
 Where = Literal["random", "leading"]
-#: Radii at which predictions are held against the loss, as shares of each filter's norm.
+#: Radii at which curvature is measured, as shares of each filter's norm.
 RADII = (0.01, 0.03, 0.1)
-#: Ways to split samples and points into halves, over which the ceiling is averaged.
+#: Splits of samples and points into halves, over which the ceiling is averaged.
 SPLITS = 20
-#: Groups of samples of which means are kept, so that memory does not grow with their number.
+#: Groups of samples whose means are stored, so that memory does not grow with the number of samples.
 GROUPS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Predicted against measured curvature in some directions at one radius.
+    """Predicted and measured curvature in some directions at one radius.
 
     Attributes:
         where: "random" directions, or "leading" ones of the operator.
@@ -55,7 +57,7 @@ class Agreement:
         predicted: d^T M d, [n].
         measured: c(d, r), [n].
         by_point: The same at each of the points o + r z, [n, draws]; their mean is `measured`.
-        ceiling: Correlation that the noise of the measured curvature leaves room for; 0 where it is nothing but noise.
+        ceiling: Noise ceiling: the correlation that the true curvature would reach; 0 where all of it is noise.
     """
 
     where: Where
@@ -74,75 +76,84 @@ class Agreement:
 
     @property
     def slope(self) -> float:
-        """What predictions must be multiplied by to fit best: sum(predicted measured) / sum(predicted^2)."""
+        """The factor of the predictions in a least-squares fit: sum(predicted measured) / sum(predicted^2)."""
         size = float(self.predicted @ self.predicted)
         return float(self.predicted @ self.measured) / size if size > 0 else float("nan")
 
-    def records(self, threat: str, unit: str) -> list[Record]:
-        """Correlation, slope and ceiling, of the operator that `threat` names; `unit` is that of the radius."""
+    def records(self, unit: str) -> list[Record]:
+        """Correlation, slope and ceiling; `unit` is that of the radius."""
         values = {"validity": self.correlation, "validity_slope": self.slope, "validity_ceiling": self.ceiling}
         return [
             Record(
-                f"{metric}:{self.where}",
+                f"{quantity}:{self.where}",
                 value,
                 count=len(self.predicted),
                 strength=self.radius,
                 unit=unit,
-                threat=threat,
+                quantity=quantity,
+                directions=self.where,
             )
-            for metric, value in values.items()
+            for quantity, value in values.items()
         ]
 
 
 def in_random_directions(
-    operator: Operator, rng: Draws, *, directions: int = 64, draws: int = 8, kept: MeasurementCheckpoint | None = None
+    operator: Operator,
+    rng: Draws,
+    *,
+    directions: int = 64,
+    draws: int = 8,
+    checkpoint: MeasurementCheckpoint | None = None,
 ) -> list[Agreement]:
     """Agreement in random filter-normalised directions, one for each of `RADII`.
 
-    What was measured is the same for each operator of a landscape, and kept for the length of a session.
+    The measured curvature is the same for each operator of a landscape, and cached for the length of a session.
 
     Args:
         operator: The operator.
         rng: Draws; for numbers that are to be compared between operators, the same.
         directions: Random directions, n.
         draws: Points o + r z around which curvature is measured.
-        kept: What to keep of a long measurement on the way.
+        checkpoint: Where finished values of a long measurement are stored.
     """
-    landscape = operator.landscape
+    landscape, model = operator.landscape, operator.landscape.model
+    if not model.in_session:
+        raise InputError("expected an open session of the model, got none; use `with model.session():`")
     chosen = random_directions(landscape, rng, directions)
     found = []
     for radius in RADII:
-        key = ("validity", *identity(landscape), rng, directions, draws, radius)
-        if key not in landscape.model.kept:
-            values = curvatures(landscape, chosen, radius, rng, draws, kept, f"{rng.label}/random/{radius:g}")
-            if not landscape.model.in_session:
-                raise InputError("expected an open session of the model, got none; use `with model.session():`")
-            landscape.model.kept[key] = values
-        found.append(_compared("random", radius, predicted(operator, chosen), landscape.model.kept[key], rng))
+        key = CacheKey[np.ndarray](
+            "measured curvature", (*landscape_fingerprint(landscape), rng, directions, draws, radius)
+        )
+        name = f"{rng.label}/random/{radius:g}"
+        measure = partial(measured_curvatures, landscape, chosen, radius, rng, draws, checkpoint, name)
+        found.append(
+            _compared("random", radius, predicted_curvatures(operator, chosen), model.cache.get(key, measure), rng)
+        )
     return found
 
 
 def in_leading_directions(
-    operator: Operator, vectors: Tensor, rng: Draws, *, draws: int = 8, kept: MeasurementCheckpoint | None = None
+    operator: Operator, vectors: Tensor, rng: Draws, *, draws: int = 8, checkpoint: MeasurementCheckpoint | None = None
 ) -> list[Agreement]:
-    """Agreement in an operator's own leading directions, at the same relative norm as random ones.
+    """Agreement in an operator's leading directions, scaled to the same relative norm as random ones.
 
     Args:
         operator: The operator.
         vectors: Its leading eigenvectors, [n, P] or [n, N, D].
         rng: Draws.
         draws: Points o + r z around which curvature is measured.
-        kept: What to keep of a long measurement on the way.
+        checkpoint: Where finished values of a long measurement are stored.
     """
     landscape = operator.landscape
-    chosen = torch.stack([normalised(landscape, vector) for vector in vectors])
-    ahead = predicted(operator, chosen)
+    chosen = torch.stack([scaled_to_relative_norm_1(landscape, vector) for vector in vectors])
+    predicted = predicted_curvatures(operator, chosen)
     return [
         _compared(
             "leading",
             radius,
-            ahead,
-            curvatures(landscape, chosen, radius, rng, draws, kept, f"{rng.label}/leading/{radius:g}"),
+            predicted,
+            measured_curvatures(landscape, chosen, radius, rng, draws, checkpoint, f"{rng.label}/leading/{radius:g}"),
             rng,
         )
         for radius in RADII
@@ -154,34 +165,34 @@ def random_directions(landscape: Landscape, rng: Draws, count: int) -> Tensor:
     return torch.stack([landscape.direction(rng.sub("direction", k)) for k in range(count)])
 
 
-def normalised(landscape: Landscape, direction: Tensor) -> Tensor:
-    """A direction [P] or [N, D] divided by its relative norm, block by block."""
+def scaled_to_relative_norm_1(landscape: Landscape, direction: Tensor) -> Tensor:
+    """A direction [P] or [N, D] divided by its relative norm, block by block; blocks of zeros stay zero."""
     norm = landscape.relative_norm(direction).to(direction)
-    scale = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))  # a block of zeros stays where it is
+    scale = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
     return direction * (scale.unsqueeze(1) if direction.ndim > 1 else scale)
 
 
-def predicted(operator: Operator, directions: Tensor) -> np.ndarray:
-    """d^T M d of each direction, [n]; in inputs the mean over samples of their own."""
+def predicted_curvatures(operator: Operator, directions: Tensor) -> np.ndarray:
+    """d^T M d of each direction, [n]; in inputs the mean over samples."""
     if operator.landscape.blocks == 1:
         return (directions * operator.apply(directions)).sum(dim=1).cpu().numpy()
     return np.array([float((d * operator.apply(d)).sum(dim=1).mean()) for d in directions])
 
 
-def curvatures(
+def measured_curvatures(
     landscape: Landscape,
     directions: Tensor,
     radius: float,
     rng: Draws,
     draws: int,
-    kept: MeasurementCheckpoint | None = None,
+    checkpoint: MeasurementCheckpoint | None = None,
     name: str = "",
 ) -> np.ndarray:
     """Measured curvature at each point around the origin, for each of up to `GROUPS` groups of samples, [n, draws, G].
 
     In inputs all samples are one group.
 
-    Groups are random, and their sizes differ by one at most; each is summed up and divided by N / G, so that the mean
+    Groups are random, and their sizes differ by at most one; the sum over each is divided by N / G, so that the mean
     over points and groups is c(d, radius).
 
     Args:
@@ -189,48 +200,48 @@ def curvatures(
         directions: d, [n, P] or [n, N, D].
         radius: r.
         rng: Draws of the points o + r z, which are the same for all operators and directions.
-        draws: How many.
-        kept: What to keep on the way.
-        name: Under which name; the chunk size, on which values hang, is added to it.
+        draws: How many points.
+        checkpoint: Where finished values are stored.
+        name: Under which name; the chunk size, on which values depend, is added to it.
     """
     name = f"{name}, {landscape.chunks[0].rows.stop} at a time"
-    # In inputs each sample has a direction of its own: samples have nothing in common that halves could share.
-    groups = grouped(len(landscape.samples), rng) if landscape.blocks == 1 else [np.arange(landscape.blocks)]
-    found = None if kept is None else kept.get(name)
+    # In inputs each sample has its own direction: halves of the samples would have nothing in common.
+    groups = sample_groups(len(landscape.samples), rng) if landscape.blocks == 1 else [np.arange(landscape.blocks)]
+    found = None if checkpoint is None else checkpoint.get(name)
     if found is None:
         found = np.full((len(directions), draws, len(groups)), np.nan)
     for draw in range(draws):
         if np.isfinite(found[:, draw]).all():
-            continue  # kept from an earlier attempt
+            continue  # measured by an earlier attempt
         point = radius * landscape.direction(rng.sub("point", draw))
         here = landscape.loss(point).losses
         for row, direction in enumerate(directions):
             ahead, behind = (landscape.loss(point + side * radius * direction).losses for side in (1.0, -1.0))
             each = ((ahead + behind - 2 * here) / radius**2).numpy()
             found[row, draw] = [each[group].sum() * len(groups) / len(each) for group in groups]
-        if kept is not None:
-            kept.put(name, found)
+        if checkpoint is not None:
+            checkpoint.put(name, found)
     return found
 
 
-def grouped(count: int, rng: Draws) -> list[np.ndarray]:
+def sample_groups(count: int, rng: Draws) -> list[np.ndarray]:
     """0..count-1 in up to `GROUPS` random groups."""
     order = rng.sub("groups").uniform(torch.tensor([0]), (count,))[0].argsort().numpy()
     return np.array_split(order, min(GROUPS, count))
 
 
-def _compared(where: Where, radius: float, ahead: np.ndarray, values: np.ndarray, rng: Draws) -> Agreement:
+def _compared(where: Where, radius: float, predicted: np.ndarray, values: np.ndarray, rng: Draws) -> Agreement:
     by_point = values.mean(axis=2, dtype=np.float64)
-    return Agreement(where, radius, ahead, by_point.mean(axis=1), by_point, ceiling(values, rng))
+    return Agreement(where, radius, predicted, by_point.mean(axis=1), by_point, noise_ceiling(values, rng))
 
 
-def ceiling(values: np.ndarray, rng: Draws) -> float:
-    """The noise ceiling of measured curvatures [n, draws, G]; 0 where the halves have nothing in common.
+def noise_ceiling(values: np.ndarray, rng: Draws) -> float:
+    """The noise ceiling of measured curvatures [n, draws, G]; 0 where the halves are not correlated.
 
-    Of one group of all samples, [n, draws, 1], halves are those of the points alone.
+    With one group of all samples, [n, draws, 1], only the points are split into halves.
 
     Args:
-        values: As from `curvatures`, for two points at least.
+        values: As from `measured_curvatures`, for at least two points.
         rng: Draws of the splits.
     """
     n, draws, groups = values.shape

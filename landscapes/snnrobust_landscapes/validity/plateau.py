@@ -1,4 +1,4 @@
-"""The plateau that the weights stand on: how far they move before the loss of a spiking net changes at all."""
+"""The plateau around the weights: how far they can move before the loss of a spiking net changes at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from snnrobust.errors import InputError, PluginError
 from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust_landscapes.loss.weights import Weights
 
-#: Doublings from the least radius that is tried to the largest: down to the rounding of float32 from .01.
+#: Doublings from the smallest radius that is tried to the largest: from .01 down to the rounding of float32.
 DOUBLINGS = 16
-#: Halvings of the last doubling: an edge is known to a share of 2^-7 of itself.
+#: Bisections of the last doubling: an edge is known to a relative error of 2^-7.
 HALVINGS = 7
 
 
@@ -28,13 +28,13 @@ class Plateau:
     Attributes:
         width: Median over directions of the width of the plateau, in filter-relative radius; a lower bound of it where
             `high` is infinite.
-        low: Lower end of a 95 % interval of the median over directions: order statistics, which assume nothing of how
-            widths are spread. Of 8 directions these are the smallest and the largest.
-        high: Upper end; infinite where it falls on a direction to a side of which no loss changes within `reach`.
+        low: Lower end of a 95 % interval of the median over directions, from order statistics, which make no assumption
+            on the distribution. For 8 directions these are the smallest and the largest.
+        high: Upper end; infinite where it is that of a direction with a side on which no loss changes within `reach`.
         distinct: Different mean losses at `points` points, evenly spaced over -reach to reach, on the first direction.
         points: How many points these are.
         reach: Largest radius that was tried.
-        directions: How many directions the width is the median of.
+        directions: Number of directions, over which the width is the median.
     """
 
     width: float
@@ -51,23 +51,23 @@ def plateau(
 ) -> Plateau | None:
     """Measures the plateau of the true loss around the weights.
 
-    The loss of a spiking net hangs on its hidden weights through spikes alone, which change one at a time. Between two
-    changes it is constant, and no derivative at a point says anything of it. Only hidden weights move here: along
-    read-out weights the loss is smooth.
+    The loss of a spiking net depends on its hidden weights only through spikes, which change one at a time. Between two
+    changes it is constant, and its derivatives are zero. Only hidden weights move here: the loss is smooth in read-out
+    weights.
 
-    An edge is looked for on either side of the weights, among radii reach / 2^16, reach / 2^15 ... reach, and then by
-    halving between the last at which no sample's loss has changed and the next. A plateau on which losses changed and
-    changed back in between counts as one.
+    An edge is searched on both sides of the weights, among radii reach / 2^16, reach / 2^15 ... reach, and then by
+    bisection between the last radius at which no sample's loss has changed and the next. Losses that change and change
+    back between two of these radii are not seen.
 
     Args:
         landscape: The training loss.
         rng: Keyed draws, for the directions.
-        directions: Directions that the width is the median of.
+        directions: Directions, over which the width is the median.
         points: Points on the first direction.
         reach: Largest filter-relative radius.
 
     Returns:
-        What was found; None for a net without spikes that can be told, or without hidden weights that can move.
+        The plateau; None for a net without spikes of a known framework, or without hidden weights that can move.
 
     Raises:
         InputError: For a count or reach out of range, or a loss that is not finite.
@@ -96,18 +96,18 @@ def plateau(
     )
 
 
-def hidden(landscape: Weights) -> list[str]:
+def hidden_parameters(landscape: Weights) -> list[str]:
     """Names of the parameters from which every path to the loss goes through a spike.
 
-    Those that keep a gradient in a net whose spikes are constants are read-out parameters; all others are hidden.
-    Empty for a net without spikes, or whose spikes come from an unknown framework, or are smooth.
+    Parameters that have a gradient while spikes are constants are read-out parameters; all others are hidden. Empty for
+    a net without spikes, with spikes of an unknown framework, or with smooth ones.
     """
     chunk = landscape.chunks[0]
     try:
         with SpikeGradient(landscape.model.net, _Constant()), torch.enable_grad():
             leaves = landscape.leaves(chunk)
             total = landscape.losses(landscape.logits(leaves, chunk), chunk).sum()
-    except (InputError, PluginError):  # no spikes to be had
+    except (InputError, PluginError):  # no spikes that can be replaced
         return []
     finally:
         landscape.model.reset()  # the nodes' state holds the graph
@@ -124,7 +124,7 @@ def distinct_losses(landscape: Weights, direction: Tensor, points: int = 401, re
 
 
 class _Constant:
-    """Spikes through which no gradient goes: a `Relaxation` of the value of the spike itself."""
+    """Spikes without a gradient: a `Relaxation` with the value of the spike itself."""
 
     def primitive(self, u: Tensor, state: dict[str, object]) -> Tensor:
         return (u >= 0).to(u)
@@ -132,13 +132,13 @@ class _Constant:
 
 def _hidden_mask(landscape: Weights) -> Tensor:
     """1 for hidden weights, 0 for others, [P]."""
-    names = set(hidden(landscape))
+    names = set(hidden_parameters(landscape))
     parts = [torch.full_like(p, float(name in names)) for name, p in landscape.theta.items()]
     return landscape.flatten(parts)
 
 
 def _width(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
-    """Width over which no sample's loss changes along a direction, and one over which it has on both sides."""
+    """A width over which no sample's loss changes in a direction, and one at which it has changed on both sides."""
     ahead, behind = (_edge(landscape, here, side * direction, reach) for side in (1, -1))
     return ahead[0] + behind[0], ahead[1] + behind[1]
 
@@ -146,7 +146,7 @@ def _width(landscape: Weights, here: Tensor, direction: Tensor, reach: float) ->
 def _edge(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
     """The radius up to which no sample's loss changes, and one at which it has.
 
-    The first is 0 if it has at the least radius, the second infinite if it has not at `reach`.
+    The first is 0 if it has changed at the smallest radius, the second infinite if it has not changed at `reach`.
     """
 
     def same(radius: float) -> bool:

@@ -22,7 +22,7 @@ from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import NodeRun, registry
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import SpikeGradient, passes
 from snnrobust.testing import check_plugin
@@ -246,7 +246,7 @@ def test_assg_in_a_net_over_iterates_and_further_draws() -> None:
     for each in swap:
         each.forget()
     again = mean_gradient(swap, net, iterates[2], torch.arange(3))
-    assert not torch.allclose(again, by_hand(net, iterates[2], slopes[2]), atol=1e-6)  # its past did matter
+    assert not torch.allclose(again, by_hand(net, iterates[2], slopes[2]), atol=1e-6)  # the memory matters
 
 
 # ---- statistics over steps ----------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_pdsg_needs_to_know_the_samples() -> None:
         PDSG().backward(torch.zeros(6, 2), {"axis": None})
 
 
-# ---- a sample's gradient is its own -------------------------------------------------------------------------------
+# ---- gradients are independent of the batch -------------------------------------------------------------------------
 
 SAMPLEWISE = [
     *[estimator for estimator, _ in POINTWISE],
@@ -369,7 +369,7 @@ def test_samples_at_different_iterates_share_a_batch() -> None:
     assert torch.allclose(last, mixed[:, :1], atol=1e-12)
 
 
-# ---- the values stay ----------------------------------------------------------------------------------------------
+# ---- forward values are unchanged -----------------------------------------------------------------------------------
 
 EXACT = [each for each in SAMPLEWISE if not isinstance(each, Relaxed | HARTMix)] + [PDSG()]
 
@@ -393,7 +393,7 @@ def test_forward_values_are_bit_identical(estimator: Any) -> None:
 
 @dataclass(frozen=True)
 class Lossy(BPTR):
-    """Gives other values than the node."""
+    """Changes the output of the node."""
 
     def through(self, node: NodeRun, x: Tensor) -> Tensor:
         return 0.5 * super().through(node, x)
@@ -401,7 +401,7 @@ class Lossy(BPTR):
 
 @dataclass(frozen=True)
 class Sociable:
-    """Depends on batch mates and does not say so."""
+    """Depends on the batch without `batch_dependent = True`."""
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         return 1 / (1 + u.abs() / u.abs().mean())
@@ -409,7 +409,7 @@ class Sociable:
 
 @dataclass(frozen=True)
 class Forgetful(ASSG):
-    """Keeps its statistics in the node's own dict, where samples meet."""
+    """Keeps its statistics in the node's dict, which all samples share."""
 
     def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
         return super().backward(u, {"memory": state.setdefault("mine", {})})
@@ -446,27 +446,27 @@ def test_estimators_that_break_their_promises_are_caught(
     estimator: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "create", lambda name, **_: estimator)
-    monkeypatch.setattr(registry, "find", lambda name: registry.PluginInfo("bad", "estimators", "test", "test"))
+    monkeypatch.setattr(registry, "plugin_info", lambda name: registry.PluginInfo("bad", "estimators", "test", "test"))
     with pytest.raises((PluginError, RuntimeError), match=message):
         check_plugin("bad")
 
 
 @pytest.mark.parametrize("estimator", [ASSG(), HARTMix(), Relaxed()], ids=lambda each: type(each).__name__)
 def test_a_search_finds_the_same_whatever_the_pool(estimator: Any) -> None:
-    """Samples join and leave a pool at different iterates; what is remembered of them must follow."""
+    """Samples join and leave a batch at different iterates; their memory must follow."""
     model, data = tiny_model(), tiny_data()
     threat, rng = ThreatModel("linf", 0.15, model.bounds), Draws(0, "pool")
     outcomes = []
     for pool in (12, 5, 1):
-        oracle = Oracle(model, CrossEntropy(), estimator, 1, 0, None)
-        problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(pool), True, "pool")
+        queries = ModelQueries(model, CrossEntropy(), estimator)
+        context = AttackContext(Scorer(model, 0, 1), queries, data, threat, rng, BatchSizer(pool), True, "pool")
         found = torch.zeros_like(data.x)
 
         def keep(each: SearchResult, found: Tensor = found) -> None:
             found[each.rows] = each.last_x
 
         with model.session():
-            search(problem, PGD(steps=6), torch.arange(len(data)), keep)
+            search(context, PGD(steps=6), torch.arange(len(data)), keep)
         outcomes.append(found)
     assert float((outcomes[0] - data.x).abs().max()) > 0.1
     for other in outcomes[1:]:

@@ -12,13 +12,14 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.data.batch import Batch
 from snnrobust.errors import InputError
-from snnrobust.frameworks.find import find
+from snnrobust.frameworks.find import find_adapter
 from snnrobust.kernels.straight_through import straight_through
 from snnrobust.neurons import PRESETS, lif
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import NodeRun
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own, SpikeGradient, passes
 from snnrobust_attacks.estimators.assg import ASSG
 from snnrobust_attacks.estimators.atan import ATan
@@ -155,7 +156,7 @@ def test_gradients_equal_those_of_the_net_by_hand(make: Any, cell: Cell, estimat
 @pytest.mark.parametrize(("make", "cell"), CELLS, ids=CELL_IDS)
 def test_leak_gain_and_threshold_are_what_a_node_does(make: Any, cell: Cell) -> None:
     node = make().double()
-    adapter = find(node)
+    adapter = find_adapter(node)
     assert adapter is not None
     assert adapter.is_reset(node)
     charge = torch.full((1, 1), 0.4 * cell.theta, dtype=torch.float64)
@@ -207,7 +208,7 @@ def test_hart_mix_is_the_plain_mean() -> None:
     images, y = torch.rand(3, 4) * 3, torch.tensor([0, 1, 2])
 
     def of(estimator: Any) -> Tensor:
-        return Oracle(model, CrossEntropy(), estimator, 1, 0, None).gradient(images, y, torch.arange(3))[0]
+        return ModelQueries(model, CrossEntropy(), estimator).gradient(Batch(images, y, torch.arange(3)))[0]
 
     assert torch.allclose(of(HARTMix(0.8)), (of(HART(0.8)) + of(Own())) / 2, atol=1e-6)
 
@@ -371,7 +372,7 @@ def test_nodes_called_step_by_step_are_refused(estimator: Any) -> None:
         passes(net, estimator)
     model = sr.wrap(net.float(), layout="step", steps=3)
     with pytest.raises(InputError, match="step_mode 'm'"):
-        Oracle(model, CrossEntropy(), estimator, 1, 0, None)
+        ModelQueries(model, CrossEntropy(), estimator)
 
 
 class Failing:
@@ -394,7 +395,7 @@ def test_everything_is_put_back(estimator: Any) -> None:
         ]
 
     mine = net[3].forward
-    net[3].forward = mine  # a forward pass of the user's own on this one object
+    net[3].forward = mine  # the user's own forward pass on this object
     before = picture()
     swap = SpikeGradient(net, estimator)
     for fails in (False, True):

@@ -1,4 +1,4 @@
-"""The closest adversarial example: closed forms on linear nets, boxes, plateaus, and the pool that does not matter."""
+"""Minimum-norm attack: closed forms on linear nets, boxes, plateaus, independence of the batch size."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.errors import InputError
 from snnrobust.objectives.logits import CrossEntropy, Margin, margin
 from snnrobust.plugin import Objective, Perturbation
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.batch_queries import BatchQueries
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.minimum_norm.boundary import length, wrong
-from snnrobust_attacks.minimum_norm.fmn import MinimumNorm, _into
+from snnrobust_attacks.minimum_norm.fmn import MinimumNorm, _project
 
 WIDE = (-100.0, 100.0)
 
@@ -52,7 +54,7 @@ def setting(features: int, bounds: tuple[float, float] = WIDE) -> tuple[sr.Spiki
 
 def least(norm: Norm, size: Tensor, slope: Tensor, room: Tensor) -> float:
     """The least norm of a change that costs a linear margin of `size`, each entry moving against the slope by at most
-    `room`; by a scalar search for each norm, with nothing in common with the attack. Infinite if none is enough."""
+    `room`; by a scalar search for each norm, independent of the attack. Infinite if none is enough."""
     steep = slope.abs()
     if float((steep * room).sum()) < float(size):
         return float("inf")
@@ -82,16 +84,17 @@ def find(
     *,
     pool: int = 64,
     objective: Objective | None = None,
-) -> tuple[Tensor, Oracle]:
-    """Examples for x [N, *], in chunks of `pool`, and the oracle that was asked."""
+) -> tuple[Tensor, ModelQueries]:
+    """Examples for x [N, *], in chunks of `pool`, and the queries."""
     rng, index = Draws(0, "closest"), torch.arange(len(x))
-    oracle = Oracle(model, objective or Margin(), Own(), 1, rng.number(), None)
+    queries = ModelQueries(model, objective or Margin(), Own(), first_draw=rng.number())
+    samples = Batch(x, y, index)
     with model.session():
         found = [
-            plugin.perturb(oracle, x[rows], y[rows], threat, rng.on(x), index[rows])
+            plugin.perturb(BatchQueries(queries, samples), x[rows], y[rows], threat, rng.on(x), index[rows])
             for rows in torch.split(index, pool)
         ]
-    return torch.cat(found), oracle
+    return torch.cat(found), queries
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -116,7 +119,7 @@ def test_linear_distance_in_a_box_that_is_in_the_way(norm: Norm) -> None:
     room = torch.where(slope > 0, x, 1 - x)
     boxed = torch.tensor([least(norm, *each) for each in zip(size, slope, room, strict=True)])
     free = torch.tensor([least(norm, s, w, torch.full_like(w, 1e9)) for s, w in zip(size, slope, strict=True)])
-    assert float((boxed > 1.05 * free).float().mean()) > 0.3  # the box matters, or the test says nothing
+    assert float((boxed > 1.05 * free).float().mean()) > 0.3  # the box matters, or the test is void
     assert bool(torch.isfinite(boxed).all())
     threat = ThreatModel(norm, 2 * float(boxed.max()), bounds)
     found, _ = find(model, x, y, threat, MinimumNorm())
@@ -195,9 +198,9 @@ def test_silence_is_wrong_and_nan_is_not() -> None:
 
 def test_radius_zero_allows_the_original_alone() -> None:
     model, x, y, _ = setting(12)
-    found, oracle = find(model, x, 1 - y, ThreatModel("l2", 0.0, WIDE), MinimumNorm(steps=5))
+    found, queries = find(model, x, 1 - y, ThreatModel("l2", 0.0, WIDE), MinimumNorm(steps=5))
     assert torch.equal(found, x)
-    assert oracle.forwards == 0
+    assert queries.spent.forwards == 0
 
 
 @given(st.integers(0, 10_000), st.sampled_from(NORMS))
@@ -206,7 +209,7 @@ def test_projection_is_the_threat_models_for_each_radius(seed: int, norm: Norm) 
     generator = torch.Generator().manual_seed(seed)
     x0, step = torch.rand(5, 8, generator=generator).double(), torch.randn(5, 8, generator=generator).double()
     radius = torch.rand(5, generator=generator).double() + 0.01
-    ours = x0 + _into(step, -x0, 1 - x0, radius, norm)
+    ours = x0 + _project(step, -x0, 1 - x0, radius, norm)
     for i in range(5):
         theirs = ThreatModel(norm, float(radius[i])).project((x0 + step)[i : i + 1], x0[i : i + 1])
         assert torch.allclose(ours[i : i + 1], theirs, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Decisions alone: closed forms on linear nets, no gradient anywhere, and the pool that does not matter."""
+"""Decision-based attack: closed forms on linear nets, no gradients, independence of the batch size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.errors import InputError
 from snnrobust.objectives.logits import Margin, margin
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.batch_queries import BatchQueries
+from snnrobust.search.queries import ModelQueries
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
-from snnrobust_attacks.minimum_norm.boundary import length, pull_in, shorten, wrong
+from snnrobust_attacks.minimum_norm.boundary import bisect_to_boundary, length, shorten, wrong
 from snnrobust_attacks.minimum_norm.hop_skip_jump import HopSkipJump
 
 BOX = (-4.0, 4.0)
@@ -27,20 +29,21 @@ NORMS: list[Norm] = ["linf", "l2"]
 
 def find(
     model: sr.SpikingModel, x: Tensor, y: Tensor, threat: ThreatModel, plugin: HopSkipJump, pool: int = 64
-) -> tuple[Tensor, Oracle]:
-    """Examples for x [N, *], in chunks of `pool`, and the oracle that was asked."""
+) -> tuple[Tensor, ModelQueries]:
+    """Examples for x [N, *], in chunks of `pool`, and the queries."""
     rng, index = Draws(0, "decisions"), torch.arange(len(x))
-    oracle = Oracle(model, Margin(), Own(), 1, rng.number(), None)
+    queries = ModelQueries(model, Margin(), Own(), first_draw=rng.number())
+    samples = Batch(x, y, index)
     with model.session():
         found = [
-            plugin.perturb(oracle, x[rows], y[rows], threat, rng.on(x), index[rows])
+            plugin.perturb(BatchQueries(queries, samples), x[rows], y[rows], threat, rng.on(x), index[rows])
             for rows in torch.split(index, pool)
         ]
-    return torch.cat(found), oracle
+    return torch.cat(found), queries
 
 
 def linear(shape: tuple[int, ...]) -> tuple[sr.SpikingModel, Tensor, Tensor, Tensor]:
-    """A linear model in a box that is not in the way, inputs, labels, and the gradient of each margin [N, D]."""
+    """A linear model in a box without effect, inputs, labels, and the gradient of each margin [N, D]."""
     generator = torch.Generator().manual_seed(3)
     entries = torch.Size(shape).numel()
     layer = nn.Linear(entries, 2).double()
@@ -58,12 +61,12 @@ def linear(shape: tuple[int, ...]) -> tuple[sr.SpikingModel, Tensor, Tensor, Ten
 def test_it_approaches_the_linear_distance_without_gradients(norm: Norm, shape: tuple[int, ...]) -> None:
     model, x, y, slope = linear(shape)
     expected = margin(model.logits(x), y).detach() / slope.norm(p={"linf": 1.0, "l2": 2.0}[norm], dim=1)
-    found, oracle = find(model, x, y, ThreatModel(norm, 100.0, BOX), HopSkipJump(steps=15, queries=50))
+    found, queries = find(model, x, y, ThreatModel(norm, 100.0, BOX), HopSkipJump(steps=15, queries=50))
     ratio = length(found - x, norm) / expected
     assert bool(wrong(model.logits(found), y).all())
     assert 1 - 1e-9 <= float(ratio.min()) <= float(ratio.max()) < 1.1, ratio
-    assert oracle.backwards == 0
-    assert oracle.forwards < 4000 * len(x)
+    assert queries.spent.backwards == 0
+    assert queries.spent.forwards < 4000 * len(x)
 
 
 def test_more_queries_come_closer() -> None:
@@ -91,7 +94,7 @@ def test_pool_size_does_not_matter(pool: int, norm: Norm) -> None:
     threat, plugin = ThreatModel(norm, 4.0), HopSkipJump(steps=2, queries=12, starts=3)
     (whole, asked), (small, also) = (find(model, data.x, data.y, threat, plugin, pool=p) for p in (64, pool))
     assert torch.allclose(whole, small, atol=1e-5)
-    assert asked.forwards == also.forwards
+    assert asked.spent.forwards == also.spent.forwards
     assert bool(wrong(model.logits(whole), data.y).all())
 
 
@@ -108,7 +111,7 @@ def test_nothing_is_changed_where_no_image_is_wrong() -> None:
 
 def test_the_furthest_image_is_the_last_resort() -> None:
     class Corner(nn.Module):
-        """Wrong in a corner so small that no random image falls into it."""
+        """Wrong in a corner too small for random images."""
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([torch.ones(len(x)), 2 * (x.amin(dim=1) > 0.99).to(x)], dim=1)
@@ -121,20 +124,20 @@ def test_the_furthest_image_is_the_last_resort() -> None:
 
 def test_radius_zero_allows_the_original_alone() -> None:
     model, x, y, _ = linear((12,))
-    found, oracle = find(model, x, 1 - y, ThreatModel("l2", 0.0, BOX), HopSkipJump())
+    found, queries = find(model, x, 1 - y, ThreatModel("l2", 0.0, BOX), HopSkipJump())
     assert torch.equal(found, x)
-    assert oracle.forwards == 0
+    assert queries.spent.forwards == 0
 
 
 def test_bisection_keeps_to_points_that_were_asked_about() -> None:
-    """The wrong region has a hole; what comes back is wrong and no further than the start."""
+    """The wrong region has a hole; the result is wrong and no further than the start."""
 
     def decide(x: Tensor) -> Tensor:
         size = x.abs().amax(dim=1)
         return (size > 0.3) & ~((size > 0.45) & (size < 0.6))
 
     x0, x = torch.zeros(3, 2), torch.tensor([[1.0, 0.5], [0.2, 0.1], [0.0, 0.8]])
-    found = pull_in(x, x0, decide(x), "l2", decide, halvings=20)
+    found = bisect_to_boundary(x, x0, decide(x), "l2", decide, bisections=20)
     assert decide(found).tolist() == [True, False, True]
     assert torch.equal(found[1], x[1])
     size = found.abs().amax(dim=1)

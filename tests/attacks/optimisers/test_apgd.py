@@ -1,4 +1,4 @@
-"""APGD: a literal Algorithm 1, its schedule, plateaus, and torchattacks' own."""
+"""APGD: Algorithm 1 line by line, its schedule, plateaus, and torchattacks' APGD."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def algorithm(objective: Objective, x0: Tensor, threat: ThreatModel, steps: int)
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.2), ("linf", 1.0), ("l2", 0.5), ("l2", 2.0)])
 def test_algorithm_one(norm: Norm, epsilon: float) -> None:
-    """A batch of samples, against the paper's algorithm on each by itself."""
+    """A batch of samples, against the paper's algorithm on each alone."""
     steps, objective = 40, bumpy(10)
     x0 = torch.rand((6, 10), generator=torch.Generator().manual_seed(5)).double()
     threat = ThreatModel(norm, epsilon)
@@ -101,7 +101,7 @@ def test_algorithm_one(norm: Norm, epsilon: float) -> None:
         assert np.allclose(sizes, etas)
         assert torch.allclose(found[-1]["x"][sample], iterates[-1][0], atol=1e-9)
         halvings.add(tuple(np.flatnonzero(np.diff(etas))))
-    assert len(halvings) > 1  # samples go their own ways
+    assert len(halvings) > 1  # samples are halved at different steps
 
 
 def test_a_long_step_is_halved_and_the_search_goes_on_from_the_best() -> None:
@@ -145,7 +145,7 @@ def test_l1_grows_sparse_and_adapts() -> None:
 
 
 def test_it_is_no_weaker_than_torchattacks() -> None:
-    """A smooth net: cross entropies of the best iterates, with starts of each one's own."""
+    """A smooth net: cross entropies of the best iterates, each with its own starts."""
     torchattacks: Any = pytest.importorskip("torchattacks", reason="the extra 'torchattacks' is not installed")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The set search: closed forms on linear nets, what its proposals keep to, and what it does without a gradient."""
+"""The set search: closed forms on linear nets, properties of its proposals, and zero gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from snnrobust.errors import InputError
 from snnrobust.objectives.logits import Margin
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
@@ -48,9 +48,9 @@ def linear(domain: Domain, shape: tuple[int, ...] = (3, 4)) -> tuple[sr.SpikingM
 
 def run(model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatModel, pool: int = 64) -> dict[str, Tensor]:
     rng = Draws(0, "flips")
-    problem = AttackContext(
+    context = AttackContext(
         Scorer(model, 0, 1),
-        Oracle(model, Margin(), Own(), 1, rng.number(), None),
+        ModelQueries(model, Margin(), Own(), first_draw=rng.number()),
         data,
         threat,
         rng,
@@ -60,7 +60,7 @@ def run(model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatMode
     )
     found: list[SearchResult] = []
     with model.session():
-        search(problem, plugin, torch.arange(len(data)), found.append)
+        search(context, plugin, torch.arange(len(data)), found.append)
     order = torch.cat([each.rows for each in found]).argsort()
     return {name: torch.cat([getattr(each, name) for each in found])[order] for name in ("x", "last_x", "margin")}
 
@@ -121,7 +121,7 @@ def test_every_iterate_is_allowed_and_each_step_tries_another(
 
 @dataclass(frozen=True)
 class Blind(Flips):
-    """Is told no gradient."""
+    """Gets a zero gradient."""
 
     def step(self, state: Any, gradient: Tensor, *others: Any) -> Any:
         return super().step(state, torch.zeros_like(gradient), *others)
@@ -129,7 +129,7 @@ class Blind(Flips):
 
 @dataclass(frozen=True)
 class Misled(Flips):
-    """Is told the opposite."""
+    """Gets the negated gradient."""
 
     def step(self, state: Any, gradient: Tensor, *others: Any) -> Any:
         return super().step(state, -gradient, *others)
@@ -160,7 +160,7 @@ def test_batch_size_does_not_matter(pool: int, temporal: bool) -> None:
 
 
 def test_ties_are_accepted() -> None:
-    """On a plateau the best set goes on moving, where one that waits for an improvement would stay."""
+    """On a plateau the best set keeps changing, where a search that needs an improvement would stay."""
     x0, threat = torch.zeros(1, 30), ThreatModel("l0", 2, domain="binary")
     plugin, rng, index = Flips(steps=20), Draws(0, "plateau"), torch.arange(1)
     state, seen = plugin.init(x0, threat, rng, index), set()

@@ -47,14 +47,14 @@ def evaluate(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
 def advance(
     optimiser: Optimiser, state: State, objective: Objective, x0: Tensor, k: Tensor, threat: ThreatModel, index: Tensor
 ) -> State:
-    """One step as the core takes it: a gradient for those alone who need one."""
+    """One step as in the core, with a gradient only for optimisers that need one."""
     loss, gradient = evaluate(objective, state["x"])
     given = gradient if optimiser.needs == "gradient" else None
     return optimiser.step(state, given, loss, x0, k, threat, Draws(0, "t"), index)
 
 
 def ascend(optimiser: Optimiser, objective: Objective, x0: Tensor, threat: ThreatModel) -> tuple[Tensor, list[Tensor]]:
-    """The largest objective that was met, [N], and all iterates; each iterate is checked."""
+    """The largest objective reached, [N], and all iterates; each iterate is checked."""
     index = torch.arange(len(x0))
     state = optimiser.init(x0, threat, Draws(0, "t"), index)
     iterates, best = [], torch.full((len(x0),), -torch.inf, dtype=x0.dtype)

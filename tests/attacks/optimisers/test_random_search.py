@@ -1,4 +1,4 @@
-"""Random search: a closed form, batch independence, ties, and no gradient anywhere."""
+"""Random search: a closed form, batch independence, ties, and no gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from snnrobust.objectives.logits import Margin
 from snnrobust.plugin import Optimiser, State
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
@@ -36,11 +36,11 @@ BOUNDS: dict[Domain, tuple[float, float]] = {"real": (-1.0, 1.5), "integer": (0.
 def run(model: sr.SpikingModel, data: Dataset, plugin: Optimiser, threat: ThreatModel, pool: int = 64) -> Any:
     """Examples and margins of a search that never stops early, in the order of the data."""
     rng = Draws(0, "random-search")
-    oracle = Oracle(model, Margin(), Own(), 1, rng.number(), None)
-    problem = AttackContext(Scorer(model, 0, 5), oracle, data, threat, rng, BatchSizer(pool), False, "random-search")
+    queries = ModelQueries(model, Margin(), Own(), first_draw=rng.number())
+    context = AttackContext(Scorer(model, 0, 5), queries, data, threat, rng, BatchSizer(pool), False, "random-search")
     found: list[SearchResult] = []
     with model.session():
-        search(problem, plugin, torch.arange(len(data)), found.append)
+        search(context, plugin, torch.arange(len(data)), found.append)
     order = torch.cat([each.rows for each in found]).argsort()
     return {name: torch.cat([getattr(each, name) for each in found])[order] for name in ("x", "margin", "backwards")}
 
@@ -126,7 +126,7 @@ def test_batch_size_does_not_matter(pool: int, norm: Norm) -> None:
 
 @dataclass(frozen=True)
 class Strict(RandomSearch):
-    """Throws ties away."""
+    """Rejects ties."""
 
     def step(self, state: State, gradient: Tensor | None, loss: Tensor, *others: Any) -> State:
         lower = torch.where(loss > state["loss"], loss, -torch.inf)

@@ -1,4 +1,4 @@
-"""Square: closed forms, the schedule, windows and bumps counted by hand, plateaus, no gradient anywhere."""
+"""Square: closed forms, the schedule, windows and bumps counted by hand, plateaus, no gradients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_linear_objective_linf(shape: tuple[int, ...], bounds: tuple[float, floa
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
 def test_linear_objective_l2(shape: tuple[int, ...]) -> None:
-    """Bumps have a shape of their own: they come near epsilon |w|_2, and far nearer than their start."""
+    """Bumps have a fixed shape: they come near epsilon |w|_2, and far nearer than their start."""
     x0, w, objective = linear(shape)
     threat = ThreatModel("l2", 0.5, (-100.0, 100.0))
     best, iterates = ascend(Square(steps=250), objective, x0, threat)

@@ -1,4 +1,4 @@
-"""Logits on the accelerated twin, in parts: to the last bit those of the net, or those of the net itself."""
+"""Logits of the accelerated model, in parts: equal to the net's to the bit, or else computed by the net itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from snnrobust import networks
-from snnrobust.acceleration.model import ROWS, AcceleratedModel
+from snnrobust.acceleration.model import MIN_BATCH, AcceleratedModel
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.kernels.backends import backends
@@ -21,7 +21,7 @@ from snnrobust_landscapes.loss.fast_logits import FastLogits
 from snnrobust_landscapes.loss.weights import Weights
 
 N = 100
-needs_kernels = pytest.mark.skipif(not backends("cpu")[0], reason="no compiler here: there are no twins")
+needs_kernels = pytest.mark.skipif(not backends("cpu")[0], reason="no compiler here: there are no accelerated models")
 
 
 def setting(**wrapping: Any) -> tuple[SpikingModel, Dataset]:
@@ -36,7 +36,7 @@ def setting(**wrapping: Any) -> tuple[SpikingModel, Dataset]:
 
 
 def sizes(monkeypatch: pytest.MonkeyPatch, kind: type[SpikingModel]) -> list[int]:
-    """How many samples each pass through models of a kind has."""
+    """The number of samples of each pass through models of a class."""
     seen: list[int] = []
     outputs = kind.outputs
 
@@ -51,33 +51,33 @@ def sizes(monkeypatch: pytest.MonkeyPatch, kind: type[SpikingModel]) -> list[int
 
 @needs_kernels
 @torch.no_grad()
-def test_parts_on_the_twin_give_the_nets_own_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_on_the_accelerated_model_give_the_nets_own_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
     model, data = setting()
     with model.session():
         landscape = Weights(model, data, chunk=N)
         (chunk,) = landscape.chunks
-        fast = FastLogits(model, chunk)
+        fast = FastLogits(model, chunk, weights_move=True)
         passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         for each in range(3):
             offset = 0.3 * each * landscape.direction(Draws(0, str(each)))
-            with landscape._placed(landscape.moved(offset)):
+            with landscape._temporarily_set(landscape.moved(offset)):
                 found = fast(chunk.x, chunk)
                 passed = list(passes)
                 assert not eager
                 assert torch.equal(found, model.logits(chunk.x))
             assert found.std() > 0
-            assert passed == [25] * 4  # even parts of at most 2 ROWS = 32
+            assert passed == [25] * 4  # even parts of at most 2 MIN_BATCH = 32
             passes.clear()
             eager.clear()
-    assert 2 * ROWS == 32
+    assert 2 * MIN_BATCH == 32
 
 
 @needs_kernels
 @torch.no_grad()
-@pytest.mark.parametrize("least", [1, ROWS + 1])
+@pytest.mark.parametrize("least", [1, MIN_BATCH + 1])
 def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twin, or a part of it, that is one bit off is left for what is not."""
+    """A accelerated, or a part of it, that is one bit off is left for what is not."""
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
     outputs = AcceleratedModel.outputs
 
@@ -90,7 +90,7 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
     model, data = setting()
     with model.session():
         (chunk,) = Weights(model, data, chunk=N).chunks
-        fast = FastLogits(model, chunk)
+        fast = FastLogits(model, chunk, weights_move=True)
         passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         found = fast(chunk.x, chunk)
         assert (passes, eager) == (([], [N]) if least == 1 else ([N], []))
@@ -100,7 +100,7 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
 @needs_kernels
 @torch.no_grad()
 def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twin that is off wherever anything fires has the right bits at the weights of a silent net, and only there."""
+    """A accelerated that is off wherever anything fires has the right bits at the weights of a silent net, and only there."""
     outputs = AcceleratedModel.outputs
 
     def rounded(self: AcceleratedModel, x: Tensor, **rest: Any) -> Tensor:

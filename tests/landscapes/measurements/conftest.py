@@ -1,4 +1,4 @@
-"""What tests of landscape measurements share: small nets, ones that can't be measured, random samples, and records."""
+"""Fixtures for landscape measurements: small nets, nets that can't be measured, random samples, and records."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from snnrobust_landscapes.validity import evidence
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
 
-class Once(torch.autograd.Function):
-    """The identity with a gradient that can't be differentiated again."""
+class DoubledGradient(torch.autograd.Function):
+    """The identity with twice the gradient, which can't be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -36,15 +36,15 @@ class Once(torch.autograd.Function):
         return grad * 2
 
 
-class Opaque(nn.Sequential):
-    """The same net behind a backward pass that can't be differentiated."""
+class OnceDifferentiable(nn.Sequential):
+    """The same net with a backward pass that can't be differentiated."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Once.apply(super().forward(x))
+        out: Tensor = DoubledGradient.apply(super().forward(x))
         return out
 
 
-class Deaf(nn.Sequential):
+class Detached(nn.Sequential):
     """The same net without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ class Deaf(nn.Sequential):
 
 @pytest.fixture
 def short_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Cuts plateaus short, which have tests of their own, and mutes the warning of curvature that predicts no loss."""
+    """Shortens plateaus, which have their own tests, and mutes warnings of curvature that does not predict the loss."""
     monkeypatch.setattr(evidence, "plateau", partial(evidence.plateau, directions=1, points=5))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CurvatureWarning)  # most of these nets are too small for such a loss
+        warnings.simplefilter("ignore", CurvatureWarning)  # most of these nets are too small
         yield
 
 
@@ -122,23 +122,23 @@ def smooth() -> Callable[[], SpikingModel]:
 
 @pytest.fixture(scope="session")
 def unmeasurable() -> Callable[..., nn.Module]:
-    """Makes of a net, whose last layer is linear, one that can't be measured, for a reason."""
+    """Makes a net that can't be measured, for a reason, from one whose last layer is linear."""
 
     def make(reason: str, net: nn.Sequential) -> nn.Module:
         if reason == "infinite":
             with torch.no_grad():
                 net[-1].bias.fill_(torch.nan)
             return net
-        if reason == "bare":  # of parameters
+        if reason == "no parameters":
             return neuron.LIFNode(step_mode="m")
-        return {"opaque": Opaque, "deaf": Deaf}[reason](*net)
+        return {"once differentiable": OnceDifferentiable, "detached": Detached}[reason](*net)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def random_data() -> Callable[..., EvaluationData]:
-    """Makes random samples, which are those of the test and of the training."""
+    """Makes random samples, used as both test and training data."""
 
     def make(n: int, shape: tuple[int, ...], classes: int, batch_size: int, seed: int = 1) -> EvaluationData:
         generator = torch.Generator().manual_seed(seed)
@@ -156,17 +156,17 @@ def data(random_data: Callable[..., EvaluationData]) -> Callable[..., Evaluation
 
 @pytest.fixture
 def measured(data: Callable[..., EvaluationData]) -> Callable[..., list[Record | Artifact]]:
-    """Measures a model, on samples of `data` where no others are given."""
+    """Measures a model, by default on samples of `data`."""
 
     def measure(
         plugin: Any,
         model: SpikingModel,
         evaluation: EvaluationData | None = None,
-        kept: MeasurementCheckpoint | None = None,
+        checkpoint: MeasurementCheckpoint | None = None,
         rng: Draws | None = None,
     ) -> list[Record | Artifact]:
         return list(
-            plugin.measure(model, evaluation or data(), rng or Draws(0, "task"), kept or MeasurementCheckpoint())
+            plugin.measure(model, evaluation or data(), rng or Draws(0, "task"), checkpoint or MeasurementCheckpoint())
         )
 
     return measure
@@ -174,10 +174,10 @@ def measured(data: Callable[..., EvaluationData]) -> Callable[..., list[Record |
 
 @pytest.fixture(scope="session")
 def by_metric() -> Callable[..., dict[str, Record]]:
-    """Records by metric, those of a layer or of the whole net; of validity those of the last radius."""
+    """Records of a layer or of the whole net by metric; validity at the last radius."""
 
     def sort(found: list[Record | Artifact], where: str = "") -> dict[str, Record]:
         records = [each for each in found if isinstance(each, Record)]
-        return {each.metric: each for each in records if each.threat.partition(", layer ")[2] == where}
+        return {each.metric: each for each in records if each.layer == where}
 
     return sort

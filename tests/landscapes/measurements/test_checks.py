@@ -59,11 +59,11 @@ def check(random_data: Callable[..., EvaluationData]) -> Check:
 
 @pytest.fixture
 def make(lif_net: Net, unmeasurable: Callable[..., nn.Module]) -> Make:
-    """Makes a net of a kind: "spiking", "smooth", or "opaque", which can't be differentiated twice."""
+    """Makes a net of a kind: "spiking", "smooth", or "once differentiable", which can't be differentiated twice."""
     kinds: dict[str, Callable[[], nn.Module]] = {
         "spiking": lif_net,
         "smooth": lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)),
-        "opaque": lambda: unmeasurable("opaque", lif_net()),
+        "once differentiable": lambda: unmeasurable("once differentiable", lif_net()),
     }
     return lambda kind: kinds[kind]()
 
@@ -95,7 +95,7 @@ def test_pyhessian_on_what_it_cannot_measure(check: Check, lif_net: Net, make: M
     with pytest.raises(InputError, match="finite training loss"):
         check(PyHessian(), model(broken(lif_net())))
     with pytest.raises(PluginError, match="differentiated again"):
-        check(PyHessian(), model(make("opaque")))
+        check(PyHessian(), model(make("once differentiable")))
     check(PyHessian(), model(lif_net()))  # control
 
 
@@ -119,7 +119,7 @@ def test_a_gradient_of_zeros(check: Check, lif_net: Net, space: Any) -> None:
     [
         ("field", "spiking", InputError, "expected a symmetric operator"),
         ("relaxed", "smooth", InputError, "spiking nodes"),
-        ("formal", "opaque", PluginError, "differentiated again"),
+        ("formal", "once differentiable", PluginError, "differentiated again"),
     ],
 )
 def test_an_operator_without_eigenvectors(

@@ -1,4 +1,4 @@
-"""Eigenvalues, traces and densities of real nets against dense float64 matrices, with the evidence beside them."""
+"""Eigenvalues, traces and densities of real nets against dense float64 matrices, with the evidence for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.measurements.curvature import Curvature
+from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement
 from snnrobust_landscapes.measurements.density import Density
 from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
 from snnrobust_landscapes.measurements.trace import Trace
@@ -275,7 +275,7 @@ def test_a_true_hessian_predicts_a_smooth_loss_and_another_matrix_is_warned_of(
 def test_what_has_not_converged_is_warned_of_and_wide(
     spiking: Model, data: Data, measured: Measure, by_metric: ByMetric
 ) -> None:
-    with pytest.warns(CurvatureWarning, match="converged"):
+    with pytest.warns(CurvatureWarning, match="to converge, got"):
         found = by_metric(measured(Eigenvalues("formal", k=2, products=3, tolerance=1e-8, **FEW), spiking()))
     record = found["eigenvalue:2"]
     assert record.high - record.low > 1e-3 * abs(record.value)
@@ -288,4 +288,4 @@ def test_settings_are_a_record() -> None:
     assert repr(plugin).startswith("Eigenvalues(operator=Smoothed(sigma=0.1, draws=200), space='weights', samples=500")
     assert plugin == Eigenvalues(plugin.operator)
     assert replace(plugin, operator="formal").operator == Formal()
-    assert isinstance(plugin, Curvature)
+    assert isinstance(plugin, CurvatureMeasurement)

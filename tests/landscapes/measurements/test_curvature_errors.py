@@ -1,4 +1,4 @@
-"""Curvature measurements on nets and data that don't allow them; what they leave behind; killed and gone on with."""
+"""Curvature measurements: unsupported nets and data, state afterwards, and resuming."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def equal(first: list[Record | Artifact], second: list[Record | Artifact]) -> bo
     ("reason", "error", "message"),
     [
         ("infinite", InputError, "finite training loss"),
-        ("bare", InputError, "parameters"),
-        ("deaf", InputError, "gradient"),
-        ("opaque", PluginError, "differentiated again"),
+        ("no parameters", InputError, "parameters"),
+        ("detached", InputError, "gradient"),
+        ("once differentiable", PluginError, "differentiated again"),
     ],
 )
 def test_nets_that_can_not_be_measured(
@@ -177,7 +177,7 @@ def test_a_second_call_is_equal_and_the_net_as_before(
     first = measured(plugin, wrapped)
     with wrapped.session(), torch.no_grad():
         assert equal(first, measured(plugin, wrapped))
-        assert equal(first, measured(plugin, wrapped))  # from what the session keeps
+        assert equal(first, measured(plugin, wrapped))  # from the session's cache
     other = list(plugin.measure(wrapped, data(), Draws(1, "task"), MeasurementCheckpoint()))
     assert not equal(first, other)  # control
     assert dict(own.named_parameters()) == parameters
@@ -211,7 +211,7 @@ class Stopped(Exception):
 
 
 class Stopping(MeasurementCheckpoint):
-    """Raises at one of the times that something is kept."""
+    """Raises at one of the times that something is stored."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class Stopping(MeasurementCheckpoint):
 def test_an_interrupted_measurement_goes_on_to_the_same_numbers(measured: Measure, model: Model, at: int) -> None:
     plugin, wrapped = Eigenvalues(per_layer=True, **FEW), model()
     whole = measured(plugin, wrapped)
-    kept = Stopping(at)
+    checkpoint = Stopping(at)
     with pytest.raises(Stopped):
-        measured(plugin, wrapped, kept=kept)
-    assert equal(whole, measured(plugin, wrapped, kept=kept))
+        measured(plugin, wrapped, checkpoint=checkpoint)
+    assert equal(whole, measured(plugin, wrapped, checkpoint=checkpoint))

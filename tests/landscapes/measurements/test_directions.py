@@ -23,8 +23,13 @@ from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.measurements import directions
-from snnrobust_landscapes.measurements.directions import NAMES, direction, orthogonal, surrogate_gradient
-from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.measurements.directions import (
+    DIRECTION_NAMES,
+    make_direction,
+    orthogonal_direction,
+    surrogate_gradient,
+)
+from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.solvers.lanczos import lanczos
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
@@ -52,7 +57,7 @@ def landscape(space: str) -> Iterator[Landscape]:
 
 def dense(here: Landscape, name: str) -> Tensor:
     """The operator's matrices, [blocks, size, size], from products with unit vectors."""
-    operator = kind(name).on(here, 0.1, RNG)
+    operator = operator_spec(name).on(here, 0.1, RNG)
     columns = torch.eye(here.size, dtype=torch.float64)
     if here.space == "weights":
         return operator.apply(columns).T.unsqueeze(0)
@@ -64,23 +69,23 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DIRECTION_NAMES)
 def test_directions_have_relative_norm_one_and_come_again(space: str, name: str) -> None:
     with landscape(space) as here:
-        found = direction(name, here, RNG).along
+        found = make_direction(name, here, RNG).along
         assert found.shape == here.scale().shape
         assert found.dtype == torch.float64
         assert torch.allclose(here.relative_norm(found), torch.ones(here.blocks, dtype=torch.float64), atol=1e-6)
-        assert torch.equal(direction(name, here, RNG).along, found)
+        assert torch.equal(make_direction(name, here, RNG).along, found)
         if name == "random":
             assert torch.equal(found, here.direction(RNG))
-            assert not torch.equal(direction(name, here, RNG.sub("other")).along, found)
+            assert not torch.equal(make_direction(name, here, RNG.sub("other")).along, found)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_the_adversarial_direction_is_the_steepest_of_relative_norm_one(space: str) -> None:
     with landscape(space) as here:
-        found, gradient = direction("adversarial", here, RNG).along, surrogate_gradient(here)
+        found, gradient = make_direction("adversarial", here, RNG).along, surrogate_gradient(here)
         rival = here.direction(RNG) + 0.1 * found
         rival = rival / here.relative_norm(rival).reshape(-1, *[1] * (rival.ndim - 1))
         along = (gradient * found).sum(-1)
@@ -95,7 +100,7 @@ def test_the_adversarial_direction_is_the_steepest_of_relative_norm_one(space: s
 @pytest.mark.parametrize("operator", ["gauss-newton", "formal"])
 def test_eigenvectors_are_those_of_the_explicit_matrix(space: str, rank: int, operator: str) -> None:
     with landscape(space) as here:
-        found = direction("eigenvector", here, RNG, operator, rank).along
+        found = make_direction("eigenvector", here, RNG, operator, rank).along
         values, vectors = torch.linalg.eigh(dense(here, operator))
         at = values.abs().argsort(dim=1, descending=True)[:, rank - 1]  # [blocks]
         wanted = vectors[torch.arange(here.blocks), :, at].reshape(found.shape)
@@ -107,9 +112,9 @@ def test_eigenvectors_are_those_of_the_explicit_matrix(space: str, rank: int, op
 @pytest.mark.parametrize("space", SPACES)
 def test_the_second_direction_is_at_right_angles_and_in_the_same_plane(space: str) -> None:
     with landscape(space) as here:
-        first, second = (direction(name, here, RNG).along for name in ("adversarial", "eigenvector"))
+        first, second = (make_direction(name, here, RNG).along for name in ("adversarial", "eigenvector"))
         assert (cosines(first, second).abs() > 0.05).any()  # control: they depend on each other
-        turned = orthogonal(second, first, here)
+        turned = orthogonal_direction(second, first, here)
         assert (cosines(first, turned).abs() < 1e-9).all()
         assert torch.allclose(here.relative_norm(turned), torch.ones(here.blocks, dtype=torch.float64))
         for a, b, c in zip(*(each.reshape(-1, here.size) for each in (first, second, turned)), strict=True):
@@ -118,8 +123,8 @@ def test_the_second_direction_is_at_right_angles_and_in_the_same_plane(space: st
 
 def test_two_eigenvectors_stay_as_they_are() -> None:
     with landscape("weights") as here:
-        first, second = (direction("eigenvector", here, RNG, rank=rank).along for rank in (1, 2))
-        assert torch.allclose(orthogonal(second, first, here), second, atol=1e-3)
+        first, second = (make_direction("eigenvector", here, RNG, rank=rank).along for rank in (1, 2))
+        assert torch.allclose(orthogonal_direction(second, first, here), second, atol=1e-3)
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,18 +132,20 @@ def test_two_eigenvectors_stay_as_they_are() -> None:
 def test_what_a_direction_has_of_the_first_makes_no_difference(seed: int, factor: float) -> None:
     with landscape("weights") as here:
         first, second = (here.direction(Draws(seed, name)) for name in ("first", "second"))
-        assert torch.allclose(orthogonal(second + factor * first, first, here), orthogonal(second, first, here))
+        assert torch.allclose(
+            orthogonal_direction(second + factor * first, first, here), orthogonal_direction(second, first, here)
+        )
 
 
 def test_parallel_directions_are_refused_and_parallel_samples_rest() -> None:
     with landscape("weights") as here:
-        first = direction("adversarial", here, RNG).along
+        first = make_direction("adversarial", here, RNG).along
         with pytest.raises(InputError, match="not parallel to the first"):
-            orthogonal(-2 * first, first, here)
+            orthogonal_direction(-2 * first, first, here)
     with landscape("inputs") as here:
         first, second = here.direction(RNG), here.direction(RNG.sub("second"))
         second[2] = 3 * first[2]
-        turned = orthogonal(second, first, here)
+        turned = orthogonal_direction(second, first, here)
         assert not turned[2].any()
         assert here.relative_norm(turned).tolist() == pytest.approx([1, 1, 0, 1, 1, 1, 1])
 
@@ -155,17 +162,17 @@ def test_parallel_directions_are_refused_and_parallel_samples_rest() -> None:
 )
 def test_what_cannot_be_had(name: str, operator: str, rank: int, found: str) -> None:
     with landscape("weights") as here, pytest.raises(InputError, match=found):
-        direction(name, here, RNG, operator, rank)
+        make_direction(name, here, RNG, operator, rank)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_what_has_not_converged_is_warned_of_and_counted(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with landscape(space) as here, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert direction("eigenvector", here, RNG).unconverged == 0  # control
+        assert make_direction("eigenvector", here, RNG).unconverged == 0  # control
         monkeypatch.setattr(directions, "lanczos", partial(lanczos, most=2, tolerance=1e-12))
         with pytest.warns(CurvatureWarning, match=f"got {here.blocks} of {here.blocks} that did not"):
-            found = direction("eigenvector", here, RNG)
+            found = make_direction("eigenvector", here, RNG)
         assert found.unconverged == here.blocks
 
 
@@ -175,4 +182,4 @@ def test_weights_of_zero_have_no_direction() -> None:
             each.data.zero_()
         zero = Weights(here.model, here.samples)
         with pytest.raises(InputError, match="expected an adversarial direction that is not zero"):
-            direction("adversarial", zero, RNG)
+            make_direction("adversarial", zero, RNG)

@@ -23,7 +23,7 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.measurements import directions
 from snnrobust_landscapes.measurements.line import Line
-from snnrobust_landscapes.measurements.slices import UNITS
+from snnrobust_landscapes.measurements.section_points import UNITS
 from snnrobust_landscapes.solvers.lanczos import lanczos
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
@@ -31,9 +31,9 @@ RNG = Draws(0, "line")
 
 
 def measured(
-    plugin: Line, model: Any, data: EvaluationData, kept: MeasurementCheckpoint | None = None
+    plugin: Line, model: Any, data: EvaluationData, checkpoint: MeasurementCheckpoint | None = None
 ) -> tuple[Profile, Any]:
-    profile, *records = plugin.measure(model, data, RNG, kept)
+    profile, *records = plugin.measure(model, data, RNG, checkpoint)
     assert isinstance(profile, Profile)
     return profile, {record.metric: record for record in records if isinstance(record, Record)}
 
@@ -92,14 +92,14 @@ def test_uphill_in_inputs_is_known() -> None:
 
 
 def test_random_lines_are_keyed_and_resume() -> None:
-    kept = MeasurementCheckpoint()
-    profile, records = measured(Line(points=5), tiny_model(), tiny(), kept)
+    checkpoint = MeasurementCheckpoint()
+    profile, records = measured(Line(points=5), tiny_model(), tiny(), checkpoint)
     name = "chunks of 4"
-    held = kept.get(name)
+    held = checkpoint.get(name)
     assert held is not None
     held[2:] = np.nan
-    kept.put(name, held)
-    again, again_records = measured(Line(points=5), tiny_model(), tiny(), kept)
+    checkpoint.put(name, held)
+    again, again_records = measured(Line(points=5), tiny_model(), tiny(), checkpoint)
     fresh, _ = measured(Line(points=5), tiny_model(), tiny())
     assert np.array_equal(profile.values["loss"], again.values["loss"])
     assert np.array_equal(profile.values["loss"], fresh.values["loss"])
@@ -121,11 +121,11 @@ def test_an_eigenvector_that_has_not_converged_is_told_of(monkeypatch: pytest.Mo
     whole, _ = measured(plugin, tiny_model(), tiny())
     assert "converged" not in whole.caption  # control
     monkeypatch.setattr(directions, "lanczos", partial(lanczos, most=1, tolerance=1e-12))
-    kept = MeasurementCheckpoint()
+    checkpoint = MeasurementCheckpoint()
     with pytest.warns(CurvatureWarning, match="to converge within 1 products, got 1 of 1"):
-        profile, _ = measured(plugin, tiny_model(), tiny(), kept)
+        profile, _ = measured(plugin, tiny_model(), tiny(), checkpoint)
     assert profile.caption.endswith("1 of its eigenvectors has not converged.")
-    assert measured(plugin, tiny_model(), tiny(), kept)[0].caption == profile.caption  # gone on with
+    assert measured(plugin, tiny_model(), tiny(), checkpoint)[0].caption == profile.caption  # gone on with
 
 
 def test_settings_and_checks() -> None:

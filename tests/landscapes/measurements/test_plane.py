@@ -26,9 +26,9 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.filters import Filters
-from snnrobust_landscapes.measurements import slices
+from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.plane import PLANE, Plane
-from snnrobust_landscapes.measurements.slices import UNITS
+from snnrobust_landscapes.measurements.section_points import UNITS
 
 Net = Callable[..., nn.Sequential]
 Model = Callable[[], SpikingModel]
@@ -177,7 +177,7 @@ def test_no_training_data_and_no_weights(spiking: Model, data: Data) -> None:
     x = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.long)
     with pytest.raises(InputError, match="training data"):
         Plane().check(spiking(), prepare(x, 4), load("plane"))
-    with pytest.raises(InputError, match="nothing to move"):
+    with pytest.raises(InputError, match="filter normalisation needs"):
         Plane().check(wrap(neuron.IFNode(step_mode="m"), steps=4), data(), load("plane"))
     Plane().check(spiking(), data(), load("plane"))
     assert isinstance(Plane(), Measurement)
@@ -217,9 +217,13 @@ def test_other_directions_and_spaces(spiking: Model, data: Data, first: str, sec
     assert records["loss_rise"].unit == UNITS[space]
     assert ("Gauss-Newton" in surface.axes[0]) == (first == "eigenvector")
     with model.session():
-        kept = MeasurementCheckpoint()
-        landscape = slices.slice_landscape(model, evaluation, space=space, samples=500, chunk=64, logit_scale=1.0)
-        found = slices.directions((first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", kept)
+        checkpoint = MeasurementCheckpoint()
+        landscape = section_points.training_landscape(
+            model, evaluation, space=space, samples=500, chunk=64, logit_scale=1.0
+        )
+        found = section_points.section_directions(
+            (first, second), landscape, (RNG, RNG.sub("2")), "gauss-newton", checkpoint
+        )
         one, two = (each.along for each in found)
         if second != "random":
             assert ((one * two).sum(-1).abs() < 1e-6 * one.norm(dim=-1) * two.norm(dim=-1) + 1e-12).all()
@@ -235,23 +239,23 @@ def test_uphill_is_higher_than_at_random(spiking: Model, data: Data) -> None:
 
 
 def test_kept_points_are_not_computed_again_unless_in_other_chunks(spiking: Model, data: Data) -> None:
-    model, evaluation, kept = spiking(), data(), MeasurementCheckpoint()
-    whole = list(Plane(points=3).measure(model, evaluation, RNG, kept))
+    model, evaluation, checkpoint = spiking(), data(), MeasurementCheckpoint()
+    whole = list(Plane(points=3).measure(model, evaluation, RNG, checkpoint))
     name = "chunks of 8"
-    values = kept.get(name)
+    values = checkpoint.get(name)
     assert values is not None
     assert not np.isnan(values).any()
     values[0] = 5.0, 0.5
     values[1] = np.nan
-    kept.put(name, values)
-    surface, *_ = Plane(points=3).measure(model, evaluation, RNG, kept)
+    checkpoint.put(name, values)
+    surface, *_ = Plane(points=3).measure(model, evaluation, RNG, checkpoint)
     fresh, *_ = whole
     assert isinstance(surface, Surface)
     assert isinstance(fresh, Surface)
     assert surface.values["loss"][0, 0] == 5.0
     assert surface.values["accuracy"][0, 0] == 0.5
     assert np.array_equal(surface.values["loss"].flat[1:], fresh.values["loss"].flat[1:])
-    other, *_ = Plane(points=3, chunk=5).measure(model, evaluation, RNG, kept)
+    other, *_ = Plane(points=3, chunk=5).measure(model, evaluation, RNG, checkpoint)
     assert isinstance(other, Surface)
     assert np.allclose(other.values["loss"], fresh.values["loss"], atol=1e-6)
     assert "chunks of 5" in other.caption
@@ -259,9 +263,9 @@ def test_kept_points_are_not_computed_again_unless_in_other_chunks(spiking: Mode
 
 
 def test_directions_are_kept_with_the_points(spiking: Model, data: Data) -> None:
-    model, evaluation, kept = spiking(), data(), MeasurementCheckpoint()
-    list(Plane(points=3).measure(model, evaluation, RNG, kept))
-    held = kept.get("directions")
+    model, evaluation, checkpoint = spiking(), data(), MeasurementCheckpoint()
+    list(Plane(points=3).measure(model, evaluation, RNG, checkpoint))
+    held = checkpoint.get("directions")
     assert held is not None
     another = MeasurementCheckpoint()
     another.put("unconverged", np.zeros(2))

@@ -24,7 +24,7 @@ POINTS = 7
 RUN = """
 import sys, time
 import snnrobust as sr
-from snnrobust.results import checkpoint as partial
+from snnrobust.results import checkpoint
 from snnrobust.testing import tiny_data, tiny_model
 from snnrobust_landscapes.loss.weights import Weights
 
@@ -34,7 +34,7 @@ if "--slow" in sys.argv:
         time.sleep(0.05)
         return loss(self, offset)
     Weights.loss = slow
-    partial.MeasurementCheckpoint.__init__.__defaults__ = (None, 0.1)  # written more often than a test has patience for
+    checkpoint.MeasurementCheckpoint.__init__.__defaults__ = (None, 0.1)  # written more often, for a fast test
 data = tiny_data()
 sr.evaluate(tiny_model(), {"test": data, "train": data}, [sr.load("plane", points=7, second="adversarial")],
             out=sys.argv[1], evidence="none")

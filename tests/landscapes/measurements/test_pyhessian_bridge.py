@@ -24,7 +24,8 @@ from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.measurements.pyhessian import OPERATOR, PyHessian
+from snnrobust_landscapes.measurements.pyhessian import PyHessian
+from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.validity.evidence import CurvatureWarning
 
 pyhessian = pytest.importorskip("pyhessian", reason="the extra 'pyhessian' is not installed")
@@ -64,7 +65,7 @@ def dense(wrapped: SpikingModel, train: Dataset) -> Tensor:
 
 
 def measured(plugin: PyHessian, wrapped: SpikingModel, evaluation: EvaluationData, rng: Draws = RNG) -> list[Any]:
-    """Records and artifacts, with as little held against the loss as there may be."""
+    """Records and artifacts, with the smallest comparison with the measured loss."""
     small = replace(plugin, directions=8, draws=2)
     return list(small.measure(wrapped, evaluation, rng, MeasurementCheckpoint()))
 
@@ -90,7 +91,7 @@ def test_eigenvalues_match_a_dense_matrix(net: Net, data: Data, by_metric: ByMet
         assert record.value == pytest.approx(float(exact[rank - 1]), rel=1e-3)
         assert record.low <= exact[rank - 1] + 1e-6 * exact[0].abs()
         assert record.high >= exact[rank - 1] - 1e-6 * exact[0].abs()
-        assert (record.count, record.threat) == (40, OPERATOR)
+        assert (record.count, record.threat) == (40, Formal().name)
 
 
 def test_the_interval_is_honest_where_the_iteration_stops_early(net: Net, data: Data, by_metric: ByMetric) -> None:
@@ -257,7 +258,7 @@ def test_no_training_data(net: Net) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "message"),
-    [("bare", "at least top=1 parameters"), ("infinite", "finite training loss"), ("deaf", "gradient")],
+    [("no parameters", "at least top=1 parameters"), ("infinite", "finite training loss"), ("detached", "gradient")],
 )
 def test_nets_that_can_not_be_measured(
     net: Net, data: Data, unmeasurable: Callable[..., nn.Module], reason: str, message: str
@@ -270,7 +271,7 @@ def test_a_surrogate_that_can_not_be_differentiated_twice(
     net: Net, data: Data, unmeasurable: Callable[..., nn.Module]
 ) -> None:
     with pytest.raises(PluginError, match="differentiated again"):
-        measured(PyHessian(probes=2), model(unmeasurable("opaque", net())), data())
+        measured(PyHessian(probes=2), model(unmeasurable("once differentiable", net())), data())
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_what_it_found_is_held_against_the_loss(net: Net, data: Data, by_metric:
     assert (np.abs(predicted) > np.abs(values) * min(float(each.norm(dim=1).min()) for each in filters) ** 2).all()
     assert records["asymmetry"].value < 1e-10
     assert {"validity:random", "validity_slope:leading", "validity_ceiling:random"} <= records.keys()
-    assert records["validity:random"].threat == OPERATOR
+    assert records["validity:random"].threat == Formal().name
 
 
 def test_a_formal_hessian_that_misleads_is_warned_of(net: Net, data: Data, by_metric: ByMetric) -> None:

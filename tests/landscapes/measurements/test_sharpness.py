@@ -37,9 +37,9 @@ SearchResult = dict[tuple[str, float], Record]
 
 
 def measured(
-    plugin: Sharpness, model: SpikingModel, evaluation: EvaluationData, kept: MeasurementCheckpoint | None = None
+    plugin: Sharpness, model: SpikingModel, evaluation: EvaluationData, checkpoint: MeasurementCheckpoint | None = None
 ) -> tuple[SearchResult, list[Profile]]:
-    found = list(plugin.measure(model, evaluation, RNG, MeasurementCheckpoint() if kept is None else kept))
+    found = list(plugin.measure(model, evaluation, RNG, MeasurementCheckpoint() if checkpoint is None else checkpoint))
     records = {
         (each.metric.removeprefix("sharpness:"), each.strength): each for each in found if isinstance(each, Record)
     }
@@ -230,22 +230,22 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
     settings, given = Sharpness(directions=9, steps=3), evaluation
     whole, _ = measured(settings, spiking(), given)
     counted(Weights, "loss", stop_at=stop)
-    kept = MeasurementCheckpoint()
+    checkpoint = MeasurementCheckpoint()
     with pytest.raises(KeyboardInterrupt):
-        measured(settings, spiking(), given, kept)
+        measured(settings, spiking(), given, checkpoint)
     monkeypatch.undo()
-    resumed, _ = measured(settings, spiking(), given, kept)
+    resumed, _ = measured(settings, spiking(), given, checkpoint)
     assert values(resumed) == values(whole)
 
 
 def test_a_finished_measurement_asks_for_little_again(
     spiking: Model, evaluation: EvaluationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, given, kept = Sharpness(directions=4, steps=2), evaluation, MeasurementCheckpoint()
-    wanted, _ = measured(settings, spiking(), given, kept)
+    settings, given, checkpoint = Sharpness(directions=4, steps=2), evaluation, MeasurementCheckpoint()
+    wanted, _ = measured(settings, spiking(), given, checkpoint)
     offsets, original = [], Weights.loss
     monkeypatch.setattr(Weights, "loss", lambda self, offset: offsets.append(offset) or original(self, offset))
-    found, _ = measured(settings, spiking(), given, kept)
+    found, _ = measured(settings, spiking(), given, checkpoint)
     assert values(found) == values(wanted)
     assert len(offsets) == 1 + len(settings.radii)  # the origin, and the highest random direction at each radius
 

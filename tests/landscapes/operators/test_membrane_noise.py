@@ -1,4 +1,4 @@
-"""How far membranes move: closed forms, and the Gauss-Newton matrix that goes by it."""
+"""Moves of membrane potentials: closed forms, and the Gauss-Newton matrix that is matched to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.operators.gauss_newton import GaussNewton
-from snnrobust_landscapes.operators.membrane_noise import Blurred, membrane_noise
+from snnrobust_landscapes.operators.membrane_noise import BlurredSpike, membrane_noise
 
 RNG = Draws(0, "noise")
 
@@ -41,7 +41,7 @@ def samples(count: int = 40) -> Dataset:
 
 
 def test_of_a_first_layer_in_closed_form() -> None:
-    """Filter j moves by radius |w_j| in a random direction: the membrane by radius |w_j| |x| / sqrt(inputs)."""
+    """Filter j moves by radius |w_j| in a random direction, and the potential by radius |w_j| |x| / sqrt(inputs)."""
     own, data = model(), samples()
     with own.session():
         found = membrane_noise(Weights(own, data), 0.05, RNG)
@@ -58,7 +58,7 @@ def test_in_inputs_and_at_another_radius() -> None:
         again = membrane_noise(Inputs(own, data), 0.05, Draws(0, "another task"))["1"]
         other = membrane_noise(Inputs(own, data), 0.05, Draws(1, "noise"))["1"]
     assert large == pytest.approx(2 * small)
-    assert again == small  # the seed counts alone, so that all operators of a run agree
+    assert again == small  # only the seed is used, so that all operators of a run agree
     assert other != small
 
 
@@ -82,7 +82,7 @@ def test_a_net_without_nodes_keeps_its_own_derivatives() -> None:
 
 def test_the_blurred_spike_integrates_to_one_with_its_deviation() -> None:
     u = torch.linspace(-8, 8, 16001, dtype=torch.float64)
-    density = Blurred(0.7).backward(u, {})
+    density = BlurredSpike(0.7).backward(u, {})
     step = float(u[1] - u[0])
     assert float(density.sum()) * step == pytest.approx(1)
     assert math.sqrt(float((density * u * u).sum()) * step) == pytest.approx(0.7)
@@ -95,7 +95,7 @@ def test_the_matched_matrix_is_that_of_the_net_with_blurred_surrogates() -> None
         noise = membrane_noise(landscape, 0.1, RNG)
         vectors = torch.rand(2, landscape.size, dtype=torch.float64)
         found = GaussNewton().on(landscape, 1.0, RNG).apply(vectors)
-        with SpikeGradient(own.net, {name: Blurred(width) for name, width in noise.items()}):
+        with SpikeGradient(own.net, {name: BlurredSpike(width) for name, width in noise.items()}):
             expected = GaussNewton("own").on(landscape, 1.0, RNG).apply(vectors)
         plain = GaussNewton("own").on(landscape, 1.0, RNG).apply(vectors)
     assert torch.allclose(found, expected, rtol=1e-12)
@@ -103,7 +103,7 @@ def test_the_matched_matrix_is_that_of_the_net_with_blurred_surrogates() -> None
 
 
 def test_it_does_not_depend_on_the_surrogate_nor_on_the_unit_of_the_membrane() -> None:
-    """Weights and thresholds ten times as large are the same net: curvature times the weights squared stays."""
+    """With weights and thresholds ten times as large, curvature times the weights squared is the same."""
     traces = {}
     for alpha, scale in ((1.0, 1.0), (8.0, 1.0), (1.0, 10.0)):
         each = model(alpha, scale)

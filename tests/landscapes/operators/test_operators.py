@@ -1,4 +1,4 @@
-"""Operators against explicit float64 matrices of a net written by hand, with derivatives taken in other ways."""
+"""Operators against explicit float64 matrices of a net written by hand, with derivatives computed in other ways."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Fire = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A net in SpikingJelly's nodes, and the same in a dozen lines of tensors.
+    """A net with SpikingJelly's nodes, and the same net in a dozen lines of tensor code.
 
     Attributes:
         hard: Reset to 0, rather than by subtraction.
@@ -87,7 +87,7 @@ class Case:
         return out
 
     def formal(self, u: Tensor) -> Tensor:
-        """The primitive, shifted at each spike by a number that is held fast so that it is the spike."""
+        """The primitive, shifted by a constant such that its value is the spike."""
         p = self.smooth(u)
         return p + ((u >= 0).to(u) - p).detach()
 
@@ -163,7 +163,7 @@ def sandwich(case: Case, space: str, middle: Callable[[Tensor, int], Tensor]) ->
 
 ONE_HOT = torch.eye(3, dtype=torch.float64)
 REFERENCE: dict[str, Callable[[Case, str], Tensor]] = {
-    # Without `detach_reset`: the Hessian of what the smooth net computes.
+    # Without `detach_reset`: the Hessian of the smooth net's loss.
     "relaxed": lambda case, space: hessian(replace(case, detach=False), space, case.smooth),
     "formal": lambda case, space: hessian(case, space, case.formal),
     "gauss-newton": lambda case, space: sandwich(case, space, lambda p, y: p.diag() - torch.outer(p, p)),
@@ -190,7 +190,7 @@ def test_equals_the_explicit_matrix(kind: str, name: str, space: str) -> None:
 
 
 def field_by_differences(landscape: Landscape, step: float = 1e-4) -> Tensor:
-    """Central differences, fourth order, of the surrogate gradient; no spike moves on the way."""
+    """Central differences, fourth order, of the surrogate gradient; no spike flips."""
     columns = []
     shape = (P,) if landscape.space == "weights" else (N, landscape.size)
     for unit in torch.eye(landscape.size, dtype=torch.float64):
@@ -210,7 +210,7 @@ def test_the_field_equals_differences_of_the_surrogate_gradient(name: str, space
         assert_equal(whole, expected)
         assert not whole.symmetric
         index = float(torch.linalg.norm(expected - expected.mT) / torch.linalg.norm(expected))
-        # Where the same input comes at each step, each neuron of the first layer sees it through one number.
+        # With the same input at each step, each neuron of the first layer depends on it through one number.
         assert index > 0.1 if space == "weights" else index < 1e-9
         assert asymmetry(whole, RNG, probes=64) == pytest.approx(index, rel=0.25, abs=1e-9)
         half = Field("symmetric").on(landscape, 1.0, RNG)

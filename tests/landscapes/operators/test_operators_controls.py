@@ -1,4 +1,4 @@
-"""What a faulty backward pass does to operators, and what they refuse."""
+"""Operators with faulty backward passes, and errors."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.operators.relaxed import Relaxed
 
 RNG = Draws(0, "controls")
-EXACT: list[Kind] = [GaussNewton("own"), Fisher(), Formal(), Relaxed(), Field(), Field("symmetric")]
+EXACT: list[OperatorSpec] = [GaussNewton("own"), Fisher(), Formal(), Relaxed(), Field(), Field("symmetric")]
 
 
 class Fused(torch.autograd.Function):
-    """A spike whose backward is a kernel that autograd does not see into: no graph comes out."""
+    """A spike whose backward pass is a kernel that autograd can't differentiate: gradients without a grad_fn."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Fused(torch.autograd.Function):
 
 
 class Dropping(Fused):
-    """Differentiable in the gradient that comes in, not in u: the derivative comes from a kernel."""
+    """Differentiable in the incoming gradient, not in u: the derivative comes from a kernel."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _Product(torch.autograd.Function):
 
 
 class Once(Fused):
-    """A backward pass that says so."""
+    """A backward pass marked `once_differentiable`."""
 
     @staticmethod
     @once_differentiable
@@ -81,7 +81,7 @@ class Once(Fused):
 
 
 class Through(nn.Module):
-    """A surrogate out of a function."""
+    """A surrogate from a function."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -109,13 +109,13 @@ def samples(n: int = 12) -> Dataset:
     return Dataset.of(2 * torch.rand(n, 3, generator=generator), torch.randint(3, (n,), generator=generator))
 
 
-def applied(each: Kind, own: SpikingModel, n: int = 12) -> Tensor:
+def applied(each: OperatorSpec, own: SpikingModel, n: int = 12) -> Tensor:
     with own.session():
         landscape = Weights(own, samples(n), chunk=5)
         return each.on(landscape, 1.0, RNG).apply(torch.ones(1, landscape.size, dtype=torch.float64))
 
 
-def index(each: Kind, own: SpikingModel) -> float:
+def index(each: OperatorSpec, own: SpikingModel) -> float:
     with own.session():
         return asymmetry(each.on(Weights(own, samples(), chunk=5), 1.0, RNG), RNG)
 
@@ -132,7 +132,9 @@ def test_the_index_does_not_see_a_derivative_taken_for_constant() -> None:
 
 @pytest.mark.parametrize("each", [GaussNewton("own"), Fisher()])
 @pytest.mark.parametrize(("function", "caught"), [(Fused, True), (Inconsistent, True), (Dropping, False)])
-def test_products_of_jacobians_need_the_incoming_gradient_alone(each: Kind, function: Any, caught: bool) -> None:
+def test_products_of_jacobians_need_the_incoming_gradient_alone(
+    each: OperatorSpec, function: Any, caught: bool
+) -> None:
     found = index(each, model(Through(function)))
     assert found > 0.05 if caught else found < 1e-12
 
@@ -142,18 +144,18 @@ def test_where_nothing_can_be_differentiated_again_it_is_an_error() -> None:
         with pytest.raises(PluginError, match=f"differentiated again for the {each.name}.*'smoothed'"):
             applied(each, model(Through(Once)))
     for function in (Fused, Dropping):
-        with pytest.raises(PluginError, match=r"a surrogate derivative that knows nothing.*'smoothed'"):
+        with pytest.raises(PluginError, match=r"a surrogate derivative without a grad_fn.*'smoothed'"):
             applied(Field(), model(Through(function)))
     own = model(Through(Fused))
-    with own.session():  # every path from the input is cut
+    with own.session():  # no gradient reaches the input
         operator = GaussNewton("own").on(Inputs(own, samples()), 1.0, RNG)
-        with pytest.raises(PluginError, match="know nothing of how they came about"):
+        with pytest.raises(PluginError, match="gradients without a grad_fn"):
             operator.apply(torch.ones(12, 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
-def test_a_surrogate_of_no_known_family(each: Kind) -> None:
-    """The field takes its derivative from the surrogate itself; the relaxation needs an integral."""
+def test_a_surrogate_of_no_known_family(each: OperatorSpec) -> None:
+    """The field uses the derivative of the surrogate itself; the relaxation needs an integral."""
     if isinstance(each, Relaxed):
         with pytest.raises(InputError, match=r"known integral .* got Through.* at node '1'.*gauss-newton"):
             applied(each, model(Through(_Unknown)))
@@ -177,14 +179,14 @@ class _Unknown(Fused):
 
 
 @pytest.mark.parametrize("each", [Relaxed(), Field()])
-def test_spikes_of_no_known_framework(each: Kind) -> None:
+def test_spikes_of_no_known_framework(each: OperatorSpec) -> None:
     own = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), layout="N")
     with pytest.raises(InputError, match=r"spiking nodes of a known framework .* got Sequential; use operator='gauss"):
         applied(each, own)
 
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
-def test_a_loss_that_is_not_finite(each: Kind) -> None:
+def test_a_loss_that_is_not_finite(each: OperatorSpec) -> None:
     own = model()
     next(own.net.parameters()).data[0, 0] = torch.nan
     own.net[2].bias.data[0] = torch.nan
@@ -217,7 +219,7 @@ class _Hard(nn.Module):
 
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
-def test_parameters_that_the_loss_does_not_depend_on_count_as_zero(each: Kind) -> None:
+def test_parameters_that_the_loss_does_not_depend_on_count_as_zero(each: OperatorSpec) -> None:
     own = model()
     own.net[0].register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))
     with own.session():

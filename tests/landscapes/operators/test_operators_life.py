@@ -1,4 +1,4 @@
-"""What operators leave behind and hold, and their names."""
+"""State, memory and names of operators."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.names import NAMES, kind
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.names import NAMES, operator_spec
+from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.operators.relaxed import Relaxed, relaxation_gap
 
 RNG = Draws(0, "life")
-EXACT: list[Kind] = [GaussNewton("own"), Fisher(), Formal(), Relaxed(), Field(), Field("symmetric")]
+EXACT: list[OperatorSpec] = [GaussNewton("own"), Fisher(), Formal(), Relaxed(), Field(), Field("symmetric")]
 
 
 def model(node: nn.Module | None = None) -> SpikingModel:
@@ -45,7 +45,7 @@ def samples(n: int = 12) -> Dataset:
     return Dataset.of(2 * torch.rand(n, 3, generator=generator), torch.randint(3, (n,), generator=generator))
 
 
-def applied(each: Kind, own: SpikingModel) -> Tensor:
+def applied(each: OperatorSpec, own: SpikingModel) -> Tensor:
     with own.session():
         landscape = Weights(own, samples(), chunk=5)
         return each.on(landscape, 1.0, RNG).apply(torch.ones(1, landscape.size, dtype=torch.float64))
@@ -59,20 +59,20 @@ def snapshot(own: SpikingModel) -> list[Any]:
 
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
-def test_leaves_the_model_as_it_was_and_repeats_itself(each: Kind) -> None:
+def test_leaves_the_model_as_it_was_and_repeats_itself(each: OperatorSpec) -> None:
     own = model()
     own.net[1].detach_reset = True
     before = snapshot(own)
     first = applied(each, own)
     second = applied(each, own)
-    relaxation_gap(Weights(own, samples()))  # without a session of its own
+    relaxation_gap(Weights(own, samples()))  # without an open session
     assert torch.equal(first, second)
     after = snapshot(own)
     assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(before, after, strict=True))
 
 
 class Watched(Weights):
-    """Counts the chunks whose graphs are alive when another one is begun."""
+    """Counts the chunks whose graphs are alive when another one is built."""
 
     alive: list[weakref.ref[Tensor]]
     most: int
@@ -87,11 +87,11 @@ class Watched(Weights):
 @pytest.mark.parametrize("each", EXACT, ids=str)
 @pytest.mark.parametrize(("memory", "most"), [(0.0, 0), (1.0, 5)])
 def test_graphs_are_kept_only_where_all_fit(
-    each: Kind, memory: float, most: int, monkeypatch: pytest.MonkeyPatch
+    each: OperatorSpec, memory: float, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snnrobust_landscapes.operators.operator.TOGETHER", 0)  # else they go through in one
+    monkeypatch.setattr("snnrobust_landscapes.operators.operator.MAX_CHUNK_BYTES", 0)  # otherwise they are one chunk
     own = model()
-    gc.disable()  # no graph may wait for the collector
+    gc.disable()  # graphs must be freed without the garbage collector
     try:
         with own.session():
             landscape = Watched(own, samples(30), chunk=5)
@@ -117,7 +117,7 @@ def test_small_chunks_go_through_together(monkeypatch: pytest.MonkeyPatch) -> No
         v = torch.ones(1, landscape.size, dtype=torch.float64)
         together = Formal().on(landscape, 1.0, RNG).apply(v)
         assert len(landscape.alive) == 1
-        monkeypatch.setattr("snnrobust_landscapes.operators.operator.TOGETHER", 0)
+        monkeypatch.setattr("snnrobust_landscapes.operators.operator.MAX_CHUNK_BYTES", 0)
         assert torch.allclose(Formal().on(landscape, 1.0, RNG).apply(v), together, rtol=1e-10)
 
 
@@ -132,7 +132,7 @@ def test_products_are_counted_per_vector() -> None:
 
 @pytest.mark.parametrize("each", EXACT, ids=str)
 @pytest.mark.parametrize("settings", [{"leak": "learnable"}, {"reset": "none"}, {"recurrent": True, "features": 6}])
-def test_other_neurons(each: Kind, settings: dict[str, Any]) -> None:
+def test_other_neurons(each: OperatorSpec, settings: dict[str, Any]) -> None:
     """Learnable leaks and lateral weights are parameters like others; in float32, symmetric up to its rounding."""
     own = model(lif(threshold=0.3, step_mode="m", **settings))
     own.net.float()
@@ -143,17 +143,17 @@ def test_other_neurons(each: Kind, settings: dict[str, Any]) -> None:
 
 
 def test_operators_by_name() -> None:
-    names = [kind(name).name for name in NAMES]
+    names = [operator_spec(name).name for name in NAMES]
     assert len(set(names)) == 6
-    assert kind({"name": "field", "part": "symmetric"}) == Field("symmetric")
-    assert kind(Field("symmetric")) == Field("symmetric")
+    assert operator_spec({"name": "field", "part": "symmetric"}) == Field("symmetric")
+    assert operator_spec(Field("symmetric")) == Field("symmetric")
     with pytest.raises(InputError, match="got 'gaus-newton'; did you mean 'gauss-newton'"):
-        kind("gaus-newton")
+        operator_spec("gaus-newton")
     with pytest.raises(InputError, match="choose one of gauss-newton, relaxed"):
-        kind({"part": "whole"})
+        operator_spec({"part": "whole"})
     with pytest.raises(InputError, match=r"settings of operator 'formal', got \{'sigma': 1\}"):
-        kind({"name": "formal", "sigma": 1})
+        operator_spec({"name": "formal", "sigma": 1})
     with pytest.raises(InputError, match=r"part in \['whole', 'symmetric'\], got 'half'"):
-        kind({"name": "field", "part": "half"})
+        operator_spec({"name": "field", "part": "half"})
     with pytest.raises(InputTypeError, match=r"got 3; e\.g\. 'gauss-newton'"):
-        kind(3)  # type: ignore[arg-type]  # that is the point
+        operator_spec(3)  # type: ignore[arg-type]  # wrong on purpose

@@ -1,4 +1,4 @@
-"""Operators against curvlinops, which knows nets without state: a smooth one, and spikes by our own function."""
+"""Operators against curvlinops, on nets without state: a smooth one, and one with our own spike function."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what it depends on uses what torch has deprecated
+    warnings.simplefilter("ignore")  # its dependencies use deprecated parts of torch
     curvlinops: Any = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch is not installed")
 
 LIF = Dynamics("divide", 2.0, threshold=0.3, reset="hard", decay_input=True)
@@ -49,7 +49,7 @@ class Net(nn.Module):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_agrees_with_curvlinops(each: Kind, theirs: str, spiking: bool, dtype: torch.dtype) -> None:
+def test_agrees_with_curvlinops(each: OperatorSpec, theirs: str, spiking: bool, dtype: torch.dtype) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = Net(spiking).to(dtype)

@@ -20,7 +20,7 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Landscape, Loss
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.smoothed import Smoothed, SmoothedHessian
 
 RNG = Draws(0, "smoothed")
@@ -53,7 +53,7 @@ def symmetric(size: int, seed: int = 0) -> Tensor:
 
 
 def explicit(loss: Callable[[Tensor], float], z: Tensor, sigma: float) -> np.ndarray:
-    """Sample covariance of D and z z^T over 2 sigma^2, entry by entry as the definition says it."""
+    """Sample covariance of D and z z^T over 2 sigma^2, entry by entry by the definition."""
     here = loss(torch.zeros_like(z[0]))
     d = np.array([loss(sigma * each) + loss(-sigma * each) - 2 * here for each in z])
     outer = np.array([np.outer(each, each) - np.eye(len(each)) for each in z.numpy()])
@@ -91,7 +91,7 @@ def test_the_explicit_matrix_of_each_sample_in_inputs() -> None:
         found = torch.stack(rows, dim=1).numpy()  # [N, D, D]
         some = DATA.select(torch.tensor([5, 2]))
         alone = Smoothed(sigma=0.3, draws=draws).on(Inputs(model, some), 0.1, RNG)
-        assert torch.allclose(alone.differences, operator.differences[[5, 2]], atol=1e-12)  # whoever is beside it
+        assert torch.allclose(alone.differences, operator.differences[[5, 2]], atol=1e-12)  # independent of others
         assert operator.products == 16
     for n in (2, 5):
         x = DATA.x[n].double()
@@ -112,7 +112,7 @@ def test_neither_memory_nor_chunks_nor_a_second_time_change_anything(monkeypatch
     with model.session():
         v = torch.stack([Weights(model, DATA).direction(RNG.sub(i)) for i in range(3)])
         kept = Smoothed(draws=30).on(Weights(model, DATA), 0.5, RNG)
-        # Draws in blocks, kept or drawn again at each product.
+        # Draws in blocks, stored or drawn again at each product.
         monkeypatch.setattr("snnrobust_landscapes.operators.smoothed.BLOCK", 8 * 7 * v.shape[1])
         blocks = Smoothed(draws=30).on(Weights(model, DATA), 0.5, RNG)
         again = Smoothed(draws=30).on(Weights(model, DATA, chunk=3), 0.0, RNG)
@@ -149,7 +149,7 @@ def test_many_draws_give_the_hessian_of_a_smooth_loss() -> None:
     found = Smoothed(sigma=0.01, draws=5000).on(curved, 0.1, RNG).apply(torch.eye(4).double())
     assert (found - truth).abs().max() < 0.25
     wide = Smoothed(sigma=1.0, draws=5000).on(curved, 0.1, RNG).apply(torch.eye(4).double())
-    assert (wide.diagonal() > 3).all()  # E prod cosh x = e^2: at this scale it is another matrix
+    assert (wide.diagonal() > 3).all()  # E prod cosh x = e^2: at this scale the matrix differs
 
 
 def test_the_trace_is_that_of_all_scales_below() -> None:
@@ -166,7 +166,7 @@ def test_the_trace_is_that_of_all_scales_below() -> None:
 def test_few_draws_in_many_coordinates_have_eigenvalues_of_their_own() -> None:
     size, draws, sigma = 4000, 10, 0.1
     matrix = torch.zeros(size, dtype=torch.float64)
-    matrix[0] = 1.0  # the only curvature there is
+    matrix[0] = 1.0  # the only curvature
     flat = known(lambda x: (matrix * x * x).sum() / 2, size)
     operator = Smoothed(sigma=sigma, draws=draws).on(flat, 0.1, RNG)
     z = functional.normalize(RNG.normal(torch.arange(draws), (size,)).double(), dim=1)
@@ -187,6 +187,6 @@ def test_settings_and_name() -> None:
     for draws in (1, 2.5, True):
         with pytest.raises(InputError, match="whole number >= 2"):
             Smoothed(draws=cast(int, draws))
-    assert kind({"name": "smoothed", "sigma": 0.1}) == Smoothed(sigma=0.1)
+    assert operator_spec({"name": "smoothed", "sigma": 0.1}) == Smoothed(sigma=0.1)
     assert "0.1" in Smoothed(sigma=0.1).name
     assert isinstance(Smoothed(draws=2).on(quadratic(torch.eye(2).double()), 0.1, RNG), SmoothedHessian)

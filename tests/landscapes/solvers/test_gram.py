@@ -21,16 +21,16 @@ from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.operators.fused_nodes import SpikeContext
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.jets import Spikes
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.solvers import gram
 from snnrobust_landscapes.solvers.gram import residual_root, rows, softmax_root, spectrum
 
 DATA = tiny_data(count=10)
 RNG = Draws(0, "gram")
-KINDS: list[Kind] = [GaussNewton("own"), GaussNewton(), Fisher()]
+KINDS: list[OperatorSpec] = [GaussNewton("own"), GaussNewton(), Fisher()]
 
 
 def double() -> SpikingModel:
@@ -39,11 +39,11 @@ def double() -> SpikingModel:
     return model
 
 
-def spikes(kind: Kind, landscape: Landscape) -> Spikes:
+def spikes(kind: OperatorSpec, landscape: Landscape) -> SpikeContext:
     return kind.spikes(landscape, RNG) if isinstance(kind, GaussNewton) else nullcontext
 
 
-def jacobian(model: SpikingModel, n: int, by: Callable[[Tensor], list[Tensor]], within: Spikes) -> Tensor:
+def jacobian(model: SpikingModel, n: int, by: Callable[[Tensor], list[Tensor]], within: SpikeContext) -> Tensor:
     """d logits / d by of sample n, [K, coordinates], class by class."""
     x = DATA.x[n : n + 1].double().requires_grad_()
     leaves = by(x)
@@ -56,13 +56,13 @@ def jacobian(model: SpikingModel, n: int, by: Callable[[Tensor], list[Tensor]], 
     return torch.stack(found)
 
 
-def middle(model: SpikingModel, kind: Kind, n: int) -> Tensor:
+def middle(model: SpikingModel, kind: OperatorSpec, n: int) -> Tensor:
     p = functional.softmax(2 * model.logits(DATA.x[n : n + 1])[0].detach(), dim=0)
     rest = p - torch.eye(3).double()[DATA.y[n]]
     return torch.outer(rest, rest) if isinstance(kind, Fisher) else torch.diag(p) - torch.outer(p, p)
 
 
-def dense(model: SpikingModel, kind: Kind, chosen: Callable[[str], bool], within: Spikes) -> Tensor:
+def dense(model: SpikingModel, kind: OperatorSpec, chosen: Callable[[str], bool], within: SpikeContext) -> Tensor:
     leaves = [p for name, p in model.net.named_parameters() if chosen(name)]
     each = ((jacobian(model, n, lambda _: leaves, within), middle(model, kind, n)) for n in range(len(DATA)))
     return torch.stack([j.T @ m @ j for j, m in each]).mean(0)
@@ -74,13 +74,13 @@ def test_the_roots_are_roots() -> None:
     root, rest = softmax_root(p, y), residual_root(p, y)
     assert torch.allclose(root.mT @ root, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], atol=1e-15)
     assert torch.allclose(rest.mT @ rest, (d := p - torch.eye(4)[y])[:, :, None] * d[:, None, :], atol=1e-15)
-    wrong = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]  # control: the other way round
+    wrong = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]  # control: p and sqrt(p) exchanged
     assert not torch.allclose(wrong.mT @ wrong, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("part", ["", "3.bias", "3"], ids=["all", "fewer-weights-than-rows", "layer"])
-def test_the_dense_spectrum_in_weights(kind: Kind, part: str) -> None:
+def test_the_dense_spectrum_in_weights(kind: OperatorSpec, part: str) -> None:
     model = double()
 
     def chosen(name: str) -> bool:
@@ -106,7 +106,7 @@ def test_the_dense_spectrum_in_weights(kind: Kind, part: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_the_dense_spectrum_of_each_sample_in_inputs(kind: Kind) -> None:
+def test_the_dense_spectrum_of_each_sample_in_inputs(kind: OperatorSpec) -> None:
     model = double()
     with model.session():
         landscape = Inputs(model, DATA, chunk=4, logit_scale=2.0)
@@ -121,7 +121,7 @@ def test_the_dense_spectrum_of_each_sample_in_inputs(kind: Kind) -> None:
         assert int(found.rank[n]) == (expected > 1e-12 * expected[0]).sum() == (1 if isinstance(kind, Fisher) else 2)
         v = found.vectors[:, n].numpy()
         assert np.abs(matrix @ v.T - v.T * found.values[n].numpy()).max() < 1e-8
-        assert not v[int(found.rank[n]) :].any()  # no direction where there is no curvature
+        assert not v[int(found.rank[n]) :].any()  # no eigenvector without curvature
 
 
 def test_zeros_are_counted_in_single_precision_too() -> None:
@@ -166,7 +166,7 @@ def test_little_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Opaque(torch.autograd.Function):
-    """tanh with a backward pass that looks at values, which can't be vectorised."""
+    """tanh with a backward pass that branches on values, which can't be vectorised."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

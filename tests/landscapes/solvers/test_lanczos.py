@@ -109,7 +109,7 @@ def test_any_small_matrix(dense: Any, values: list[int], seed: int, data: st.Dat
 def test_inputs_are_worked_out_together(
     dense: Any, symmetric: Callable[..., Tensor], spectra: dict[str, Tensor]
 ) -> None:
-    """Blocks that converge, end and begin anew at different steps, in as many products as the slowest takes."""
+    """Blocks converge, end and restart at different steps, in as many products as the slowest takes."""
     low_rank = torch.cat([torch.tensor([3.0, 3.0, 1.0]), torch.zeros(297)])
     every = [*spectra.values(), low_rank.double(), torch.zeros(300)]
     matrices = torch.stack([symmetric(values, seed) for seed, values in enumerate(every)])
@@ -143,7 +143,7 @@ def test_again_gives_the_same_and_another_seed_another_start(
 
 
 def test_rounding_of_a_float32_net_ends_an_invariant_space(dense: Any, symmetric: Callable[..., Tensor]) -> None:
-    """Products with noise of 1e-7: a threefold eigenvalue is found, and a residual under the noise is not asked for."""
+    """Products with noise of 1e-7: a threefold eigenvalue is found, residuals as small as the noise have converged."""
     matrix = symmetric([5.0, 5.0, 5.0, *[0.0] * 47])
     operator = dense(matrix)
     operator.landscape.model.dtype = torch.float32
@@ -153,7 +153,7 @@ def test_rounding_of_a_float32_net_ends_an_invariant_space(dense: Any, symmetric
     torch.testing.assert_close(found.values, torch.tensor([5.0, 5.0, 5.0, 0.0]).double(), atol=1e-5, rtol=0)
     assert found.converged.all()
     assert found.products < 20
-    assert found.residuals.max() > 1e-9  # and reported for what it is
+    assert found.residuals.max() > 1e-9  # and reported
 
 
 def test_refusals(dense: Any, symmetric: Callable[..., Tensor]) -> None:

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust_landscapes.solvers.trace import Trace, trace
+from snnrobust_landscapes.solvers.trace import TraceEstimate, estimate_trace
 
 RNG = Draws(0, "trace")
 SEEDS = 100
 
 
-def over_seeds(operator: Any, **settings: Any) -> list[Trace]:
-    return [trace(operator, Draws(seed, "trace"), **settings) for seed in range(SEEDS)]
+def over_seeds(operator: Any, **settings: Any) -> list[TraceEstimate]:
+    return [estimate_trace(operator, Draws(seed, "trace"), **settings) for seed in range(SEEDS)]
 
 
 @pytest.fixture
 def smaller(spectra: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As nets have them, 60 eigenvalues."""
+    """60 eigenvalues, distributed as those of nets."""
     return {name: values[:60] for name, values in spectra.items()}
 
 
@@ -49,11 +49,11 @@ def test_reaches_the_error_that_is_asked_for_or_says_so(
     matrix = symmetric(spectra["gauss-newton"])
     true = float(spectra["gauss-newton"].sum())
     for relative in (0.1, 0.03, 0.01):
-        found = trace(dense(matrix), RNG, relative=relative)
+        found = estimate_trace(dense(matrix), RNG, relative=relative)
         assert found.converged
         assert float(found.errors) <= relative * abs(float(found.values))
         assert abs(float(found.values) - true) < 4 * relative * true
-    spent = trace(dense(matrix), RNG, relative=1e-5, most=40)
+    spent = estimate_trace(dense(matrix), RNG, relative=1e-5, most=40)
     assert not spent.converged
     assert spent.products == 40
 
@@ -66,21 +66,21 @@ def test_a_fifth_of_the_products_of_hutchinson(
     matrix = symmetric(spectra[name])
     variance = 2 * float(matrix.square().sum() - matrix.diagonal().square().sum())
     for most in (40, 100):
-        found = [trace(dense(matrix), Draws(seed, "t"), relative=1e-9, most=most) for seed in range(30)]
+        found = [estimate_trace(dense(matrix), Draws(seed, "t"), relative=1e-9, most=most) for seed in range(30)]
         error = np.mean([float(each.values - matrix.trace()) ** 2 for each in found])
         assert variance / error >= 5 * most
 
 
 def test_low_rank_and_small_matrices_are_exact(dense: Any, symmetric: Callable[..., Tensor]) -> None:
     low_rank = symmetric([3.0, -1.0, 2.0, *[0.0] * 57])
-    found = trace(dense(low_rank), RNG, relative=0.001)
+    found = estimate_trace(dense(low_rank), RNG, relative=0.001)
     assert float(found.values) == pytest.approx(4.0, abs=1e-10)
     assert found.converged
     assert found.products < 30
-    small = trace(dense(symmetric([3.0, -5.0, 1.0])), RNG, relative=0.001)
+    small = estimate_trace(dense(symmetric([3.0, -5.0, 1.0])), RNG, relative=0.001)
     assert float(small.values) == pytest.approx(-1.0, abs=1e-12)
     assert float(small.errors) == 0
-    nothing = trace(dense(torch.zeros(40, 40)), RNG)
+    nothing = estimate_trace(dense(torch.zeros(40, 40)), RNG)
     assert (float(nothing.values), nothing.converged) == (0, True)
 
 
@@ -95,7 +95,7 @@ def test_a_matrix_that_is_not_symmetric(dense: Any) -> None:
 def test_inputs_have_a_trace_each(dense: Any, symmetric: Callable[..., Tensor], smaller: dict[str, Tensor]) -> None:
     every = [*smaller.values(), torch.zeros(60)]
     operator = dense(torch.stack([symmetric(values, seed) for seed, values in enumerate(every)]))
-    found = trace(operator, RNG, relative=0.01)
+    found = estimate_trace(operator, RNG, relative=0.01)
     assert found.values.shape == found.errors.shape == found.lows.shape == (6,)
     true = torch.stack([values.double().sum() for values in every])
     assert found.converged
@@ -106,7 +106,7 @@ def test_inputs_have_a_trace_each(dense: Any, symmetric: Callable[..., Tensor], 
 
 def test_again_gives_the_same(dense: Any, symmetric: Callable[..., Tensor], smaller: dict[str, Tensor]) -> None:
     matrix = symmetric(smaller["formal"])
-    first, again, other = (trace(dense(matrix), Draws(seed, "t")) for seed in (0, 0, 1))
+    first, again, other = (estimate_trace(dense(matrix), Draws(seed, "t")) for seed in (0, 0, 1))
     assert first.values == again.values
     assert first.values != other.values
 
@@ -114,6 +114,6 @@ def test_again_gives_the_same(dense: Any, symmetric: Callable[..., Tensor], smal
 def test_refusals(dense: Any) -> None:
     for relative in (0.0, 1.0, float("nan")):
         with pytest.raises(InputError, match="relative standard error"):
-            trace(dense(torch.eye(3)), RNG, relative=relative)
+            estimate_trace(dense(torch.eye(3)), RNG, relative=relative)
     with pytest.raises(InputError, match="at least 16 products for a trace, got 15"):
-        trace(dense(torch.eye(3)), RNG, most=15)
+        estimate_trace(dense(torch.eye(3)), RNG, most=15)

@@ -17,7 +17,14 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.validity.plateau import DOUBLINGS, HALVINGS, Plateau, distinct_losses, hidden, plateau
+from snnrobust_landscapes.validity.plateau import (
+    DOUBLINGS,
+    HALVINGS,
+    Plateau,
+    distinct_losses,
+    hidden_parameters,
+    plateau,
+)
 
 RNG = Draws(0, "plateau")
 
@@ -45,7 +52,7 @@ def test_the_edges_are_where_the_spikes_flip() -> None:
     expected = (1 - 1 / 1.004) + (1 / 0.998 - 1)
     assert expected * (1 - 2.0**-HALVINGS) <= found.width <= expected + 1e-6  # inputs are float32
     assert found.distinct == 3  # none of two, both of two, and the one in between
-    assert found.low <= expected + 1e-6  # every direction turns the one weight alike
+    assert found.low <= expected + 1e-6  # every direction moves the one weight
     assert expected - 1e-6 <= found.high <= expected * (1 + 2.0 ** (1 - HALVINGS))
     assert (found.points, found.reach, found.directions) == (401, 0.01, 8)
     assert measured(model, data) == found
@@ -59,7 +66,7 @@ def test_a_plateau_wider_than_was_looked_at() -> None:
 
 
 def test_a_plateau_narrower_than_can_be_told() -> None:
-    found = measured(*one_neuron(1.0, 1 - 2.0**-24))  # on the threshold, and a hair under it
+    found = measured(*one_neuron(1.0, 1 - 2.0**-24))  # on the threshold, and one rounding error below it
     assert found is not None
     assert (found.width, found.low, found.high) == (0.0, 0.0, 0.02 / 2**DOUBLINGS)
     assert found.distinct == 3
@@ -70,7 +77,7 @@ def test_one_edge_alone_is_a_lower_bound() -> None:
     found = measured(model, data, directions=3)
     assert found is not None
     assert found.width == pytest.approx(0.01 + 1 - 1 / 1.004, rel=2.0**-HALVINGS)
-    assert found.high == math.inf  # to the other side nothing changed
+    assert found.high == math.inf  # on the other side no loss changed
     assert found.distinct == 2
 
 
@@ -79,7 +86,7 @@ def test_one_edge_alone_is_a_lower_bound() -> None:
     [
         (8, 0, 1.0, 9.0),  # the smallest and the largest cover the median at 1 - 2 / 2^8
         (8, 1, 1.0, math.inf),
-        (9, 0, 2.0, 9.0),  # from 9 on the outermost may go: 1 - 2 * 10 / 2^9 = .961
+        (9, 0, 2.0, 9.0),  # from 9 on without the outermost ones: 1 - 2 * 10 / 2^9 = .961
         (9, 1, 2.0, 9.0),
         (9, 2, 2.0, math.inf),
         (1, 0, 1.0, 2.0),
@@ -116,16 +123,16 @@ def test_which_weights_are_hidden() -> None:
     data = Dataset.of(torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.long))
     model = wrap(Net(), steps=2)
     with model.session():
-        assert hidden(Weights(model, data)) == ["unused", "early.weight", "early.bias"]
+        assert hidden_parameters(Weights(model, data)) == ["unused", "early.weight", "early.bias"]
         late = Weights(model, data, chosen=lambda name: name.startswith("late"))
-        assert hidden(late) == []
+        assert hidden_parameters(late) == []
         assert plateau(late, RNG) is None
         bias = Weights(model, data, chosen=lambda name: name == "early.bias")
-        assert hidden(bias) == ["early.bias"]
+        assert hidden_parameters(bias) == ["early.bias"]
         assert plateau(bias, RNG) is None  # filter-normalised directions do not move it
     spiking = tiny_model()  # its output is spikes
     with spiking.session():
-        assert len(hidden(Weights(spiking, tiny_data()))) == 4
+        assert len(hidden_parameters(Weights(spiking, tiny_data()))) == 4
 
 
 def test_read_out_weights_stay() -> None:
@@ -149,7 +156,7 @@ def test_a_smooth_net_has_no_plateau(smooth: str) -> None:
     model = wrap(net, steps=1, reset=lambda: None)
     with model.session():
         landscape = Weights(model, data)
-        assert hidden(landscape) == []
+        assert hidden_parameters(landscape) == []
         assert plateau(landscape, RNG) is None
         assert distinct_losses(landscape, landscape.direction(RNG), points=101) == 101
 

@@ -1,4 +1,4 @@
-"""Predicted against measured curvature: a smooth net is predicted, noise is not, and the ceiling knows noise."""
+"""Predicted against measured curvature: a smooth net is predicted, noise is not, and the ceiling measures noise."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.validity.agreement import (
     RADII,
     Agreement,
-    ceiling,
-    curvatures,
     in_leading_directions,
     in_random_directions,
-    normalised,
-    predicted,
+    measured_curvatures,
+    noise_ceiling,
+    predicted_curvatures,
     random_directions,
+    scaled_to_relative_norm_1,
 )
 
 RNG = Draws(0, "validity")
 
 
 def smooth() -> SpikingModel:
-    """A small net without spikes, of which the formal operator is the Hessian."""
+    """A small net without spikes, whose Hessian is the formal operator."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
@@ -50,7 +50,7 @@ def samples(count: int = 24) -> Dataset:
 
 
 class Fixed:
-    """An operator that multiplies with a matrix of its own."""
+    """An operator with an explicit matrix."""
 
     name = "fixed matrix"
     symmetric = True
@@ -82,10 +82,10 @@ def test_the_hessian_of_a_smooth_net_predicts_its_curvature(space: str) -> None:
     assert (small.where, small.radius, large.radius) == ("random", RADII[0], RADII[-1])
     assert small.correlation > 0.98
     assert small.slope == pytest.approx(1, abs=0.05)
-    # In weights other samples would curve otherwise; this operator knows its own.
+    # In weights other samples have other curvature; this operator is that of the same samples.
     assert (0.5 if space == "weights" else 0.98) < small.ceiling <= 1
     assert small.by_point.mean(axis=1) == pytest.approx(small.measured)
-    assert ceiling(small.by_point[:, :, None], RNG) > 0.98  # but does not hang on the points
+    assert noise_ceiling(small.by_point[:, :, None], RNG) > 0.98  # but does not depend on the points
 
 
 def test_along_leading_directions_too() -> None:
@@ -94,7 +94,7 @@ def test_along_leading_directions_too() -> None:
         matrix = operator.apply(torch.eye(size, dtype=torch.float64))
         vectors = torch.linalg.eigh(matrix)[1].T[-8:]
         found = in_leading_directions(operator, vectors, RNG, draws=4)
-        ahead = [normalised(operator.landscape, vector) for vector in vectors]
+        ahead = [scaled_to_relative_norm_1(operator.landscape, vector) for vector in vectors]
     assert [each.radius for each in found] == list(RADII)
     assert found[0].correlation > 0.9
     assert found[0].slope == pytest.approx(1, abs=0.1)
@@ -108,8 +108,8 @@ def test_an_unrelated_matrix_does_not_predict() -> None:
         other = Fixed(operator.landscape, matrix + matrix.T)
         found = in_random_directions(other, RNG, directions=32, draws=2)
     assert all(abs(each.correlation) < 0.5 for each in found)
-    # It is not the measurement that is to blame.
-    assert all(ceiling(each.by_point[:, :, None], RNG) > 0.9 for each in found)
+    # The measurement itself is not noisy.
+    assert all(noise_ceiling(each.by_point[:, :, None], RNG) > 0.9 for each in found)
 
 
 def test_random_directions_are_measured_once_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,11 +131,11 @@ def test_what_was_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
     with hessian() as operator:
         landscape = operator.landscape
         chosen = random_directions(landscape, RNG, 3)
-        whole = curvatures(landscape, chosen, 0.1, RNG, 3)
-        kept = MeasurementCheckpoint()
+        whole = measured_curvatures(landscape, chosen, 0.1, RNG, 3)
+        checkpoint = MeasurementCheckpoint()
         broken = whole.copy()
         broken[:, 2] = np.nan  # as after an interruption in the third of three points
-        kept.put("random/0.1, 24 at a time", broken)
+        checkpoint.put("random/0.1, 24 at a time", broken)
         calls = []
         real = landscape.loss
 
@@ -144,7 +144,7 @@ def test_what_was_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
             return real(offset)
 
         monkeypatch.setattr(landscape, "loss", counted)
-        again = curvatures(landscape, chosen, 0.1, RNG, 3, kept, "random/0.1")
+        again = measured_curvatures(landscape, chosen, 0.1, RNG, 3, checkpoint, "random/0.1")
     assert np.array_equal(again, whole)
     assert len(calls) == 1 + 2 * 3
 
@@ -160,21 +160,23 @@ def test_directions_of_another_length_are_made_equal() -> None:
     with hessian() as operator:
         landscape = operator.landscape
         one = random_directions(landscape, RNG, 1)[0]
-        assert torch.allclose(normalised(landscape, 7 * one), one)
-        assert not normalised(landscape, torch.zeros_like(one)).any()
-        assert float(landscape.relative_norm(normalised(landscape, torch.ones_like(one)))) == pytest.approx(1)
+        assert torch.allclose(scaled_to_relative_norm_1(landscape, 7 * one), one)
+        assert not scaled_to_relative_norm_1(landscape, torch.zeros_like(one)).any()
+        assert float(
+            landscape.relative_norm(scaled_to_relative_norm_1(landscape, torch.ones_like(one)))
+        ) == pytest.approx(1)
     with hessian("inputs") as operator:
         landscape = operator.landscape
         many = torch.rand(landscape.blocks, landscape.size, dtype=torch.float64)
         assert torch.allclose(
-            landscape.relative_norm(normalised(landscape, many)), torch.ones(landscape.blocks).double()
+            landscape.relative_norm(scaled_to_relative_norm_1(landscape, many)), torch.ones(landscape.blocks).double()
         )
 
 
 def test_predictions_in_inputs_are_means_over_samples() -> None:
     with hessian("inputs") as operator:
         chosen = random_directions(operator.landscape, RNG, 2)
-        found = predicted(operator, chosen)
+        found = predicted_curvatures(operator, chosen)
         expected = [float((d * operator.apply(d)).sum() / 24) for d in chosen]
     assert found == pytest.approx(expected)
 
@@ -190,16 +192,16 @@ def test_the_ceiling_of_signal_and_noise() -> None:
         + 8 * rng.normal(size=(n, draws, count))
     )
     share = 1 / (1 + 1.5**2 / draws + 4**2 / count + 8**2 / (draws * count))
-    assert ceiling(signal + noise, RNG) == pytest.approx(share**0.5, abs=0.05)
-    assert ceiling(noise, RNG) < 0.35
-    assert ceiling(signal + 0 * noise, RNG) == pytest.approx(1)
-    assert ceiling(signal + noise, RNG) == ceiling(signal + noise, RNG)
+    assert noise_ceiling(signal + noise, RNG) == pytest.approx(share**0.5, abs=0.05)
+    assert noise_ceiling(noise, RNG) < 0.35
+    assert noise_ceiling(signal + 0 * noise, RNG) == pytest.approx(1)
+    assert noise_ceiling(signal + noise, RNG) == noise_ceiling(signal + noise, RNG)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8), (8, 1, 8)])
 def test_too_little_for_a_ceiling(shape: tuple[int, ...]) -> None:
-    assert np.isnan(ceiling(np.random.default_rng(0).normal(size=shape), RNG))
-    assert np.isnan(ceiling(np.ones((8, 4, 8)), RNG))
+    assert np.isnan(noise_ceiling(np.random.default_rng(0).normal(size=shape), RNG))
+    assert np.isnan(noise_ceiling(np.ones((8, 4, 8)), RNG))
 
 
 def test_correlation_and_slope_and_their_records() -> None:
@@ -208,10 +210,10 @@ def test_correlation_and_slope_and_their_records() -> None:
     )
     assert found.correlation == pytest.approx(0.8)
     assert found.slope == pytest.approx((3 + 10 + 12 + 36) / 30)
-    records = {each.metric: each for each in found.records("the operator", "a unit")}
+    records = {each.metric: each for each in found.records("a unit")}
     assert records.keys() == {"validity:random", "validity_slope:random", "validity_ceiling:random"}
-    assert {(each.strength, each.unit, each.threat, each.count) for each in records.values()} == {
-        (0.03, "a unit", "the operator", 4)
+    assert {(each.strength, each.unit, each.directions, each.count) for each in records.values()} == {
+        (0.03, "a unit", "random", 4)
     }
     flat = Agreement("random", 0.03, np.zeros(3), np.array([1.0, 2.0, 3.0]), np.zeros((3, 2)), 0.9)
     assert np.isnan(flat.correlation)

@@ -12,41 +12,42 @@ from torch import Tensor
 from snnrobust.acceleration.graph import has_hooks
 from snnrobust.common.batching import out_of_memory
 from snnrobust.common.random import Draws
+from snnrobust.common.session_cache import CacheKey
 from snnrobust.errors import InputError, SnnRobustError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.dynamics import Dynamics
-from snnrobust.kernels.jet import Slope, jet
+from snnrobust.kernels.twice_differentiable import SurrogateDerivative, twice_differentiable_node
 from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.operators.operator import Chunked
 
-#: Makes a context that sets what stands for a spike.
-Spikes = Callable[[], AbstractContextManager[object]]
+#: Makes a context for a forward pass, which sets how spikes and their gradients are computed.
+SpikeContext = Callable[[], AbstractContextManager[object]]
 #: Samples on which products are compared before nodes are replaced, and their largest relative difference.
-TRIAL, CLOSE = 8, 1e-3
+COMPARED_SAMPLES, TOLERANCE = 8, 1e-3
 
 
-def fused(
+def with_fused_nodes(
     landscape: Landscape,
-    build: Callable[[Landscape, Spikes], Chunked],
-    plain: Spikes,
-    slopes: Mapping[str, Slope],
+    build: Callable[[Landscape, SpikeContext], Chunked],
+    plain: SpikeContext,
+    slopes: Mapping[str, SurrogateDerivative],
     *,
     second: bool,
-    rest: Callable[[set[str]], AbstractContextManager[object]],
-) -> Spikes:
+    others: Callable[[set[str]], AbstractContextManager[object]],
+) -> SpikeContext:
     """A context with fused nodes in place of `plain`, if products agree with those of `plain` on a few samples.
 
-    Looked at once in a session of the model.
+    Compared once in a session of the model.
 
     Args:
         landscape: A loss over weights or inputs.
         build: The operator of a landscape and a context.
         plain: The context without fused nodes.
-        slopes: Surrogate derivatives by node, of the nodes whose own or other derivative is a known function.
+        slopes: Surrogate derivatives by node, of the nodes whose derivative is a known function.
         second: Whether these count as functions of the membrane potential in the second derivative.
-        rest: The context for nodes other than those of these names, which are fused.
+        others: The context for the nodes that are not among these names, which are fused.
     """
     model = landscape.model
     nodes = {name: slope for name, slope in slopes.items() if _dynamics(model, name) is not None}
@@ -54,36 +55,35 @@ def fused(
         return plain
 
     @contextmanager
-    def within() -> Iterator[None]:
-        with rest(set(nodes)), _placed(model, nodes, second):
+    def fused() -> Iterator[None]:
+        with others(set(nodes)), _nodes_replaced(model, nodes, second):
             yield
 
-    key = "jets", landscape.space, landscape.size, second, tuple((name, repr(slope)) for name, slope in nodes.items())
-    if key not in model.kept:
-        agrees = _agrees(landscape.take(TRIAL), build, plain, within)
-        if not model.in_session:
-            return within if agrees else plain
-        model.kept[key] = agrees
-    return within if model.kept[key] else plain
+    slopes_by_node = tuple((name, repr(slope)) for name, slope in nodes.items())
+    key = CacheKey[bool]("fused nodes agree", (landscape.space, landscape.size, second, slopes_by_node))
+    agree = model.cache.get(key, lambda: _products_agree(landscape.take(COMPARED_SAMPLES), build, plain, fused))
+    return fused if agree else plain
 
 
-def _agrees(few: Landscape, build: Callable[[Landscape, Spikes], Chunked], plain: Spikes, within: Spikes) -> bool:
+def _products_agree(
+    few: Landscape, build: Callable[[Landscape, SpikeContext], Chunked], plain: SpikeContext, fused: SpikeContext
+) -> bool:
     along = Draws(0, "jets").normal(torch.arange(few.blocks), (few.size,)).double().to(few.model.device)
     expected = build(few, plain).apply(along)
     try:
-        found = build(few, within).apply(along)
-    except (SnnRobustError, RuntimeError) as error:  # the forward pass may rely on what a node leaves behind
+        found = build(few, fused).apply(along)
+    except (SnnRobustError, RuntimeError) as error:  # the forward pass may read a node's state, which a fused one lacks
         if out_of_memory(error):
             raise
         return False
-    return bool((found - expected).norm() <= CLOSE * expected.norm())
+    return bool((found - expected).norm() <= TOLERANCE * expected.norm())
 
 
 def _dynamics(model: SpikingModel, name: str) -> Dynamics | None:
     """The equation of a node that can be fused."""
     adapter: Adapter | None = model.adapter
     node = model.net.get_submodule(name)
-    if adapter is None or not adapter.multi_step(node) or adapter.keeps_voltages(node) or has_hooks(node):
+    if adapter is None or not adapter.is_multi_step(node) or adapter.records_membrane(node) or has_hooks(node):
         return None
     try:
         found = adapter.dynamics(node)
@@ -93,18 +93,18 @@ def _dynamics(model: SpikingModel, name: str) -> Dynamics | None:
 
 
 @contextmanager
-def _placed(model: SpikingModel, nodes: Mapping[str, Slope], second: bool) -> Iterator[None]:
+def _nodes_replaced(model: SpikingModel, nodes: Mapping[str, SurrogateDerivative], second: bool) -> Iterator[None]:
     with ExitStack() as undo:
         for name, slope in nodes.items():
             node, dynamics = model.net.get_submodule(name), _dynamics(model, name)
             if dynamics is not None:
                 undo.callback(put_forward, node, vars(node).get("forward"))
-                put_forward(node, _Once(name, dynamics, slope, second))
+                put_forward(node, _SingleCallNode(name, dynamics, slope, second))
         yield
 
 
-class _Once:
-    """A node from its reset state on; it keeps none for a second call."""
+class _SingleCallNode:
+    """A node that starts from its reset state and keeps no state for a second call."""
 
     def __init__(self, name: str, *settings: Any) -> None:
         self._name = name
@@ -113,6 +113,6 @@ class _Once:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._called:
-            raise InputError(f"expected node '{self._name}' to be called once a pass, got more; leave it as it is")
+            raise InputError(f"expected node '{self._name}' to be called once a pass, got more; leave it unfused")
         self._called = True
-        return jet(self._dynamics, x, self._slope, self._second)
+        return twice_differentiable_node(self._dynamics, x, self._slope, self._second)

@@ -1,4 +1,4 @@
-"""What searches on a twin and what does not; and that a wrong twin only ever costs a search its strength."""
+"""What searches on an accelerated model and what does not; and that a wrong accelerated model only ever costs a search its strength."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.acceleration.node import FastNode
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
+from snnrobust.data.batch import Batch
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.objectives.logits import CrossEntropy, margin
 from snnrobust.objectives.sequences import GradedCurrent, GradedMargin, PerStep
 from snnrobust.plugin import NodeRun, Objective, registry
+from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
-from snnrobust.search.oracle import Oracle
+from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing import check_plugin
@@ -45,10 +47,10 @@ from snnrobust_attacks.optimisers.pgd import PGD
 
 def described(model: SpikingModel, x: Tensor, index: Tensor) -> str:
     """What a search with the net's own surrogates runs on, in words."""
-    oracle = Oracle(model, CrossEntropy(), Own(), 1, 0, None)
+    queries = ModelQueries(model, CrossEntropy(), Own())
     with model.session():
-        oracle.value(x, torch.zeros(len(x), dtype=torch.long), index)
-    return oracle.way
+        queries.value(Batch(x, torch.zeros(len(x), dtype=torch.long), index))
+    return str(queries.execution.path)
 
 
 pytestmark = pytest.mark.skipif(not backends("cpu")[0], reason="no fast kernels on this machine")
@@ -82,12 +84,15 @@ def both(net: nn.Module, **settings: Any) -> tuple[sr.SpikingModel, sr.SpikingMo
     return next(made), next(made)
 
 
-def asked(model: sr.SpikingModel, data: Any, objective: Objective, estimator: Any) -> tuple[Oracle, list[Tensor]]:
-    """An oracle, with its answers at two iterates: the second is where memory shows."""
-    oracle = Oracle(model, objective, estimator, 1, 0, None)
+def asked(model: sr.SpikingModel, data: Any, objective: Objective, estimator: Any) -> tuple[ModelQueries, list[Tensor]]:
+    """An queries, with its answers at two iterates: the second is where memory shows."""
+    queries = ModelQueries(model, objective, estimator)
     with model.session():
-        answers = [*oracle.gradient(data.x, data.y, data.index), *oracle.gradient(1 - data.x, data.y, data.index, 1)]
-    return oracle, answers
+        answers = [
+            *queries.gradient(Batch(data.x, data.y, data.index)),
+            *queries.gradient(Batch(1 - data.x, data.y, data.index), 1),
+        ]
+    return queries, answers
 
 
 @dataclass(frozen=True)
@@ -121,34 +126,36 @@ def test_what_is_more_than_a_derivative_runs_on_the_net(
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    oracle, ours = asked(model, data, objective, estimator)
-    assert not isinstance(oracle._model, AcceleratedModel)
+    queries, ours = asked(model, data, objective, estimator)
+    assert not isinstance(queries.execution.model, AcceleratedModel)
     for mine, real in zip(ours, asked(plain, data, objective, estimator)[1], strict=True):
         assert torch.equal(mine, real)
 
 
 @pytest.mark.parametrize(("objective", "estimator"), FAST, ids=repr)
-def test_derivatives_run_on_the_twin(
+def test_derivatives_run_on_the_accelerated_model(
     objective: Objective, estimator: Any, blobs: tuple[nn.Module, sr.data.Dataset]
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    oracle, ours = asked(model, data, objective, estimator)
-    assert isinstance(oracle._model, AcceleratedModel)
+    queries, ours = asked(model, data, objective, estimator)
+    assert isinstance(queries.execution.model, AcceleratedModel)
     reference, theirs = asked(plain, data, objective, estimator)
     for mine, real in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, real, rtol=1e-4, atol=1e-5 * float(real.abs().max()))
-    assert (oracle.forwards, oracle.backwards) == (reference.forwards, reference.backwards)
+    assert (queries.spent.forwards, queries.spent.backwards) == (reference.spent.forwards, reference.spent.backwards)
 
 
 @pytest.mark.parametrize("eot", [1, 3])
-def test_the_twin_of_a_poisson_coded_net_has_the_same_draws(eot: int, blobs: tuple[nn.Module, sr.data.Dataset]) -> None:
+def test_the_accelerated_model_of_a_poisson_coded_net_has_the_same_draws(
+    eot: int, blobs: tuple[nn.Module, sr.data.Dataset]
+) -> None:
     net, data = blobs
     answers = []
     for model in both(net, encoder="poisson"):
-        oracle = Oracle(model, CrossEntropy(), Own(), eot, 5, None)
-        answers.append(oracle.gradient(data.x, data.y, data.index, 2))
-        assert isinstance(oracle._model, AcceleratedModel) is model.accelerate
+        queries = ModelQueries(model, CrossEntropy(), Own(), eot=eot, first_draw=5)
+        answers.append(queries.gradient(Batch(data.x, data.y, data.index), 2))
+        assert isinstance(queries.execution.model, AcceleratedModel) is model.accelerate
     for mine, real in zip(*answers, strict=True):
         torch.testing.assert_close(mine, real, rtol=1e-4, atol=1e-6)
 
@@ -176,8 +183,8 @@ def test_evaluations_with_and_without_agree(
     net, data = blobs
     task = sr.load(name, epsilon=EPSILONS, label="it", **settings)
     reports = [sr.evaluate(model, data, [task], batch_size=32) for model in both(net)]
-    assert all(way.endswith(" kernels at 2 of 2 spiking nodes") for way in reports[0].ways("model")["it"])
-    assert reports[1].ways("model") == {"it": ["eager, wrapped with accelerate=False"]}
+    assert all(path.accelerated and path.nodes == 2 for path in reports[0].execution_paths()["it"])
+    assert reports[1].execution_paths() == {"it": [ExecutionPath(False, "wrapped with accelerate=False")]}
     (ours, margins), (theirs, expected) = (outcomes(report, "it") for report in reports)
     assert 0 < min(theirs) < max(theirs)  # or there were nothing to compare
     assert ours == theirs
@@ -211,27 +218,27 @@ def test_a_wrong_rewriting_is_caught(
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    AcceleratedModel(model, Own()).check(data.x, data.index)
+    AcceleratedModel(model, Own()).compare(data.x, data.index)
     Wrong(how).put(monkeypatch)
     with pytest.raises(NotAccelerated, match=what):
-        AcceleratedModel(model, Own()).check(data.x, data.index)
+        AcceleratedModel(model, Own()).compare(data.x, data.index)
     assert what in described(model, data.x, data.index)
-    oracle, ours = asked(model, data, CrossEntropy(), Own())
-    assert not isinstance(oracle._model, AcceleratedModel)
+    queries, ours = asked(model, data, CrossEntropy(), Own())
+    assert not isinstance(queries.execution.model, AcceleratedModel)
     for mine, real in zip(ours, asked(plain, data, CrossEntropy(), Own())[1], strict=True):
         assert torch.equal(mine, real)
 
 
 @pytest.mark.parametrize("how", ["late", "inverted"])
 @pytest.mark.parametrize("name", ["pgd", "square"])
-def test_a_wrong_twin_can_only_miss_examples(
+def test_a_wrong_accelerated_model_can_only_miss_examples(
     how: str, name: str, monkeypatch: pytest.MonkeyPatch, blobs: tuple[nn.Module, sr.data.Dataset]
 ) -> None:
     net, data = blobs
     model, plain = both(net)
     task = sr.load(name, epsilon=EPSILONS, steps=10, label="it")
     truth = sr.evaluate(plain, data, [task], batch_size=32)
-    monkeypatch.setattr(AcceleratedModel, "check", lambda *_: None)
+    monkeypatch.setattr(AcceleratedModel, "compare", lambda *_: None)
     Wrong(how).put(monkeypatch)
     report = sr.evaluate(model, data, [task], batch_size=32)
     ours, theirs = outcomes(report, "it")[0], outcomes(truth, "it")[0]
@@ -244,23 +251,23 @@ def test_a_wrong_twin_can_only_miss_examples(
 
 
 @pytest.mark.parametrize("how", ["late", "inverted"])
-def test_what_a_wrong_twin_finds_is_scored_on_the_users_net(
+def test_what_a_wrong_accelerated_model_finds_is_scored_on_the_users_net(
     how: str, monkeypatch: pytest.MonkeyPatch, blobs: tuple[nn.Module, sr.data.Dataset]
 ) -> None:
     net, data = blobs
     model, plain = both(net)
-    monkeypatch.setattr(AcceleratedModel, "check", lambda *_: None)
+    monkeypatch.setattr(AcceleratedModel, "compare", lambda *_: None)
     Wrong(how).put(monkeypatch)
     threat, found = ThreatModel("linf", 0.12, (0.0, 1.0), "real"), list[SearchResult]()
-    oracle, rng = Oracle(model, CrossEntropy(), Own(), 1, 0, None), Draws(0, "attack")
-    problem = AttackContext(Scorer(model, 0, 1), oracle, data, threat, rng, BatchSizer(16), True, "it")
+    queries, rng = ModelQueries(model, CrossEntropy(), Own()), Draws(0, "attack")
+    context = AttackContext(Scorer(model, 0, 1), queries, data, threat, rng, BatchSizer(16), True, "it")
     with model.session():
-        search(problem, PGD(steps=10), torch.arange(len(data)), found.append)
-    assert isinstance(oracle._model, AcceleratedModel)
+        search(context, PGD(steps=10), torch.arange(len(data)), found.append)
+    assert isinstance(queries.execution.model, AcceleratedModel)
     for each in found:
         logits = plain.logits(each.x)
         y = data.y[each.rows]
-        assert torch.equal(each.correct, plain.predict(logits) == y)
+        assert torch.equal(each.not_broken, plain.predict(logits) == y)
         torch.testing.assert_close(each.margin, margin(logits, y).detach())
     assert sum(int(each.disagreements.sum()) for each in found) > 0
 
@@ -292,7 +299,7 @@ def test_conformance_catches_a_derivative_that_is_another(
     how: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = registry.PluginInfo("claims", "estimators", "test", "test")
-    monkeypatch.setattr(registry, "find", lambda name: info)
+    monkeypatch.setattr(registry, "plugin_info", lambda name: info)
     monkeypatch.setattr(registry, "create", lambda name, **_: Claims(how=how))
     with pytest.raises(sr.PluginError, match=message):
         check_plugin("claims")
@@ -308,4 +315,4 @@ def test_reasons_for_none_are_told(monkeypatch: pytest.MonkeyPatch, blobs: tuple
     assert "accelerate=False" in described(plain, data.x, data.index)
     monkeypatch.setattr("snnrobust.acceleration.model.backends", lambda device: ((), "no compiler, say"))
     report = sr.evaluate(model, data, [sr.load("pgd", epsilon=0.1, steps=1)])
-    assert report.ways("model") == {"pgd": ["eager, no compiler, say"]}
+    assert report.execution_paths() == {"pgd": [ExecutionPath(False, "no compiler, say")]}

@@ -18,7 +18,7 @@ from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust_landscapes.loss.landscape import Loss
 from snnrobust_landscapes.measurements.ball import Ball
-from snnrobust_landscapes.measurements.climb import Climb
+from snnrobust_landscapes.measurements.loss_ascent import LossAscent
 
 RNG = Draws(0, "climb")
 
@@ -57,8 +57,8 @@ def quadratic(seed: int, sign: float = 1.0) -> Quadratic:
     return Quadratic(root + root.T, torch.randn(5, dtype=torch.float64, generator=generator), sign)
 
 
-def climb(landscape: Any, steps: int = 20, kept: MeasurementCheckpoint | None = None) -> Climb:
-    return Climb(landscape, steps, MeasurementCheckpoint() if kept is None else kept)
+def loss_ascent(landscape: Any, steps: int = 20, checkpoint: MeasurementCheckpoint | None = None) -> LossAscent:
+    return LossAscent(landscape, steps, MeasurementCheckpoint() if checkpoint is None else checkpoint)
 
 
 def highest(landscape: Quadratic, radius: float) -> float:
@@ -118,31 +118,33 @@ def test_one_step_and_ascent_on_a_quadratic(seed: int, radius: float) -> None:
     ball = Ball("L2", landscape.scale())
     g, unit = landscape.slope, landscape.slope / landscape.slope.norm()
     step = float(radius * g.norm() + radius**2 / 2 * unit @ landscape.matrix @ unit)
-    one, many = climb(landscape).step(ball, radius), climb(landscape).ascent(ball, radius)
+    one, many = loss_ascent(landscape).step(ball, radius), loss_ascent(landscape).ascent(ball, radius)
     assert one.tolist() == pytest.approx([step] * 3)
     top = highest(landscape, radius)
     assert step <= float(many.mean()) <= top * (1 + 1e-9)
     assert float(many.mean()) >= 0.9 * top
-    assert float(climb(landscape, steps=200).ascent(ball, radius).mean()) == pytest.approx(top, rel=0.01)
+    assert float(loss_ascent(landscape, steps=200).ascent(ball, radius).mean()) == pytest.approx(top, rel=0.01)
 
 
 def test_an_ascent_gets_higher_than_one_step_where_the_loss_curves() -> None:
     landscape = quadratic(0)
     ball = Ball("L2", landscape.scale())
-    assert float(climb(landscape).ascent(ball, 3.0).mean()) > 1.2 * float(climb(landscape).step(ball, 3.0).mean())
-    assert torch.equal(climb(landscape, steps=1).ascent(ball, 3.0), climb(landscape).step(ball, 3.0))
+    assert float(loss_ascent(landscape).ascent(ball, 3.0).mean()) > 1.2 * float(
+        loss_ascent(landscape).step(ball, 3.0).mean()
+    )
+    assert torch.equal(loss_ascent(landscape, steps=1).ascent(ball, 3.0), loss_ascent(landscape).step(ball, 3.0))
 
 
 def test_a_gradient_that_points_down_is_not_hidden() -> None:
     landscape = quadratic(1, sign=-1.0)
     ball = Ball("L2", landscape.scale())
-    assert float(climb(landscape).ascent(ball, 0.01).mean()) < 0
-    assert float(climb(landscape).random([0.01], 20, RNG).max()) > 0
+    assert float(loss_ascent(landscape).ascent(ball, 0.01).mean()) < 0
+    assert float(loss_ascent(landscape).random([0.01], 20, RNG).max()) > 0
 
 
 def test_random_rises_are_those_of_the_directions() -> None:
     landscape = quadratic(2)
-    one = climb(landscape)
+    one = loss_ascent(landscape)
     found = one.random([0.1, 1.0], 4, RNG)
     assert found.shape == (4, 2, 1)
     for draw in range(4):
@@ -160,15 +162,15 @@ def test_random_rises_are_those_of_the_directions() -> None:
 def test_gradients_that_lead_nowhere(matrix: float, slope: float, found: str) -> None:
     landscape = Quadratic(torch.full((2, 2), matrix, dtype=torch.float64), torch.full((2,), slope, dtype=torch.float64))
     with pytest.raises(InputError, match=found):
-        climb(landscape).step(Ball("L2", landscape.scale()), 1.0)
+        loss_ascent(landscape).step(Ball("L2", landscape.scale()), 1.0)
 
 
 def test_what_is_kept_is_not_worked_out_again() -> None:
-    landscape, kept = quadratic(3), MeasurementCheckpoint()
+    landscape, checkpoint = quadratic(3), MeasurementCheckpoint()
     ball = Ball("L2", landscape.scale())
-    first = climb(landscape, kept=kept)
+    first = loss_ascent(landscape, checkpoint=checkpoint)
     wanted = first.ascent(ball, 1.0), first.random([1.0], 6, RNG)
-    again = climb(landscape, kept=kept)
+    again = loss_ascent(landscape, checkpoint=checkpoint)
     calls = landscape.calls
     assert torch.equal(again.ascent(ball, 1.0), wanted[0])
     assert torch.equal(again.random([1.0], 6, RNG), wanted[1])
@@ -178,10 +180,12 @@ def test_what_is_kept_is_not_worked_out_again() -> None:
 
 
 def test_what_another_chunk_size_got_is_not_used() -> None:
-    landscape, kept = quadratic(4), MeasurementCheckpoint()
+    landscape, checkpoint = quadratic(4), MeasurementCheckpoint()
     ball = Ball("L2", landscape.scale())
-    climb(landscape, kept=kept).step(ball, 1.0)
-    kept.put("chunks of 3, L2, step 1.0", np.full(3, 17.0))
-    assert float(climb(landscape, kept=kept).step(ball, 1.0).mean()) == 17.0  # control: kept numbers are used
+    loss_ascent(landscape, checkpoint=checkpoint).step(ball, 1.0)
+    checkpoint.put("chunks of 3, L2, step 1.0", np.full(3, 17.0))
+    assert (
+        float(loss_ascent(landscape, checkpoint=checkpoint).step(ball, 1.0).mean()) == 17.0
+    )  # control: kept numbers are used
     landscape.chunks = [SimpleNamespace(y=torch.zeros(2))]
-    assert float(climb(landscape, kept=kept).step(ball, 1.0).mean()) != 17.0
+    assert float(loss_ascent(landscape, checkpoint=checkpoint).step(ball, 1.0).mean()) != 17.0

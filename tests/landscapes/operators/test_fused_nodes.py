@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
-from snnrobust.kernels import jet
+from snnrobust.kernels import twice_differentiable
 from snnrobust.neurons import PRESETS
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.operators import jets
+from snnrobust_landscapes.operators import fused_nodes
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 
 RNG = Draws(0, "jets")
-KINDS: list[Kind] = [Formal(), GaussNewton("own"), GaussNewton(), Fisher()]
+KINDS: list[OperatorSpec] = [Formal(), GaussNewton("own"), GaussNewton(), Fisher()]
 
 
 def samples(count: int = 20) -> Dataset:
@@ -47,7 +47,7 @@ def lif() -> nn.Module:
     return neuron.LIFNode(v_threshold=0.5, surrogate_function=surrogate.ATan(), step_mode="m")
 
 
-def products(model: SpikingModel, kind: Kind, space: str = "weights") -> Tensor:
+def products(model: SpikingModel, kind: OperatorSpec, space: str = "weights") -> Tensor:
     with model.session():
         landscape: Landscape = (Weights if space == "weights" else Inputs)(model, samples(), chunk=7)
         rows = 2 if space == "weights" else landscape.blocks
@@ -59,14 +59,14 @@ def products(model: SpikingModel, kind: Kind, space: str = "weights") -> Tensor:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts fused nodes that ran."""
     seen: list[int] = []
-    real = jet.jet
-    monkeypatch.setattr(jets, "jet", lambda *args: seen.append(1) or real(*args))
+    real = twice_differentiable.twice_differentiable_node
+    monkeypatch.setattr(fused_nodes, "twice_differentiable_node", lambda *args: seen.append(1) or real(*args))
     return seen
 
 
 @pytest.mark.parametrize("space", ["weights", "inputs"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_products_are_those_of_the_net_itself(kind: Kind, space: str, calls: list[int]) -> None:
+def test_products_are_those_of_the_net_itself(kind: OperatorSpec, space: str, calls: list[int]) -> None:
     fast = products(conv(lif), kind, space)
     ran = len(calls)
     plain = products(conv(lif, accelerate=False), kind, space)
@@ -78,7 +78,7 @@ def test_products_are_those_of_the_net_itself(kind: Kind, space: str, calls: lis
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset(name: str) -> None:
-    """Learnable leaks and lateral inputs are left to the net, beside nodes that are not."""
+    """Nodes with learnable leaks or lateral inputs are not fused; other nodes of the net are."""
 
     def node() -> nn.Module:
         return PRESETS[name].build(features=4) if "recurrent" in name else PRESETS[name].build()
@@ -96,7 +96,7 @@ def test_every_preset(name: str) -> None:
 
 
 class Twice(nn.Module):
-    """Runs one node twice a pass, the second time from the state that the first left."""
+    """Calls one node twice a pass, the second time from the state after the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Twice(nn.Module):
 
 
 class Reader(Twice):
-    """Reads the membrane potential that the node is left with."""
+    """Reads the node's membrane potential after the pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.node(self.linear(x.flatten(2)))

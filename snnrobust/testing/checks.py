@@ -1,4 +1,4 @@
-"""What the checks of all kinds need: the model and data that a plugin accepts, and what it must leave alone."""
+"""Helpers of all checks: the model and data that a plugin accepts, and the state that it must not change."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 
 
-def require(name: str, holds: bool, expected: str, got: str) -> None:
-    """Raises a `PluginError` that says what was expected and what came, unless it holds."""
+def check_promise(name: str, holds: bool, expected: str, got: str) -> None:
+    """Raises a `PluginError` with `expected` and `got` unless `holds`."""
     if not holds:
         raise PluginError(f"expected {expected} from '{name}', got {got}; see snnrobust.plugin")
 
@@ -33,7 +33,7 @@ def task_of(name: str, plugin: Any) -> Task:
     return Task(name, name, "attack", "", plugin, (0.0,), Attack("linf", CrossEntropy(), Own(), restarts=1, eot=1))
 
 
-def _fits(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool:
+def _accepts(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool:
     check = getattr(plugin, "check", None)
     try:
         if check is not None:
@@ -43,17 +43,17 @@ def _fits(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool:
     return True
 
 
-def setting(name: str, plugin: Any) -> tuple[SpikingModel, Dataset]:
-    """The tiny model and data that the plugin accepts: static if it can, else temporal."""
+def accepted_model_and_data(name: str, plugin: Any) -> tuple[SpikingModel, Dataset]:
+    """The tiny model and data that the plugin accepts: static if possible, else temporal."""
     for temporal in (False, True):
         model, data = tiny_model(temporal), tiny_data(temporal)
-        if _fits(name, plugin, model, data):
+        if _accepts(name, plugin, model, data):
             return model, data
     raise PluginError(f"expected '{name}' to accept static or binary temporal data, got neither; see its check method")
 
 
-def state_of(model: SpikingModel) -> list[Any]:
-    """Everything of a net that an attack must leave alone."""
+def model_state(model: SpikingModel) -> list[Any]:
+    """All state of a net, and torch's generator, that an attack must not change."""
     net = model.net
     tensors = [value.clone() for value in net.state_dict().values()]
     flags = [(module.training, len(module._forward_hooks), type(module).__name__) for module in net.modules()]
@@ -61,6 +61,6 @@ def state_of(model: SpikingModel) -> list[Any]:
     return [*tensors, flags, gradients, torch.random.get_rng_state()]
 
 
-def equal(a: list[Any], b: list[Any]) -> bool:
+def same_state(a: list[Any], b: list[Any]) -> bool:
     """Whether two states of a model are the same."""
     return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(a, b, strict=True))

@@ -1,10 +1,10 @@
-"""What the curvature measurements share: settings, checks before anything long, and the evidence beside each number."""
+"""Base class of the curvature measurements: settings, checks before anything long, and the evidence for each number."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -24,45 +24,48 @@ from snnrobust_landscapes.loss.inputs import Inputs
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.loss.weights import Weights
 from snnrobust_landscapes.measurements.settings import require_counts, require_not_negative, require_positive
-from snnrobust_landscapes.operators.names import kind
+from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.validity.evidence import Evidence
-from snnrobust_landscapes.validity.trial import TRIAL, require_finite, tried
+from snnrobust_landscapes.validity.operator_description import OperatorDescription
+from snnrobust_landscapes.validity.preliminary_checks import TRIAL_SAMPLES, require_finite_loss, trial_operator
 
 Space = Literal["weights", "inputs"]
 
 
 @dataclass(frozen=True)
-class Solved:
-    """What a solver found of one operator.
+class SolverOutput:
+    """The numbers of one operator.
 
     Attributes:
-        numbers: Records; the operator's name is filled in afterwards.
-        artifacts: What is to be drawn.
-        note: What is to be said of the operator beside its name, e.g. "exact spectrum".
+        numbers: Records; the operator's description is filled in afterwards.
+        artifacts: Pictures.
+        note: Text to add to the operator's name, e.g. "exact spectrum".
+        draw_noise: Whether eigenvalues are noise of the draws that the operator was estimated from.
     """
 
     numbers: Sequence[Record]
     artifacts: Sequence[Artifact] = ()
     note: str = ""
+    draw_noise: bool = False
 
 
 @dataclass(frozen=True)
-class Curvature(ABC):
+class CurvatureMeasurement(ABC):
     """Settings of a curvature measurement, on the mean cross entropy of training data with batch norm in eval mode.
 
     Attributes:
         operator: The second-order object: "gauss-newton", "relaxed", "formal", "field", "fisher", "smoothed", with
             settings {"name": "smoothed", "sigma": 0.03}, or a `snnrobust_landscapes.operators.operator.Kind`.
         space: Curvature over the "weights", or over each sample's own "inputs".
-        samples: Training samples, the first so many (all where there are fewer).
-        logit_scale: What training multiplied the logits by before the cross entropy; rates end at 1, where a plain
-            softmax is still undecided.
+        samples: Number of training samples, the first ones (all if there are fewer).
+        logit_scale: Factor of the logits before the cross entropy, as in training: rates are at most 1, where a plain
+            softmax is far from certain.
         chunk: Samples that go through the net together, at most the evaluation's batch size.
-        memory: GiB that graphs may take to be kept between products.
+        memory: GiB for graphs that are stored between products.
         per_layer: Whether to measure the diagonal block of each module with parameters too, after the whole net.
-        directions: Random directions in which predicted changes of the loss are held against measured ones.
-        draws: Points around each of the compared offsets that share their noise.
+        directions: Random directions in which predicted and measured curvature are compared.
+        draws: Points around which curvature is measured, the same for all directions.
 
     Raises:
         InputError: For an unknown operator, or a setting out of range.
@@ -81,7 +84,7 @@ class Curvature(ABC):
     draws: int = 4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operator", kind(self.operator))
+        object.__setattr__(self, "operator", operator_spec(self.operator))
         require_counts(self, samples=2, chunk=1, directions=8, draws=2)
         require_positive(self, "logit_scale")
         require_not_negative(self, "memory")
@@ -94,12 +97,12 @@ class Curvature(ABC):
             )
 
     @abstractmethod
-    def solve(self, operator: Operator, rng: Draws) -> Solved:
-        """The numbers of an operator; `rng` is what it was made with."""
+    def solve(self, operator: Operator, rng: Draws) -> SolverOutput:
+        """The numbers of an operator, which was built with `rng`."""
 
     @abstractmethod
     def require(self, operator: Operator) -> None:
-        """Raises an `InputError` if the numbers can't be had of this operator; takes no products."""
+        """Raises an `InputError` if the numbers can't be computed for this operator; takes no products."""
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises unless there are training data with a finite loss, and a product with the operator works on a few.
@@ -107,15 +110,15 @@ class Curvature(ABC):
         Raises:
             InputError: For too few samples, a loss that is not finite, a net without parameters, or an operator or
                 setting that does not fit it.
-            PluginError: If the surrogate can't be differentiated as the operator asks.
+            PluginError: If the surrogate can't be differentiated as the operator requires.
         """
         with model.session():
             self._checked(model, self._training(data), min(self.chunk, data.batch_size))
 
     def measure(
-        self, model: SpikingModel, data: EvaluationData, rng: Draws, kept: MeasurementCheckpoint
+        self, model: SpikingModel, data: EvaluationData, rng: Draws, checkpoint: MeasurementCheckpoint
     ) -> Iterable[Record | Artifact]:
-        """Numbers, evidence beside them, and artifacts: of the whole net, then of its layers. It is left as it was.
+        """Numbers, evidence and artifacts of the whole net, then of its layers. The net is left as it was.
 
         Raises:
             InputError: As from `check`.
@@ -124,34 +127,32 @@ class Curvature(ABC):
         train, chunk = self._training(data), min(self.chunk, data.batch_size)
         with model.session():
             whole = self._checked(model, train, chunk)
-            found = list(self._part(whole, None, rng, kept))
+            found = list(self._part(whole, None, rng, checkpoint))
             for layer in _layers(model, train) if self.per_layer else ():
-                found += self._part(self._landscape(model, train, chunk, layer), layer, rng, kept)
+                found += self._part(self._landscape(model, train, chunk, layer), layer, rng, checkpoint)
             return found
 
     def _checked(self, model: SpikingModel, train: Dataset, chunk: int) -> Landscape:
-        """The landscape of the whole net, after a look at its loss and a product on a few samples."""
+        """The landscape of the whole net, after checking its loss and a product on a few samples."""
         whole = self._landscape(model, train, chunk)
-        require_finite(whole)
-        self.require(tried(self.operator, whole))
+        require_finite_loss(whole)
+        self.require(trial_operator(self.operator, whole))
         return whole
 
     def _part(
-        self, landscape: Landscape, layer: str | None, rng: Draws, kept: MeasurementCheckpoint
+        self, landscape: Landscape, layer: str | None, rng: Draws, checkpoint: MeasurementCheckpoint
     ) -> Iterator[Record | Artifact]:
-        """What is measured of the whole net, or of one layer's block."""
-        # Keyed by the seed alone: all measurements of an evaluation see one operator, and the same random directions.
+        """Numbers, evidence and artifacts of the whole net, or of one layer's block."""
+        # Keyed by the seed alone: all measurements of an evaluation use one operator, and the same random directions.
         shared = Draws(rng.seed, "curvature").sub(self.space, "whole" if layer is None else f"layer {layer}")
         own = shared.sub("operator")
         operator = self.operator.on(landscape, self.memory, own)
         solved = self.solve(operator, own)
-        where = "inputs" if self.space == "inputs" else "" if layer is None else f"layer {layer or 'of the net itself'}"
-        words = (operator.name, solved.note, "" if operator.symmetric else "not symmetric", where)
-        name = ", ".join(each for each in words if each)
-        evidence = Evidence(operator, self.operator, name, shared, self.directions, self.draws, kept)
-        yield from (replace(each, threat=name) for each in solved.numbers)
+        description = OperatorDescription.of(operator, layer, solved.note, solved.draw_noise)
+        evidence = Evidence(operator, self.operator, description, shared, self.directions, self.draws, checkpoint)
+        yield from map(description.describe, solved.numbers)
         yield from solved.artifacts
-        yield from evidence.beside()
+        yield from evidence.measure()
         if layer is None:
             yield from evidence.plateau()
 
@@ -171,21 +172,21 @@ class Curvature(ABC):
 def mean_interval(values: np.ndarray, rng: Draws) -> tuple[float, float, float]:
     """The mean of values [n] of independent samples, and its 95 % interval by a bootstrap over samples.
 
-    Curvature over samples is skewed: most have next to none and a few nearly all. Student's t would have intervals of
-    positive semidefinite matrices reach far below 0; a percentile interval stays within the values.
+    Curvature over samples is skewed: it is near zero for most, and large for a few. Student's t would give intervals
+    far below 0 for positive semidefinite matrices; a percentile interval stays within the values.
 
     Args:
         values: One for each sample.
-        rng: Draws of the samples that are drawn again.
+        rng: Draws for the resampling.
     """
     mean = float(values.mean())
-    # Equal values have no spread; those of 0 or 1 are no shares either.
+    # `bootstrap_mean` takes equal values of 0 or 1 for shares, which have an interval; here they have none.
     return mean, *((mean, mean) if np.ptp(values) == 0 else bootstrap_mean(values, rng.number("interval")))
 
 
 def _layers(model: SpikingModel, train: Dataset) -> list[str]:
     """The modules whose own parameters the loss depends on, in the net's order."""
-    landscape = Weights(model, train.take(TRIAL), chunk=TRIAL)
+    landscape = Weights(model, train.take(TRIAL_SAMPLES), chunk=TRIAL_SAMPLES)
     (chunk,) = landscape.chunks
     with torch.enable_grad():
         leaves = landscape.leaves(chunk)

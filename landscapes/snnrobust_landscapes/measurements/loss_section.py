@@ -1,4 +1,4 @@
-"""What slices through a loss landscape share: settings, checks before anything long, and the records of their rise."""
+"""Base class of planes and lines: settings, checks before anything long, and the records of the rise of the loss."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.measurements import slices
-from snnrobust_landscapes.measurements.curvature import Space
+from snnrobust_landscapes.measurements import section_points
+from snnrobust_landscapes.measurements.curvature_measurement import Space
 from snnrobust_landscapes.measurements.settings import require_counts, require_positive
-from snnrobust_landscapes.operators.operator import Kind
+from snnrobust_landscapes.operators.operator import OperatorSpec
 
 
 @dataclass(frozen=True)
-class Slice(ABC):
-    """A slice through the mean cross entropy of training data, batch norm in eval mode.
+class LossSection(ABC):
+    """The mean cross entropy of training data on a plane or line, batch norm in eval mode.
 
     Attributes:
-        points: Points along each direction; odd, so that theta itself is one.
+        points: Points along each direction; odd, so that theta itself is one of them.
         radius: Largest multiple of a direction.
-        samples: Training samples, the first so many (all where there are fewer).
-        logit_scale: What training multiplied the logits by before the cross entropy; rates end at 1, where a plain
-            softmax is still undecided.
+        samples: Number of training samples, the first ones (all if there are fewer).
+        logit_scale: Factor of the logits before the cross entropy, as in training: rates are at most 1, where a plain
+            softmax is far from certain.
         space: "weights" or "inputs".
-        operator: For eigenvectors: of what.
-        chunk: Samples that go through the net together, where memory has room for so many.
+        operator: The operator whose eigenvectors are used.
+        chunk: Samples that go through the net together, fewer where memory runs out.
 
     Raises:
         InputError: For an even or small number of points, another setting out of range, or an unknown name.
@@ -45,14 +45,14 @@ class Slice(ABC):
     samples: int = 500
     logit_scale: float = 1.0
     space: Space = "weights"
-    operator: str | Mapping[str, Any] | Kind = "gauss-newton"
+    operator: str | Mapping[str, Any] | OperatorSpec = "gauss-newton"
     chunk: int = 64
 
     def __post_init__(self) -> None:
         require_counts(self, points=3, samples=1, chunk=1)
-        slices.check_odd(self.points)
+        section_points.check_odd(self.points)
         require_positive(self, "radius", "logit_scale")
-        slices.check_names(self.names, self.space, self.operator)
+        section_points.check_direction_names(self.names, self.space, self.operator)
 
     @property
     @abstractmethod
@@ -60,19 +60,19 @@ class Slice(ABC):
         """The directions by name."""
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises unless there are training data with a finite loss, weights to move, and the directions asked for.
+        """Raises unless there are training data with a finite loss, weights to move, and the named directions.
 
         Raises:
-            InputError: For what is missing, a loss that is not finite, or an operator that does not fit the net.
-            PluginError: If the surrogate can't be differentiated as the operator asks.
+            InputError: If something is missing, the loss is not finite, or the operator does not fit the net.
+            PluginError: If the surrogate can't be differentiated as the operator requires.
         """
-        slices.check_fits(model, data, self.space)
+        section_points.check_fits(model, data, self.space)
         with model.session():
-            slices.check_landscape(self.landscape(model, data), self.names, self.operator)
+            section_points.check_landscape(self.landscape(model, data), self.names, self.operator)
 
     def landscape(self, model: SpikingModel, data: EvaluationData) -> Landscape:
-        """The loss that is sliced."""
-        return slices.slice_landscape(
+        """The loss of the training samples."""
+        return section_points.training_landscape(
             model, data, space=self.space, samples=self.samples, chunk=self.chunk, logit_scale=self.logit_scale
         )
 
@@ -83,9 +83,9 @@ class Slice(ABC):
         return grid
 
     def records(self, middle: float, around: np.ndarray, at: float, count: int, threat: str) -> Iterable[Record]:
-        """The loss at theta, and its largest and its mean rise to the losses `around`, `at` so far away."""
+        """The loss at theta, and its largest and mean rise to the losses `around`, at the distance `at`."""
         rise = around - middle
-        yield Record("loss", middle, count=count, threat=threat)
+        yield Record("loss", middle, count=count, threat=threat, space=self.space)
         for metric, value in (("loss_rise", rise.max()), ("loss_rise_mean", rise.mean())):
-            unit = slices.UNITS[self.space]
-            yield Record(metric, float(value), count=count, strength=at, unit=unit, threat=threat)
+            unit = section_points.UNITS[self.space]
+            yield Record(metric, float(value), count=count, strength=at, unit=unit, threat=threat, space=self.space)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics, multi_step
-from snnrobust.kernels.jet import jet
 from snnrobust.kernels.spike import spike
+from snnrobust.kernels.twice_differentiable import twice_differentiable_node
 
 RESETS: list[dict[str, Any]] = [
     {"reset": "hard"},
@@ -53,7 +53,7 @@ def derivatives(run: Any, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("reset", RESETS)
 def test_equals_autograd_through_the_steps(charge: dict[str, Any], reset: dict[str, Any], slope: Derivative) -> None:
     dynamics, x = Dynamics(threshold=1.0, **charge, **reset), current()
-    ours = derivatives(lambda at: jet(dynamics, at, slope), x)
+    ours = derivatives(lambda at: twice_differentiable_node(dynamics, at, slope), x)
     theirs = derivatives(lambda at: multi_step(dynamics, at, lambda u: spike(u, slope)), x)
     assert 0 < float(theirs[0].mean()) < 1  # some fire and some don't
     assert torch.equal(ours[0], theirs[0])
@@ -65,14 +65,14 @@ def test_equals_autograd_through_the_steps(charge: dict[str, Any], reset: dict[s
 @pytest.mark.parametrize("reset", RESETS)
 def test_a_constant_slope_has_no_second_derivative(reset: dict[str, Any]) -> None:
     dynamics, x, slope = Dynamics("divide", 2.0, 1.0, **reset), current(), Derivative.atan(2.0)
-    *first, in_x = derivatives(lambda at: jet(dynamics, at, slope, second=False), x)
-    *expected, _ = derivatives(lambda at: jet(dynamics, at, slope), x)
+    *first, in_x = derivatives(lambda at: twice_differentiable_node(dynamics, at, slope, second=False), x)
+    *expected, _ = derivatives(lambda at: twice_differentiable_node(dynamics, at, slope), x)
     assert not in_x.any()
     assert all(torch.equal(mine, real) for mine, real in zip(first, expected, strict=True))
 
 
 def test_a_single_step() -> None:
     dynamics, slope = Dynamics("divide", 2.0, 1.0, "hard"), Derivative.atan(2.0)
-    ours = derivatives(lambda at: jet(dynamics, at, slope), current(1))
+    ours = derivatives(lambda at: twice_differentiable_node(dynamics, at, slope), current(1))
     theirs = derivatives(lambda at: multi_step(dynamics, at, lambda u: spike(u, slope)), current(1))
     assert all(torch.allclose(mine, real) for mine, real in zip(ours, theirs, strict=True))

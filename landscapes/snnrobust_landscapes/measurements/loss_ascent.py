@@ -1,4 +1,4 @@
-"""How much the true loss rises nearby: along the surrogate gradient, and along directions that know nothing of it."""
+"""How much the true loss rises nearby: along surrogate gradients, and in random directions."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
 
-#: Share of the radius that a step goes after the first, which goes all the way.
-STRIDE = 0.25
+#: Length of the steps after the first, which has the radius, as a share of it.
+STEP_SHARE = 0.25
 
 
-class Climb:
-    """Rises of the true loss, sample by sample, [N] each. Surrogate gradients choose where to go and nothing else.
+class LossAscent:
+    """Rises of the true loss, sample by sample, [N] each. Surrogate gradients only choose the direction.
 
     Args:
-        landscape: A loss over weights, or one for each sample over its input: there each sample goes its own way.
+        landscape: A loss over weights, or one for each sample over its input, each with its own ascent.
         steps: Gradients of an ascent.
-        kept: What an earlier attempt got to, and what this one gets to.
+        checkpoint: Where rises are stored.
 
     Raises:
         InputError: If a loss or gradient is not finite, or the gradient at the origin is zero.
     """
 
-    def __init__(self, landscape: Landscape, steps: int, kept: MeasurementCheckpoint) -> None:
+    def __init__(self, landscape: Landscape, steps: int, checkpoint: MeasurementCheckpoint) -> None:
         self.landscape = landscape
         self._steps = steps
-        self._kept = kept
-        self._prefix = f"chunks of {len(landscape.chunks[0].y)}"  # on which the rounding of a loss depends
-        self._here = landscape.loss(torch.zeros_like(landscape.scale())).losses  # [N]
+        self._checkpoint = checkpoint
+        self._prefix = f"chunks of {len(landscape.chunks[0].y)}"  # the rounding of a loss depends on it
+        self._loss_at_origin = landscape.loss(torch.zeros_like(landscape.scale())).losses  # [N]
 
     def rise(self, offset: Tensor) -> Tensor:
         """L(origin + offset) - L(origin) of each sample, [N]."""
-        return self.landscape.loss(offset).losses - self._here
+        return self.landscape.loss(offset).losses - self._loss_at_origin
 
     def step(self, ball: Ball, radius: float) -> Tensor:
         """The rise after one step to the edge of the ball, [N]: sharpness-aware minimisation's."""
-        return self._once(f"step {radius}", ball, lambda: self.rise(radius * ball.steepest(self._gradient)))
+        return self._stored(f"step {radius}", ball, lambda: self.rise(radius * ball.steepest(self._gradient)))
 
     def ascent(self, ball: Ball, radius: float) -> Tensor:
-        """The largest rise on the way of a projected ascent, [N], never less than after its first step.
+        """The largest rise at the steps of a projected ascent, [N], never less than after its first step.
 
         d_1 is the steepest point of the ball's edge and d_(k+1) = P(d_k + r / 4 s_k), with s_k the steepest step of
         length 1 at d_k, and P the projection onto the ball.
         """
-        return self._once(f"ascent {radius}", ball, lambda: self._ascent(ball, radius))
+        return self._stored(f"ascent {radius}", ball, lambda: self._ascent(ball, radius))
 
     def random(self, radii: Sequence[float], count: int, rng: Draws) -> Tensor:
         """Rises at `radii` along random directions of relative norm 1, [count, R, blocks]."""
         name = f"{self._prefix}, random"
         values = np.full((count, len(radii), self.landscape.blocks), np.nan)
-        found = self._kept.get(name)
+        found = self._checkpoint.get(name)
         done = 0 if found is None else len(found)
         if found is not None:
             values[:done] = found
         for draw in range(done, count):
             along = self.random_direction(draw, rng)
             values[draw] = torch.stack([self.by_block(self.rise(radius * along)) for radius in radii])
-            self._kept.put(name, values[: draw + 1])
+            self._checkpoint.put(name, values[: draw + 1])
         return torch.from_numpy(values)
 
     def random_direction(self, draw: int, rng: Draws) -> Tensor:
@@ -73,11 +73,11 @@ class Climb:
         return self.landscape.direction(rng.sub("random", draw))
 
     def by_block(self, rises: Tensor) -> Tensor:
-        """What is climbed, [blocks]: the mean over samples in weights, each sample's own in inputs."""
+        """The rise of each block, [blocks]: the mean over samples in weights, each sample's own in inputs."""
         return rises.mean().reshape(1) if self.landscape.space == "weights" else rises
 
-    def worse(self, first: Tensor, second: Tensor) -> Tensor:
-        """The larger of two rises [N]: of one of them throughout in weights, sample by sample in inputs."""
+    def larger_rise(self, first: Tensor, second: Tensor) -> Tensor:
+        """The larger of two rises [N]: by their means in weights, sample by sample in inputs."""
         return torch.where(self.by_block(second) > self.by_block(first), second, first)
 
     @cached_property
@@ -89,15 +89,15 @@ class Climb:
         best = self.step(ball, radius)
         for _ in range(self._steps - 1):
             ahead = ball.steepest(surrogate_gradient(self.landscape, offset))
-            offset = ball.project(offset + STRIDE * radius * ahead, radius)
-            best = self.worse(best, self.rise(offset))
+            offset = ball.project(offset + STEP_SHARE * radius * ahead, radius)
+            best = self.larger_rise(best, self.rise(offset))
         return best
 
-    def _once(self, name: str, ball: Ball, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` returns, or returned before."""
+    def _stored(self, name: str, ball: Ball, make: Callable[[], Tensor]) -> Tensor:
+        """The result of `make`, stored in the checkpoint."""
         name = f"{self._prefix}, {ball.name}, {name}"
-        found = self._kept.get(name)
+        found = self._checkpoint.get(name)
         if found is None:
             found = make().numpy()
-            self._kept.put(name, found)
+            self._checkpoint.put(name, found)
         return torch.from_numpy(found)

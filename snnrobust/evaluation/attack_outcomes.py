@@ -1,0 +1,248 @@
+"""Per-sample outcomes of one attack at one strength, and the rule by which one search replaces another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrobust.common.files import Arrays
+from snnrobust.search.attack_context import SearchResult
+from snnrobust.threat_models.threat_model import Norm
+
+#: What is only needed while a cell runs.
+_RUNNING = ("turn", "rank")
+_EXAMPLES = {"example_held": "held", "example_x": "x", "example_logits": "logits"}
+
+
+@dataclass
+class KeptExamples:
+    """The examples of the first samples.
+
+    Attributes:
+        held: Whether there is an example, [n].
+        x: The strongest example, [n, *]; zero where there is none.
+        logits: Logits at it, [n, K]; NaN where there is none, [n, 0] before the first.
+    """
+
+    held: np.ndarray
+    x: np.ndarray
+    logits: np.ndarray
+
+    @classmethod
+    def none_of(cls, count: int, shape: tuple[int, ...]) -> Self:
+        """Without any example yet, for `count` inputs of a shape."""
+        x, logits = np.zeros((count, *shape), dtype=np.float32), np.zeros((count, 0), dtype=np.float32)
+        return cls(np.zeros(count, dtype=bool), x, logits)
+
+    def put(self, rows: np.ndarray, x: Tensor, logits: Tensor) -> None:
+        """Keeps the examples x [n, *] with logits [n, K] of the samples at `rows` [n], as far as they are wanted."""
+        wanted = rows < len(self.x)
+        if not self.logits.shape[1]:
+            self.logits = np.full((len(self.x), logits.shape[1]), np.nan, dtype=np.float32)
+        here = torch.from_numpy(wanted)
+        self.held[rows[wanted]] = True
+        self.x[rows[wanted]] = x[here].float().numpy()
+        self.logits[rows[wanted]] = logits[here].float().numpy()
+
+    def without(self, dropped: np.ndarray) -> Self:
+        """The same without the examples of some samples, a mask [n]."""
+        x, logits = self.x.copy(), self.logits.copy()
+        x[dropped], logits[dropped] = 0, np.nan
+        return type(self)(self.held & ~dropped, x, logits)
+
+    def arrays(self) -> Arrays:
+        """As the store keeps them."""
+        return {"held": self.held, "x": self.x, "logits": self.logits}
+
+
+@dataclass
+class AttackOutcomes:
+    """Outcomes of one attack, or of an ensemble of M, at one strength, for N samples.
+
+    Attributes:
+        correct: 1 where the net withstands the strongest example, 0 where it is broken, -1 where not attempted, [N].
+        voted: The same for most scoring draws, [N].
+        margin: True logit minus the best other at the strongest example, [N]; NaN where not attempted.
+        distance: Its distance from the original, in the attack's norm, [N]; NaN where not attempted.
+        last_correct: As `correct`, for last iterates: 0 where any search ended on a broken one, [N].
+        unchanged: Whether the last iterate equals the original, [N]; -1 where not attempted.
+        forwards: Forward passes, [N].
+        backwards: Backward passes, [N].
+        disagreements: How often search and scoring disagreed about a success, [N].
+        member: Which member made the strongest example, [N]; -1 where not attempted.
+        member_correct: As `correct`, for each member alone, [M, N].
+        member_forwards: Forward passes of each member, [M, N].
+        member_backwards: Backward passes of each member, [M, N].
+        turn: How many searches each sample has had, [N].
+        rank: By what searches are compared (smaller is stronger), [N].
+        examples: The examples of the first samples, where they are kept.
+    """
+
+    correct: np.ndarray
+    voted: np.ndarray
+    margin: np.ndarray
+    distance: np.ndarray
+    last_correct: np.ndarray
+    unchanged: np.ndarray
+    forwards: np.ndarray
+    backwards: np.ndarray
+    disagreements: np.ndarray
+    member: np.ndarray
+    member_correct: np.ndarray
+    member_forwards: np.ndarray
+    member_backwards: np.ndarray
+    turn: np.ndarray
+    rank: np.ndarray
+    examples: KeptExamples | None = None
+
+    @classmethod
+    def empty(cls, count: int, members: int, examples: KeptExamples | None = None) -> Self:
+        """Outcomes of `count` samples, none of which was attempted."""
+        return cls(
+            correct=np.full(count, -1, dtype=np.int8),
+            voted=np.full(count, -1, dtype=np.int8),
+            margin=np.full(count, np.nan, dtype=np.float32),
+            distance=np.full(count, np.nan, dtype=np.float32),
+            last_correct=np.full(count, -1, dtype=np.int8),
+            unchanged=np.full(count, -1, dtype=np.int8),
+            forwards=np.zeros(count, dtype=np.int32),
+            backwards=np.zeros(count, dtype=np.int32),
+            disagreements=np.zeros(count, dtype=np.int32),
+            member=np.full(count, -1, dtype=np.int16),
+            member_correct=np.full((members, count), -1, dtype=np.int8),
+            member_forwards=np.zeros((members, count), dtype=np.int32),
+            member_backwards=np.zeros((members, count), dtype=np.int32),
+            turn=np.zeros(count, dtype=np.int32),
+            rank=np.full(count, np.inf, dtype=np.float32),
+            examples=examples,
+        )
+
+    @classmethod
+    def from_partial(cls, arrays: Arrays) -> Self:
+        """What `partial` gave."""
+        kept = {name: value for name, value in arrays.items() if name not in _EXAMPLES}
+        examples = None
+        if "example_x" in arrays:
+            examples = KeptExamples(**{name: arrays[key] for key, name in _EXAMPLES.items()})
+        return cls(**kept, examples=examples)
+
+    def partial(self) -> Arrays:
+        """Everything, to go on from after an interruption."""
+        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "examples"}
+        if self.examples is not None:
+            kept |= {key: getattr(self.examples, name) for key, name in _EXAMPLES.items()}
+        return kept
+
+    def finished(self) -> Arrays:
+        """What is kept of a finished cell; its examples are kept apart."""
+        return {name: value for name, value in self.partial().items() if name not in (*_RUNNING, *_EXAMPLES)}
+
+    @property
+    def kept_examples(self) -> Arrays | None:
+        """The kept examples as the store keeps them; None where none are kept."""
+        return None if self.examples is None else self.examples.arrays()
+
+    def merge(
+        self, found: SearchResult, originals: Tensor, norm: Norm, *, member: int, turn: int, stochastic: bool
+    ) -> None:
+        """Takes over what a search found, where it is stronger than the searches before.
+
+        Args:
+            found: Of n samples.
+            originals: Their inputs, [n, *].
+            norm: What distances are measured in.
+            member: The member whose search it was.
+            turn: The number of the search, from 0.
+            stochastic: Whether the net is stochastic.
+        """
+        rows = found.rows.numpy()
+        correct, rank = found.not_broken.numpy(), found.rank.float().numpy()
+        chosen = replaces(self.correct[rows], self.rank[rows], correct, rank, stochastic=stochastic)
+        at = rows[chosen]
+        self.correct[at] = correct[chosen]
+        self.voted[at] = found.voted.numpy()[chosen]
+        self.margin[at] = found.margin.float().numpy()[chosen]
+        self.distance[at] = distances_to_originals(found.x, originals, norm)[chosen]
+        self.unchanged[at] = found.unchanged.numpy()[chosen]
+        self.member[at] = member
+        self.rank[at] = rank[chosen]
+        if self.examples is not None:
+            here = torch.from_numpy(chosen)
+            self.examples.put(at, found.x[here], found.logits[here])
+        self.last_correct[rows] = worst_of(self.last_correct[rows], found.last_not_broken.numpy())
+        self.member_correct[member][rows] = worst_of(self.member_correct[member][rows], correct)
+        for total, alone, spent in (
+            (self.forwards, self.member_forwards, found.forwards),
+            (self.backwards, self.member_backwards, found.backwards),
+        ):
+            total[rows] += spent.numpy().astype(np.int32)
+            alone[member][rows] += spent.numpy().astype(np.int32)
+        self.disagreements[rows] += found.disagreements.numpy().astype(np.int32)
+        self.turn[rows] = turn + 1
+
+
+def replaces(
+    held: np.ndarray, held_rank: np.ndarray, correct: np.ndarray, rank: np.ndarray, *, stochastic: bool
+) -> np.ndarray:
+    """Whether a search's outcome replaces the one that is held, [n].
+
+    The first outcome of a sample always does. After that the stronger search wins, by rank. For a deterministic net a
+    success that the user's own net confirmed outweighs any rank: the first one stays unless a stronger one comes, and
+    a search that did not break the sample never replaces one that did.
+
+    Args:
+        held: 1 withstands, 0 broken, -1 nothing is held, [n].
+        held_rank: Its rank, [n].
+        correct: Whether the net withstands what the search found, [n].
+        rank: Its rank (smaller is stronger), [n].
+        stochastic: Whether the net is stochastic: then searches are chosen by rank alone, since scoring draws must not
+            steer a search.
+    """
+    nothing_held, broken = held < 0, held == 0
+    stronger: np.ndarray = nothing_held | (rank < held_rank)
+    if stochastic:
+        return stronger
+    newly_broken, undone = ~correct & ~broken, correct & broken
+    chosen: np.ndarray = newly_broken | (stronger & ~undone)
+    return chosen
+
+
+def worst_of(held: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """0 where either is 0, of outcomes that are 1, 0 or, where nothing is held, -1, [n]."""
+    worst: np.ndarray = np.where(held < 0, found, np.minimum(held, found))
+    return worst
+
+
+def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:
+    """Outcomes at `epsilon` of a minimum-norm attack that was run at a larger radius: its examples hold from their
+    distance on."""
+    derived = {name: value.copy() for name, value in arrays.items()}
+    lost = beyond(arrays, epsilon)
+    for name in ("correct", "voted", "last_correct", "member_correct"):
+        derived[name][..., lost] = 1
+    derived["margin"][lost] = np.nan
+    for name in ("forwards", "backwards", "member_forwards", "member_backwards"):
+        derived[name][:] = 0  # all of it was spent at the largest radius
+    return derived
+
+
+def beyond(arrays: Arrays, epsilon: float) -> np.ndarray:
+    """Which samples of a cell were broken by an example further away than `epsilon`, [N]."""
+    far: np.ndarray = (arrays["correct"] == 0) & ~(arrays["distance"] <= epsilon * (1 + 1e-6))
+    return far
+
+
+def distances_to_originals(x: Tensor, x0: Tensor, norm: Norm) -> np.ndarray:
+    """Distance of each example [N, *] from its original, [N], in float64 and rounded to float32 once."""
+    change = (x.double() - x0.double()).flatten(1).abs().numpy()
+    size: np.ndarray = {
+        "linf": change.max(axis=1),
+        "l2": np.sqrt((change**2).sum(axis=1)),
+        "l1": change.sum(axis=1),
+        "l0": (change > 0).sum(axis=1),
+    }[norm]
+    return size.astype(np.float32)

@@ -1,0 +1,53 @@
+"""What all cells of one model share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from snnrobust.common.batching import BatchSizer
+from snnrobust.common.files import Arrays
+from snnrobust.data.dataset import Dataset
+from snnrobust.evaluation.settings import Effort, EvaluationSettings
+from snnrobust.results.store import Store
+from snnrobust.search.execution import CheckInputs
+from snnrobust.search.scoring import Scorer
+from snnrobust.wrapping.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """What all cells of one model share.
+
+    Attributes:
+        model: The evaluated model.
+        data: The samples.
+        settings: Those of the evaluation.
+        effort: How much of each search is done.
+        scorer: Scores on the user's net.
+        sizer: How many samples are active at once.
+        store: Keeps outcomes.
+        sources: All models by name, for transfer.
+        skip: Labels of members of ensembles that the model does not allow.
+        check_inputs: Where accelerated models are compared with their nets.
+        prefix: What goes before a task's label in the store.
+        clean: Clean outcomes of the samples, where the store does not hold them for just these.
+    """
+
+    model: SpikingModel
+    data: Dataset
+    settings: EvaluationSettings
+    effort: Effort
+    scorer: Scorer
+    sizer: BatchSizer
+    store: Store
+    sources: Mapping[str, SpikingModel]
+    skip: frozenset[str]
+    check_inputs: CheckInputs
+    prefix: str = ""
+    clean: Arrays | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many samples' examples are kept."""
+        return 0 if self.prefix else min(self.settings.examples, len(self.data))

@@ -1,0 +1,110 @@
+"""Queries about the samples of one batch, for attacks that own their loop: see `snnrobust.plugin.Queries`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from snnrobust.data.batch import Batch
+from snnrobust.errors import PluginError
+from snnrobust.search.queries import ModelQueries
+
+
+class BatchQueries:
+    """Answers for inputs in place of those of a batch, in any order and number: a row is known by its sample id.
+
+    Args:
+        queries: The queries.
+        batch: The samples.
+    """
+
+    def __init__(self, queries: ModelQueries, batch: Batch) -> None:
+        self._queries = queries
+        self._batch = batch
+        self._order = batch.index.argsort()
+        self._sorted = batch.index[self._order].contiguous()
+
+    @property
+    def static(self) -> bool:
+        """Whether inputs have no time axis of their own."""
+        return self._queries.static
+
+    def logits(self, x: Tensor, index: Tensor, query: int | Tensor = 0) -> Tensor:
+        """Logits [N, K] without a gradient for inputs x [N, *] of the samples `index` [N]."""
+        return self._queries.logits(self._with(x, None, index), query)
+
+    def value(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Objective [N] and logits [N, K] at x, without a gradient."""
+        return self._queries.value(self._with(x, y, index), query)
+
+    def gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective gradient [N, *], objective [N] and logits [N, K] at x; see `ModelQueries.gradient`."""
+        return self._queries.gradient(self._with(x, y, index), query)
+
+    def as_module(self, index: Tensor) -> nn.Module:
+        """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`.
+
+        Raises:
+            PluginError: If the estimator is a mixture or a relaxation, which need several forward passes.
+        """
+        gradients = self._queries.execution.gradients
+        if len(gradients) > 1 or not gradients[0].exact:
+            raise PluginError(
+                "expected an estimator of one pass for a third-party attack, got a mixture or a relaxation; "
+                "use one of this package's own attacks with it"
+            )
+        return _UnitModule(self._queries, self._batch.select(self._rows(index)))
+
+    def _with(self, x: Tensor, y: Tensor | None, index: Tensor) -> Batch:
+        """The samples `index` with other inputs, and other labels where they are given."""
+        samples = self._batch.select(self._rows(index)).with_inputs(x)
+        return samples if y is None else Batch(x, y, samples.index, samples.lengths, samples.targets)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """Positions in the batch of the sample ids `index` [N]."""
+        at = torch.searchsorted(self._sorted, index.cpu()).clamp(max=len(self._sorted) - 1)
+        rows = self._order[at]
+        if not torch.equal(self._batch.index[rows], index.cpu()):
+            raise PluginError(
+                f"expected ids of samples in this batch, got {index.tolist()}; pass the ids that `perturb` was given"
+            )
+        return rows
+
+
+class _UnitModule(nn.Module):
+    """Logits of some samples as torchattacks expects a model: a module with a parameter, inputs in [0, 1]."""
+
+    def __init__(self, queries: ModelQueries, samples: Batch) -> None:
+        super().__init__()
+        self._queries = queries
+        self._samples = samples
+        self.anchor = nn.Parameter(torch.zeros((), device=samples.x.device), requires_grad=False)
+        self._asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] for x [N, *] in [0, 1]."""
+        queries, (low, high) = self._queries, self._queries.bounds
+        samples = self._matching(len(x)).with_inputs(low + x * (high - low))
+        queries.execution.prepare(samples)
+        with queries.execution.gradients[0]:
+            total = queries.forward(samples, self._asked, 0)[0]
+            for e in range(1, queries.eot):
+                total = total + queries.forward(samples, self._asked, e)[0]
+        self._asked += 1
+        if total.requires_grad:
+            total.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return total / queries.eot
+
+    def _matching(self, count: int) -> Batch:
+        """The samples that inputs belong to; an attack that runs a part of its batch does not tell which part."""
+        if count == len(self._samples):
+            return self._samples
+        if self._samples.lengths is not None:
+            raise PluginError(
+                f"expected a third-party attack to run all {len(self._samples)} sequences together, got {count}: their "
+                f"lengths are unknown; use one of this package's own attacks on padded sequences"
+            )
+        return Batch(self._samples.x[:0], self._samples.y[:0], torch.arange(count))
+
+    def _count(self, gradient: Tensor) -> None:
+        self._queries.spent.backwards += len(gradient) * self._queries.eot

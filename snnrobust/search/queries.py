@@ -1,0 +1,193 @@
+"""The queries of an attack to a model: logits, objectives and their gradients, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from snnrobust.data.batch import Batch
+from snnrobust.errors import PluginError
+from snnrobust.plugin.protocols import AnyEstimator, Objective, View
+from snnrobust.search.execution import CheckInputs, Execution
+from snnrobust.search.pass_counter import PassCounter
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.output_layer import OutputLayer
+
+
+class ModelQueries:
+    """Answers an attack's queries about a model.
+
+    For a stochastic model each answer is the mean over `eot` draws (expectation over transformation, Athalye et al.
+    2018), a fresh set at each `query`.
+
+    Args:
+        model: The model.
+        objective: What is pushed.
+        estimator: How a gradient passes a spike.
+        eot: Draws of a stochastic model that an answer is the mean of.
+        first_draw: The first of these.
+        accelerate: Whether the accelerated model may answer, if the model allows it.
+        check_inputs: Where the accelerated model is compared with the net; None: on the first inputs.
+
+    Attributes:
+        spent: Passes so far.
+    """
+
+    def __init__(
+        self,
+        model: SpikingModel,
+        objective: Objective,
+        estimator: AnyEstimator,
+        *,
+        eot: int = 1,
+        first_draw: int = 0,
+        accelerate: bool = True,
+        check_inputs: CheckInputs | None = None,
+    ) -> None:
+        self.spent = PassCounter()
+        self.eot = eot
+        self.bounds = model.bounds
+        self.static = model.static
+        self.stochastic = model.stochastic
+        self._model = model
+        self._objective = objective
+        self._view: View = getattr(objective, "of", "logits")
+        self._estimator = estimator
+        self._first_draw = first_draw
+        self._output_layer: OutputLayer | None = None
+        reason = ""
+        if not model.accelerate:
+            reason = "wrapped with accelerate=False"
+        elif self._view not in ("logits", "outputs"):
+            reason = f"{objective!r} reads a node inside the net"
+        elif not accelerate:
+            reason = "not requested"
+        self.execution = Execution(
+            model, estimator, accelerate=not reason, not_accelerated=reason, check_inputs=check_inputs
+        )
+
+    def logits(self, batch: Batch, query: int | Tensor = 0) -> Tensor:
+        """Logits [N, K] without a gradient.
+
+        Args:
+            batch: Inputs with their labels, ids, lengths and targets.
+            query: Which set of draws, one for all or one per sample [N].
+        """
+        self.execution.prepare(batch)
+
+        def mean(part: Batch, at: slice) -> Tensor:
+            return torch.stack([self.forward(part, _of(query, at), e)[0] for e in range(self.eot)]).mean(dim=0)
+
+        with torch.no_grad():
+            return torch.cat(self.execution.by_parts(batch, mean))
+
+    def value(self, batch: Batch, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Objective [N] and logits [N, K], without a gradient."""
+        self.execution.prepare(batch)
+
+        def mean(part: Batch, at: slice) -> tuple[Tensor, Tensor]:
+            seen = [self._evaluate(part, _of(query, at), e) for e in range(self.eot)]
+            losses, logits = zip(*seen, strict=True)
+            return torch.stack(losses).mean(dim=0), torch.stack(logits).mean(dim=0)
+
+        with torch.no_grad():
+            losses, logits = zip(*self.execution.by_parts(batch, mean), strict=True)
+        return torch.cat(losses), torch.cat(logits)
+
+    def gradient(self, batch: Batch, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective gradient [N, *], objective [N] and logits [N, K], with spikes passed by the estimator.
+
+        The last two are those of the net itself, also for an estimator that puts a smooth net in its place for the
+        gradient.
+
+        Raises:
+            PluginError: If the gradient is not finite, or does not exist.
+        """
+        self.execution.prepare(batch)
+        found = self.execution.by_parts(batch, lambda part, at: self._gradient(part, _of(query, at)))
+        if len(found) == 1:
+            return found[0]
+        gradient, losses, logits = (torch.cat(each) for each in zip(*found, strict=True))
+        return gradient, losses, logits
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Takes back what the estimator learned of samples inside, should anything fail there."""
+        with ExitStack() as stack:
+            for gradient in self.execution.gradients:
+                stack.enter_context(gradient.memory.all_or_nothing())
+            yield
+
+    def forget(self, index: Tensor) -> None:
+        """Drops what the estimator remembers of samples that are done."""
+        for gradient in self.execution.gradients:
+            gradient.memory.forget(index)
+
+    def forward(self, batch: Batch, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
+        """One forward pass, the e-th of a query: logits [N, K], and what the objective is a function of."""
+        self.spent.forwards += len(batch)
+        model, draw = self.execution.model, self._first_draw + query * self.eot + e
+        if self._view == "logits":
+            logits = model.logits(batch.x, keys=batch.index, draw=draw, lengths=batch.lengths)
+            return logits, logits
+        sign = -1 if self._model.decide == "argmin" else 1  # an objective takes the largest for the winner
+        if self._view == "outputs":
+            outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
+            return self._model.read(outputs, batch.lengths), _without_padding(sign * outputs, batch.lengths)
+        if self._output_layer is None:
+            self._output_layer = OutputLayer(self._model, batch.x.detach()[:2])
+        with self._output_layer.capture(self._view):
+            outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
+            graded = sign * self._output_layer.captured(outputs)
+            return self._model.read(outputs, batch.lengths), _without_padding(graded, batch.lengths)
+
+    def _gradient(self, batch: Batch, query: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = batch.with_inputs(batch.x.detach().requires_grad_())
+        gradient, losses, logits = torch.zeros_like(batch.x), [], []
+        for e in range(self.eot):
+            exact = None
+            for swap in self.execution.gradients:
+                with torch.enable_grad(), swap.at(batch.index, frozen=e > 0):
+                    objective, out = self._evaluate(leaf, query, e)
+                    if objective.requires_grad:
+                        (part,) = torch.autograd.grad(objective.sum(), leaf.x, allow_unused=True)
+                        gradient += 0 if part is None else part / len(self.execution.gradients)
+                self.spent.backwards += len(batch)
+                if swap.exact:
+                    exact = objective.detach(), out.detach()
+            if exact is None:
+                with torch.no_grad():
+                    exact = self._evaluate(batch, query, e)
+            losses.append(exact[0])
+            logits.append(exact[1])
+        if not torch.isfinite(gradient).all():
+            bad = batch.index[~torch.isfinite(gradient).flatten(1).all(dim=1).cpu()][0]
+            raise PluginError(
+                f"expected a finite gradient of {self._objective!r} through {self._estimator!r}, got NaN or infinity "
+                f"for sample {int(bad)} of model '{self._model.name}'; check the net's outputs or use another estimator"
+            )
+        return gradient / self.eot, torch.stack(losses).mean(dim=0), torch.stack(logits).mean(dim=0)
+
+    def _evaluate(self, batch: Batch, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
+        """Objective [N] and logits [N, K] of one forward pass."""
+        logits, seen = self.forward(batch, query, e)
+        targets = () if batch.targets is None else (batch.targets,)  # a targeted objective takes a third argument
+        return self._objective(seen, batch.y, *targets), logits
+
+
+def _of(query: int | Tensor, part: slice) -> int | Tensor:
+    return query[part] if isinstance(query, Tensor) else query
+
+
+def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """A sequence [N, T, K] with the mean of the valid steps in place of those past each one's length, so that a mean
+    over time is that over the valid steps."""
+    if lengths is None or sequence.shape[1] == 1:
+        return sequence
+    clock = torch.arange(sequence.shape[1], device=sequence.device)
+    valid = (clock < lengths.to(sequence.device)[:, None])[..., None]  # (N, T, 1)
+    mean = (sequence * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True)  # (N, 1, K)
+    return torch.where(valid, sequence, mean)
