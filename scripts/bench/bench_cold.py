@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def main() -> None:
-    """Prints how long the kernel takes to be there, and the first steps of SpikingJelly and of the accelerated model."""
+    """Prints how long building the kernel takes, and the first steps of SpikingJelly and of the accelerated model."""
     parser = argparse.ArgumentParser()
     parser.add_argument("setting")
     parser.add_argument("folder", type=Path)

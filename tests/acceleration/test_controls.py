@@ -1,4 +1,4 @@
-"""Nets that an accelerated model must refuse, or leave to themselves in part; each keeps its outcomes, and its net as it came."""
+"""Nets that an accelerated model must refuse, wholly or in part; their outcomes stay the same, and so do the nets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What searches on an accelerated model and what does not; and that a wrong accelerated model only ever costs a search its strength."""
+"""What runs on the accelerated model; and that a wrong one can only weaken a search, never fake a success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the accelerated model rewrites a net: what is fused, what is computed once, who is still heard; and no change goes unseen."""
+"""How the accelerated model rewrites a net: what is fused, what is computed once, and which hooks are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accelerated against the user's own net, over random small nets."""
+"""The accelerated model against the user's own net, over random small nets."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def cases(draw: st.DrawFn) -> Case:
 class Tally:
     """What was seen over all cases, to show that there was something to see."""
 
-    accelerated models: int = 0
+    accelerated_models: int = 0
     fast: int = 0
     fused: int = 0
     refused: int = 0
@@ -298,7 +298,7 @@ def examine(case: Case, tally: Tally) -> None:
     off = differs(our_gradient, gradient, 1e-4) & ~undecided(theirs, case.readout) & ~undecided(ours, case.readout)
     off |= differs(ours, theirs, 1e-6)
     off[0] |= differs(alone.detach(), ours[:1], 1e-6)[0]
-    tally.accelerated models += 1
+    tally.accelerated_models += 1
     tally.fast += sum(fast.kernel != "eager" for fast in accelerated.fast.values())
     tally.fused += sum(fast.norm is not None or fast.pool is not None for fast in accelerated.fast.values())
     tally.active += bool(gradient.any()) and bool(theirs.any())
@@ -326,7 +326,7 @@ def test_equals_the_users_net_over_random_nets() -> None:
         examine(case, tally)
 
     every()
-    assert tally.accelerated models >= 200, tally
+    assert tally.accelerated_models >= 200, tally
     assert tally.active >= 80, tally
     assert tally.fast >= 150, tally
     assert tally.fused >= 20, tally

@@ -84,11 +84,11 @@ def test_artifacts_round_trip_and_equal_ones_give_equal_bytes(
     again = from_plain(json.loads(to_json(plain)), unpack(path))
     assert len(again) == len(drawn)
     assert all(map(equal, drawn, again))
-    accelerated models = [
+    copies = [
         dataclasses.replace(each, **{f.name: copied(getattr(each, f.name)) for f in dataclasses.fields(each)})
         for each in drawn
     ]
-    other_plain, other_held = as_plain(accelerated models)
+    other_plain, other_held = as_plain(copies)
     assert (to_json(other_plain), pack(other_held)) == (to_json(plain), pack(held))
 
 

@@ -77,7 +77,7 @@ def test_parts_on_the_accelerated_model_give_the_nets_own_bits(monkeypatch: pyte
 @torch.no_grad()
 @pytest.mark.parametrize("least", [1, MIN_BATCH + 1])
 def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A accelerated, or a part of it, that is one bit off is left for what is not."""
+    """An accelerated model, or a part of it, that is one bit off is not used."""
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
     outputs = AcceleratedModel.outputs
 
@@ -100,7 +100,7 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
 @needs_kernels
 @torch.no_grad()
 def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A accelerated that is off wherever anything fires has the right bits at the weights of a silent net, and only there."""
+    """An accelerated model that is wrong wherever a neuron spikes has the right bits for a silent net, and only there."""
     outputs = AcceleratedModel.outputs
 
     def rounded(self: AcceleratedModel, x: Tensor, **rest: Any) -> Tensor:
