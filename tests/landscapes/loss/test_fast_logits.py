@@ -100,7 +100,7 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
 @needs_kernels
 @torch.no_grad()
 def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An accelerated model that is wrong wherever a neuron spikes has the right bits for a silent net, and only there."""
+    """An accelerated model that is wrong wherever a neuron spikes has the right bits for a silent net only."""
     outputs = AcceleratedModel.outputs
 
     def rounded(self: AcceleratedModel, x: Tensor, **rest: Any) -> Tensor:
