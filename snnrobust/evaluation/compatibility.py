@@ -108,20 +108,20 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
             threat = ThreatModel(task.attack.norm, epsilon, model.bounds, model.domain)
             if model.domain != "real" and 0 < epsilon < 1:
                 raise InputError(
-                    f"expected epsilon 0 or >= 1 for '{task.label}' in domain '{model.domain}', got {epsilon:g}; "
-                    f"a radius below 1 allows no change ({threat.ball})"
+                    f"expected epsilon 0 or >= 1 for '{task.label}' in domain '{model.domain}', got {epsilon:g}, which "
+                    f"allows no change ({threat.ball}); pass whole radii"
                 )
         if model.domain != "real" and task.attack.norm == "l2":
             raise InputError(
-                f"expected norm 'linf', 'l1' or 'l0' for '{task.label}' in domain '{model.domain}', "
-                f"got 'l2'; gradient steps are cut to nothing there"
+                f"expected norm 'linf', 'l1' or 'l0' for '{task.label}' in domain '{model.domain}', got 'l2', whose "
+                f"steps round to no change; use one of these norms"
             )
     if (check := getattr(task.plugin, "check", None)) is not None:
         check(model, data, task)
 
 
 def _try_attack(task: Task, attack: Attack, model: SpikingModel, data: EvaluationData) -> None:
-    """Asks for one gradient, or value, of two samples: an estimator or objective may not fit the net."""
+    """Computes one gradient, or value, of two samples: an estimator or objective may not fit the net."""
     few = Batch.of(data.test, torch.arange(min(2, len(data.test))), model.device, model.dtype)
     if attack.targeted:
         few = replace(few, targets=(few.y == 0).long())
