@@ -1,7 +1,8 @@
-"""`evaluate`, `attack` and `tune`: input is checked, run and stored, and the result is made of what was stored."""
+"""`evaluate`, `attack` and `tune`: input is checked, run and stored, and the result is computed from the store."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,22 +45,22 @@ def evaluate(
         data: (x, y), a Dataset, Splits, or {"test": ..., "train": ..., "validation": ...}. Curvature needs "train".
         tasks: From `load`, or plain names of tasks that need no strength. Clean accuracy is always measured.
         seed: Seed of all random numbers, which are keyed by sample.
-        evidence: "full": the model is probed, further attacks are run on 200 random samples (or all, if fewer) that
-            show what the numbers are worth, and these are judged. "basic": without the further attacks, so that
-            no number can be trusted. "none": numbers alone.
+        evidence: "full": the model is probed, further attacks are run on 200 random samples (or all, if fewer) to test
+            the reported numbers, and each number gets a verdict. "basic": without the further attacks, so that no
+            number can be trusted. "none": numbers alone.
         mode: "nested": a sample that broke at one radius is not attacked at larger ones, and leaves a search at its
             first success. "exhaustive": every sample is attacked at every radius with all steps, which also gives the
             last iterate. "bisect": as nested, but each sample is first attacked in the middle of its radii, then in the
             middle of the half that is left; one that withstands a radius is assumed right at all smaller ones, which
             is audited on up to 100 samples unless evidence="none". Single-step attacks, those that own their loop,
             stochastic models and noise are run as nested. For quoted numbers take "nested".
-        batch_size: Samples in flight at once; it changes speed and memory, not outcomes, unless an attack or net draws
+        batch_size: Batch size of the searches; it changes speed and memory, not outcomes, unless an attack or net draws
             from global generators or an estimator takes statistics over the batch (`pdsg`). None: the largest power of
-            two, at most 256, that fits into memory by a trial pass; a run that is gone on with keeps the one it has.
-            If memory still runs out it is halved, nothing is lost, and the report has a finding about it.
+            two, at most 256, that fits into memory by a trial pass; a resumed run keeps its batch size. If
+            memory still runs out it is halved, nothing is lost, and the report has a finding about it.
         memory_budget: GiB of the models' device that may be used, where `batch_size` is left out; None: half of what
             is free.
-        out: Folder for results. A run that was stopped goes on where it stopped; a folder with another run is refused.
+        out: Folder for results. A run that was stopped is resumed; a folder with another run raises StoreError.
         progress: Whether to show progress; None: on a terminal.
         notes: Remarks for the report's page.
         sources: Further models by name, which are not evaluated: attacks with `source=` take their examples from them
@@ -116,6 +117,7 @@ def attack(
 ) -> AdversarialExamples:
     """Adversarial examples of one attack at one radius, for all samples: the examples that `evaluate` finds.
 
+    Runs `evaluate` in memory with evidence='none' and returns the kept examples.
     Searches, checks and scoring are those of `evaluate` in its "nested" mode: each example is verified against the
     threat model, and counts as a success only if the model itself, freshly reset, misclassifies it.
 
@@ -124,7 +126,7 @@ def attack(
         data: (x, y), a Dataset, or a mapping with "test"; its test samples are attacked.
         task: An attack from `load` with one epsilon.
         seed: Seed of all random numbers, which are keyed by sample.
-        batch_size: Samples that are active at once; None: as many as memory allows. See `evaluate`.
+        batch_size: Batch size of the searches; None: as many as memory allows. See `evaluate`.
         memory_budget: GiB that may be used, where `batch_size` is left out.
         progress: Whether to show progress; None: on a terminal.
         sources: Further models by name, for an attack with `source=`.
@@ -153,13 +155,12 @@ def attack(
             f"expected one epsilon for '{task.label}', got {list(task.strengths)}; call sr.attack for each, or use "
             f"sr.evaluate(..., examples=N)"
         )
-    prepared = prepare(data)
     settings = EvaluationSettings(
         seed=seed,
         evidence="none",
         batch_size=batch_size,
         memory_budget=memory_budget,
-        examples=len(prepared.test),
+        examples=sys.maxsize,  # of all samples
     )
     plan = make_plan(model, data, [task], settings, sources=sources)
     store = Store(None, describe(plan))
@@ -170,8 +171,8 @@ def attack(
 def tune(model: SpikingModel, data: Any, task: Task, gradient: Mapping[str, Sequence[Any]], *, seed: int = 0) -> Tuned:
     """Tries all combinations of an estimator's parameters, and keeps the one under which an attack is strongest.
 
-    Sharpness and width decide how well a surrogate gradient finds its way (Ding et al. 2024: gamma of HART). Chosen on
-    the test data they would flatter the attack, so only the validation split is touched.
+    Sharpness and width change the attack's strength (Ding et al. 2024: gamma of HART). Choosing them on the test data
+    would overestimate it, so only the validation split is used.
 
     Args:
         model: A wrapped model.

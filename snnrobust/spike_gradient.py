@@ -3,7 +3,8 @@
 import warnings
 
 from snnrobust.kernels.spike import Spike, spike
-from snnrobust.spike_gradients.swap import Own, SpikeGradient, passes
+from snnrobust.spike_gradients.swap import Own, SpikeGradient
+from snnrobust.spike_gradients.swap import spike_gradient_contexts as passes
 
 __all__ = ["Own", "Spike", "SpikeGradient", "passes", "spike"]
 

@@ -21,7 +21,7 @@ import snnrobust as sr
 from snnrobust import audit
 from snnrobust.common.random import Draws
 from snnrobust.plugin import State
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.report import Report
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.records import Finding, Record
@@ -216,7 +216,7 @@ def attack_task() -> Callable[..., Task]:
     """Makes the task of a plugin that is not installed: an attack in L-inf on the cross entropy."""
 
     def make(name: str, plugin: object, *radii: float, gradient: str = "own") -> Task:
-        factors = Attack("linf", sr.create("cross_entropy"), sr.create(gradient), 1, 1)
+        factors = AttackSettings("linf", sr.create("cross_entropy"), sr.create(gradient), 1, 1)
         return Task(name, name, "attack", "test", plugin, radii, factors)
 
     return make

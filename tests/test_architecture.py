@@ -163,7 +163,7 @@ def test_every_folder_says_what_it_holds() -> None:
             "snnrobust.spike_gradient",
             {
                 "SpikeGradient": "snnrobust.SpikeGradient",
-                "passes": "snnrobust.spike_gradients.swap.passes",
+                "passes": "snnrobust.spike_gradients.swap.spike_gradient_contexts",
                 "Own": "snnrobust.spike_gradients.swap.Own",
                 "spike": "snnrobust.kernels.spike.spike",
             },

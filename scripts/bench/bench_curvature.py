@@ -39,7 +39,7 @@ from snnrobust import networks
 from snnrobust.common.random import Draws, global_rng
 from snnrobust.data import Dataset
 from snnrobust.training import trainer as training
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.solvers.lanczos import lanczos
@@ -78,7 +78,7 @@ class Case:
 
     def operator(self) -> Operator:
         """A new operator; its nodes are checked once in a session of the model."""
-        landscape = Weights(self.model, self.samples, logit_scale=training.RATE_SCALE)
+        landscape = WeightLandscape(self.model, self.samples, logit_scale=training.RATE_SCALE)
         return Formal().on(landscape, 4.0, Draws(0, "bench"))
 
     def pyhessian(self) -> Any:
@@ -222,7 +222,7 @@ def _print_peak(count: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(count, 1, 28, 28, generator=generator)
     samples = Dataset.of(x, torch.randint(10, (count,), generator=generator))
-    landscape = Weights(sr.wrap(net, steps=STEPS), samples, logit_scale=training.RATE_SCALE)
+    landscape = WeightLandscape(sr.wrap(net, steps=STEPS), samples, logit_scale=training.RATE_SCALE)
     lanczos(Formal().on(landscape, 0.5, Draws(0, "bench")), 1, Draws(0, "bench"), most=3)
     if sys.platform == "linux":  # ru_maxrss starts from that of the parent process
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -35,7 +35,7 @@ from snnrobust.data import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.results.artifacts import Surface
 from snnrobust.training import trainer as training
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements.plane import Plane
 
 STEPS, CHUNK = 8, 64
@@ -119,7 +119,7 @@ def compared(net: nn.Module, train: Dataset, points: int) -> dict[str, Any]:
     theirs: list[float] = []
     apart = 0.0
     with model.session():
-        landscape = Weights(model, train, chunk=CHUNK)
+        landscape = WeightLandscape(model, train, chunk=CHUNK)
         first, second = (landscape.direction(rng.sub(f"{each} direction")) for each in ("first", "second"))
         landscape.loss(0 * first)  # the accelerated model is built and checked once
         loop.loss(landscape.moved(0 * first))
@@ -159,7 +159,7 @@ def cold(net: nn.Module, train: Dataset) -> dict[str, Any]:
     model = sr.wrap(net.eval(), steps=STEPS)
     began = time.perf_counter()
     with model.session():
-        landscape = Weights(model, train, chunk=CHUNK)
+        landscape = WeightLandscape(model, train, chunk=CHUNK)
         landscape.loss(torch.zeros(landscape.size, dtype=torch.float64))
     return {"seconds": time.perf_counter() - began}
 

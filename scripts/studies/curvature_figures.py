@@ -20,7 +20,7 @@ import snnrobust as sr
 from snnrobust.common.random import Draws
 from snnrobust.report.plots import COLOURS, DASHES, MARKERS
 from snnrobust.training import trainer as training
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.validity.plateau import hidden_parameters
 
@@ -49,7 +49,7 @@ def slices() -> None:
     model = sr.wrap(EXAMPLE.trained(train), steps=EXAMPLE.steps)
     figure, axes = panels(3)
     with model.session():
-        landscape = Weights(model, train.take(256), logit_scale=training.RATE_SCALE)
+        landscape = WeightLandscape(model, train.take(256), logit_scale=training.RATE_SCALE)
         moving = hidden_parameters(landscape)
         d = landscape.direction(RNG)
         rest = landscape.flatten([torch.full_like(p, name in moving) for name, p in landscape.theta.items()])
@@ -71,7 +71,7 @@ def slices() -> None:
     save(figure, "slices")
 
 
-def _operator(landscape: Weights, name: str) -> Any:
+def _operator(landscape: WeightLandscape, name: str) -> Any:
     return operator_spec(study.OPERATORS[name]).on(landscape, 1.0, RNG)
 
 

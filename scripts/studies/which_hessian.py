@@ -31,7 +31,7 @@ from snnrobust import networks
 from snnrobust.common.files import from_json, to_json, write
 from snnrobust.common.random import Draws
 from snnrobust.training import trainer as training
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.relaxed import relaxation_gap
@@ -100,7 +100,7 @@ def measured(case: Case, *, samples: int | None = None, directions: int = DIRECT
     model = sr.wrap(case.trained(train, epochs), steps=case.steps)
     rng = Draws(case.seed, "which hessian")
     with model.session():
-        landscape = Weights(model, train.take(samples or SAMPLES[case.net]), logit_scale=training.RATE_SCALE)
+        landscape = WeightLandscape(model, train.take(samples or SAMPLES[case.net]), logit_scale=training.RATE_SCALE)
         here = landscape.loss(torch.zeros(landscape.size, dtype=torch.float64))
         flat = plateau(landscape, rng)
         found: dict[str, Any] = {

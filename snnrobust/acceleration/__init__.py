@@ -1,1 +1,1 @@
-"""A faster model that shares the user's parameters and only ever searches."""
+"""A faster model that shares the user's parameters and is used for searches only."""

@@ -47,7 +47,7 @@ def rewritten(
             graph = _Tracer(adapter).trace(net)
     except Exception:  # the forward pass is the user's code: where it can't be traced, it runs as it is instead
         return None
-    finally:  # a traced pass leaves nothing in what a net keeps of its passes
+    finally:  # remove what tracing stored in the net's attributes
         for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
@@ -71,8 +71,7 @@ class _Hidden(Exception):
 class _Tracer(fx.Tracer):
     """Takes the framework's blocks as they are, and looks into the user's modules.
 
-    While it is at work, torch.fx has `nn.Module.__call__` replaced for the whole process: no other thread must run a
-    net then.
+    During tracing, torch.fx replaces `nn.Module.__call__` process-wide: no other thread may run a net.
     """
 
     def __init__(self, adapter: Adapter) -> None:

@@ -23,20 +23,20 @@ from snnrobust.kernels.backends import backends
 from snnrobust.plugin.protocols import AnyEstimator, PerModule, Pointwise
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.spike_gradients.patched_module import put_forward
-from snnrobust.spike_gradients.swap import Own, passes
+from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
 
 #: Matrix products of fewer than 8 rows and 1 x 1 convolutions of fewer than 16 take other paths, with other rounding
-#: (measured on x86-64). Smaller batches are filled up to this, so that a sample's search does not depend on how many
-#: others remain; and a new accelerated model is compared with the net on so many.
+#: (measured on x86-64). Smaller batches are padded to this size, so that rounding does not depend on the batch; the
+#: comparison with the net uses it too.
 MIN_BATCH = 16
-#: The share of them whose outputs must agree, and of these all gradients. A membrane potential next to the threshold
-#: may fall on either side of it where a sum is rounded otherwise.
+#: Least share of compared samples with equal outputs; all of these need equal gradients. A membrane potential next to
+#: the threshold may fall on either side of it where a sum is rounded otherwise.
 AGREEING = 0.75
 #: Bytes above which glibc gets fresh memory from the system each time, which is cleared page by page.
 REUSED = 32 * 2**20
 
-_DIFFER = "differ from the net's own: the forward pass does more than was understood"
+_DIFFER = "differ from the net's own: the rewritten graph does not reproduce the forward pass"
 #: The derivative of a spike at u, or None where it is of no known family.
 DerivativeSource = Callable[[], Callable[[Tensor], Tensor] | None]
 
@@ -72,7 +72,7 @@ class AcceleratedModel:
         self._estimator = estimator
         adapter = model.adapter
         if adapter is None:
-            raise NotAccelerated("the net is of no known framework")
+            raise NotAccelerated("the net has no nodes of a supported framework")
         if model.foreign_randomness:
             raise NotAccelerated("the net draws random numbers")
         chosen = _derivatives(model, adapter, estimator)
@@ -127,7 +127,7 @@ class AcceleratedModel:
             raise NotAccelerated(f"it fails with {type(error).__name__}: {error}") from error
         if again := [name for name, fast in self.fast.items() if fast.calls > 1]:
             raise NotAccelerated(f"nodes {again} are called more than once a pass")
-        with passes(self.net, self._estimator)[0].at(keys):
+        with spike_gradient_contexts(self.net, self._estimator)[0].at(keys):
             theirs, gradient = _outputs_and_gradient(self.model, x, keys)
         same = _close(ours, theirs)
         if same.float().mean() < AGREEING:
@@ -136,7 +136,7 @@ class AcceleratedModel:
             raise NotAccelerated(f"its gradients {_DIFFER}")
 
     def compare_once(self, x: Tensor, keys: Tensor) -> None:
-        """As `compare`, the first time; later the same verdict without a pass."""
+        """As `compare`, the first time; later calls repeat its result."""
         if not self._compared:
             try:
                 self.compare(x, keys)
@@ -203,7 +203,7 @@ def _derivatives(
         elif isinstance(each, Pointwise):
             derivative = each.derivative
         else:
-            raise NotAccelerated(f"{each!r} is no derivative that the fast kernels know")
+            raise NotAccelerated(f"the estimator {each!r} is not a pointwise derivative")
         if derivative is not None and _fits(node, adapter):
             chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):

@@ -40,7 +40,7 @@ class FastNode(nn.Module):
         calls: Passes so far.
         kernel: Which kernel the last one ran on.
         largest: Bytes a sample of the last input, current or output, whichever is largest.
-        held: The same of those that were in memory: not the current, where the convolution was in the same kernel.
+        held: As `largest`, without the current if the convolution ran in the same kernel.
     """
 
     #: A convolution that is fused, applied before all else: 3 x 3, with stride 1 and without a bias.
@@ -127,7 +127,7 @@ class FastNode(nn.Module):
 
 
 def affine(norm: nn.Module) -> Affine:
-    """Batch normalisation in eval mode as scale and shift [C]: torch's own, by asking it for a one and for a zero.
+    """Batch normalisation in eval mode as scale and shift [C]: computed by applying torch's batch norm to 1 and to 0.
 
     Whether it divides by a root or multiplies with its reciprocal, and rounds once or twice, is up to its build.
     """

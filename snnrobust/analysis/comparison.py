@@ -54,22 +54,21 @@ class Comparison:
 
 
 def compare(outcomes: Outcomes, first: str, second: str, label: str, strength: float) -> Comparison:
-    """Compares two models of one family under an attack at one radius; see `Report.compare`."""
+    """Compares two models with equal settings under an attack at one radius; see `Report.compare`."""
     if first == second:
         raise InputError(f"expected two models, got '{first}' twice; name another one")
-    one, other = (_family(outcomes, model) for model in (first, second))
+    one, other = (_settings(outcomes, model) for model in (first, second))
     if differing := [name for name in one if one[name] != other[name]]:
         raise InputError(
-            f"expected two models of one family, got '{first}' and '{second}' that differ in {', '.join(differing)}; "
-            f"a test on samples can't separate the difference between families from that between training seeds: train "
-            f"several seeds of each and compare across seeds"
+            f"expected two models with equal recorded settings (only weights may differ), got '{first}' and '{second}' "
+            f"that differ in {', '.join(differing)}; train several seeds of each and compare the means over seeds"
         )
     return _compare(outcomes, first, second, label, strength)
 
 
 def compare_all(outcomes: Outcomes, label: str, strength: float) -> list[Comparison]:
-    """Compares all pairs of models of one family, with Holm correction; see `Report.compare_all`."""
-    pairs = [(a, b) for a, b in combinations(outcomes.models, 2) if _family(outcomes, a) == _family(outcomes, b)]
+    """Compares all pairs of models with equal settings, with Holm correction; see `Report.compare_all`."""
+    pairs = [(a, b) for a, b in combinations(outcomes.models, 2) if _settings(outcomes, a) == _settings(outcomes, b)]
     made = [_compare(outcomes, a, b, label, strength) for a, b in pairs]
     adjusted = holm([each.p_value for each in made])
     return [replace(each, adjusted=float(p)) for each, p in zip(made, adjusted, strict=True)]
@@ -137,8 +136,9 @@ def _compare(outcomes: Outcomes, first: str, second: str, label: str, strength: 
     )
 
 
-def _family(outcomes: Outcomes, model: str) -> dict[str, Any]:
-    """What identifies a model's family: its recorded settings without name and weights.
+def _settings(outcomes: Outcomes, model: str) -> dict[str, Any]:
+    """A model's recorded settings without its name and weights. A test on samples compares models only if these are
+    equal: it can't separate the effect of other settings from that of the training seed.
 
     Raises:
         InputError: If there is no such model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from snnrobust.analysis.curves import accuracy_curve
 from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.audit.gaps import Gap, compare_gaps
+from snnrobust.audit.remedies import MORE_SAMPLES, adaptive, another_estimator, load_call, missing_evidence, more_steps
 from snnrobust.results.records import NAN, Finding
 
 #: Allowed difference of robust accuracy between 50 and 100 steps.
@@ -42,11 +44,28 @@ def attack_variant_findings(audited: AuditedAttack, strength: float) -> list[Fin
 
 
 def _finding(
-    audited: AuditedAttack, strength: float, name: str, value: float, threshold: float, **more: Any
+    audited: AuditedAttack,
+    strength: float,
+    name: str,
+    value: float,
+    threshold: float,
+    *,
+    missing: str = "",
+    **more: Any,
 ) -> Finding:
-    """A finding that passes at or below its threshold; its evidence is missing where the value is NaN."""
+    """A finding that passes at or below its threshold; its evidence is missing where the value is NaN.
+
+    Args:
+        audited: The attack.
+        strength: The radius.
+        name: The finding's name.
+        value: What was measured.
+        threshold: The largest value that passes.
+        missing: What to do if the value of a quoted attack is NaN although the run has evidence="full".
+        **more: Further fields of `Finding`.
+    """
     if np.isnan(value):
-        more["remedy"] = "Evaluate with evidence='full'."
+        more["remedy"] = missing_evidence(audited, missing)
     if name in COMPARES_SUBSET and not audited.comparable:
         remedy = "None: this net uses a global random generator, so outcomes of a sample depend on its batch."
         more |= {"passed": None, "required": False, "remedy": remedy}
@@ -103,9 +122,11 @@ def _steps_converged(audited: AuditedAttack, strength: float) -> Finding:
         result.value,
         STEPS_GAP,
         passed=result.passed,
-        why="Difference of robust accuracy between 50 and 100 steps, or between the attack's own steps and 100. Above "
-        "the threshold, the attack has not converged: more steps break more samples." + result.note,
-        remedy="Evaluate more samples." if result.passed is None else "Pass more steps= and restarts= to the attack.",
+        why="Robust accuracy with 50 steps minus that with 100, in the direction in which it is larger, or with the "
+        "attack's own steps minus that with 100 if this is more. Above the threshold the number of steps still changes "
+        "the result." + result.note,
+        remedy=MORE_SAMPLES if result.passed is None else more_steps(audited),
+        missing=_no_steps(audited),
     )
 
 
@@ -135,7 +156,8 @@ def _monotone(audited: AuditedAttack, strength: float) -> Finding:
         MONOTONE,
         why="Share of samples that are robust at this radius although a search at a smaller radius broke them. The "
         "smaller example is allowed here too, so the search missed it.",
-        remedy="Pass more steps= or restarts= to the attack.",
+        remedy=more_steps(audited),
+        missing=_no_steps(audited),
     )
 
 
@@ -151,10 +173,11 @@ def _full_range(audited: AuditedAttack, strength: float) -> Finding:
         "full-range",
         share,
         0.0,
-        why="Share of samples that keep their class when their input is replaced by one of another class. At the full "
-        "range of the inputs this is allowed, so robust accuracy must be 0. Above 0, the model or the scoring ignores "
-        "the input.",
+        why="Share of samples that keep their class when their input is swapped for one of another class; no attack is "
+        "run. At the full range of the inputs the swap is allowed, so robust accuracy must be 0. Above 0, the model or "
+        "the scoring ignores the input.",
         remedy="Check the labels, decide= and readout= of wrap, and whether the net uses its input.",
+        missing=_no_full_range(audited),
         fatal=True,
     )
 
@@ -170,7 +193,8 @@ def _full_range_attack(audited: AuditedAttack, strength: float) -> Finding:
         FULL_RANGE,
         why="Robust accuracy under the attack (20 steps) when every input is allowed. It should be near 0. Above the "
         "threshold, the attack can't find examples that exist.",
-        remedy="Use another estimator (gradient=) or an ensemble: sr.load('standard', epsilon=...).",
+        remedy=another_estimator(audited),
+        missing=_no_full_range(audited),
     )
 
 
@@ -189,7 +213,8 @@ def _attack_order(audited: AuditedAttack, strength: float) -> Finding:
         0.0,
         why="Share of samples whose outcome changes with the batch size and the order of the samples. Above 0, a "
         "sample's outcome depends on the other samples of its batch.",
-        remedy="Look for state or normalisation shared between samples; key random numbers by sample.",
+        remedy="Look for state or normalisation shared between samples in the net; in a plugin of your own, draw from "
+        "the `rng` that is passed in.",
     )
 
 
@@ -208,7 +233,9 @@ def _last_iterate(audited: AuditedAttack, strength: float) -> Finding:
         LAST_ITERATE,
         why="Last-iterate robust accuracy minus any-iterate robust accuracy. A large value means that the attack "
         "oscillates: it loses examples that it found.",
-        remedy="Quote any-iterate robust accuracy; pass a smaller step_size= to the attack.",
+        remedy="Quote any-iterate robust accuracy (the default)."
+        + (" Pass a smaller step_size= to the attack." if "step_size" in audited.task["parameters"] else ""),
+        missing=_no_steps(audited),
         required=False,
     )
 
@@ -229,7 +256,7 @@ def _eot_plateau(audited: AuditedAttack, strength: float) -> Finding:
         passed=result.passed,
         why="Robust accuracy minus robust accuracy under the attack with twice the draws for each gradient. Above the "
         "threshold, the gradients are averaged over too few draws." + result.note,
-        remedy="Evaluate more samples." if result.passed is None else "Raise eot= until robust accuracy is constant.",
+        remedy=MORE_SAMPLES if result.passed is None else "Raise eot= until robust accuracy is constant.",
     )
 
 
@@ -252,7 +279,25 @@ def _resolution(audited: AuditedAttack, strength: float) -> list[Finding]:
             least,
             why="Half the width of the 95 % interval of robust accuracy. The threshold is the smallest difference from "
             "another model of this report. Above it, the interval is too wide to tell the two models apart.",
-            remedy="Evaluate more samples, or compare the models with report.compare, a paired test.",
+            remedy="Evaluate more samples, or compare the models with report.compare (a paired test, for models with "
+            "equal settings).",
             required=False,
         )
     ]
+
+
+def _no_steps(audited: AuditedAttack) -> str:
+    """What to do where a quoted attack was not run with other numbers of steps, in a run with evidence="full"."""
+    reason = "Not measured for this attack, which does not take several gradient steps."
+    if audited.task["members"]:
+        longer = adaptive(audited.norm, "'steps': 200, 'label': 'long'")
+        return f"{reason} Add a member that does: {longer}."
+    return f"{reason} Quote {load_call('standard', audited.norm)}."
+
+
+def _no_full_range(audited: AuditedAttack) -> str:
+    """What to do where nothing is known about the full range of the inputs, in a run with evidence="full"."""
+    low, high = audited.outcomes.run["models"][audited.model]["bounds"]
+    if not math.isfinite(high - low):
+        return "Pass finite bounds= to wrap: with infinite ones, no radius allows every input."
+    return "Evaluate samples of several classes that the model classifies correctly."

@@ -144,6 +144,11 @@ class AuditedAttack:
         return self.outcomes.cells(self.model, self.label)
 
     @cached_property
+    def uses_gradients(self) -> bool:
+        """Whether the attack, or a member of it, computed gradients."""
+        return any(cell["backwards"].any() for cell in self.cells)
+
+    @cached_property
     def clean(self) -> np.ndarray:
         """Which samples the model classifies correctly without an attack, [N]."""
         correct: np.ndarray = self.outcomes.clean(self.model)["correct"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from snnrobust.analysis.curvature_results import curvature_results
@@ -13,7 +16,7 @@ from snnrobust.results.curvature import (
     VALID_CORRELATION,
     CurvatureResult,
     Validity,
-    largest_known,
+    nan_max,
     remedy_for,
 )
 from snnrobust.results.records import Finding
@@ -29,7 +32,7 @@ def curvature_findings(outcomes: Outcomes, model: str) -> list[Finding]:
     return [
         finding
         for each in curvature_results(outcomes, model)
-        for finding in (_validity(each), *_symmetric(each), *_converged(each))
+        for finding in (_validity(each), *_symmetric(each), *_converged(each, outcomes.task(each.label)["parameters"]))
     ]
 
 
@@ -39,7 +42,7 @@ def _validity(found: CurvatureResult) -> Finding:
     advice = remedy_for(found.operator)
     remedy = f"{advice[0].upper()}{advice[1:]}."
     if found.noisy:
-        remedy = "Measure with more samples and draws: the measured curvature is noise."
+        remedy = "Pass larger samples= and draws=: the measured curvature is noise."
     elif found.predicts is None:
         remedy = "Measure with sr.load('eigenvalues'), which compares its operator with the measured loss."
     elif found.predicts and found.size_factor > 1:
@@ -66,7 +69,7 @@ def _symmetric(found: CurvatureResult) -> list[Finding]:
     values = [each.value for each in found.of("asymmetry")]
     if not values or not found.symmetric:
         return []
-    value = largest_known(values)
+    value = nan_max(values)
     return [
         Finding(
             "curvature-symmetric",
@@ -83,7 +86,7 @@ def _symmetric(found: CurvatureResult) -> list[Finding]:
     ]
 
 
-def _converged(found: CurvatureResult) -> list[Finding]:
+def _converged(found: CurvatureResult, parameters: Mapping[str, Any]) -> list[Finding]:
     value, noise = found.relative_error, found.draw_noise
     if np.isnan(value) and not noise:
         return []
@@ -91,10 +94,16 @@ def _converged(found: CurvatureResult) -> list[Finding]:
         f"Largest error of an eigenvalue (its residual |M v - value v|; for a smoothed loss also the spread over "
         f"draws) over the largest eigenvalue, for {found.text}. Above the threshold the eigenvalues have not converged."
     )
-    remedy = "Allow more products, and more draws for a smoothed loss, or ask for fewer eigenvalues."
+    remedy = "Pass a larger products=, a larger draws= of the operator (smoothed loss), or a smaller k=."
+    if "iterations" in parameters:  # PyHessian's
+        remedy = "Pass a larger iterations=, or a smaller top=."
     if noise:
-        why += " The operator was estimated from fewer draws than it has rows, and the error of that is not known."
-        remedy = "Measure its trace instead, or use more draws than it has rows."
+        why += " The operator was estimated from fewer draws than it has rows, and the error of that is not known"
+        why += " (NaN: evidence that they have converged is missing)." if np.isnan(value) else "."
+        remedy = (
+            "Measure its trace, sr.load('trace', operator='smoothed'), or use more draws than it has rows: "
+            "operator={'name': 'smoothed', 'draws': ...}."
+        )
     return [
         Finding(
             "curvature-converged",

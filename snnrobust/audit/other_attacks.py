@@ -7,6 +7,15 @@ from scipy import stats
 
 from snnrobust.audit.audited_attack import AuditedAttack, OtherAttack
 from snnrobust.audit.gaps import Gap, compare_gaps
+from snnrobust.audit.remedies import (
+    FULL_EVIDENCE,
+    MORE_SAMPLES,
+    another_estimator,
+    black_box,
+    load_call,
+    more_steps,
+    other_objectives,
+)
 from snnrobust.results.records import Finding
 
 #: Allowed gap between the claimed robust accuracy and that under another gradient attack.
@@ -34,10 +43,13 @@ def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAt
     for each in others:
         if each.gradients:
             gap = Gap.between(robust[each.rows], each.robust, each.name)
-            # An attack with the same estimator is no evidence for the number, but it can be evidence against it.
+            # An attack with the same estimator counts only if it is stronger.
             if gap.value > SURROGATE_GAP or each.estimators - own or len(own) > 1:
                 gaps.append(gap)
     result = compare_gaps(gaps, SURROGATE_GAP, "no attack with another estimator was run at this radius")
+    stronger = f"Quote the ensemble instead: {load_call('standard', audited.norm)}."
+    if audited.task["members"]:
+        stronger = "Add the stronger attack named above to the ensemble: adaptive=[...]."
     return Finding(
         "surrogate-gap",
         result.passed,
@@ -45,7 +57,7 @@ def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAt
         SURROGATE_GAP,
         "Claimed robust accuracy minus robust accuracy under the strongest other gradient attack. Above the threshold, "
         "the gradient is masked by the estimator, or the attack is weak." + result.note,
-        _remedy(bool(gaps), result.passed, "Quote the ensemble instead: sr.load('standard', epsilon=...)."),
+        _remedy(bool(gaps), result.passed, stronger, _other_estimator_missing(audited)),
         fatal=True,
         model=audited.model,
         label=audited.label,
@@ -55,22 +67,18 @@ def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAt
 
 def _black_box_not_stronger(audited: AuditedAttack, strength: float, others: list[OtherAttack]) -> Finding:
     """Whether a black-box attack breaks more samples than the gradient attacks."""
-    black_box = [each for each in others if not each.gradients and not each.transfer]
-    gaps = _gaps_to_gradient_attacks(audited, strength, others, black_box)
+    compared = [each for each in others if not each.gradients and not each.transfer]
+    gaps = _gaps_to_gradient_attacks(audited, strength, others, compared)
     result = compare_gaps(gaps, BLACK_BOX_GAP, "no black-box attack was run at this radius")
     return Finding(
         "black-box-not-stronger",
         result.passed,
         result.value,
         BLACK_BOX_GAP,
-        "Robust accuracy under the gradient attacks minus robust accuracy under a black-box attack. Above 0, the "
-        "black-box attack breaks more samples: gradients are masked." + result.note,
-        _remedy(
-            bool(gaps),
-            result.passed,
-            "Attack with other estimators or objectives: sr.load('standard', ..., adaptive=[...]).",
-            "Evaluate with evidence='full', or add sr.load('square', epsilon=...).",
-        ),
+        f"Robust accuracy under {_gradient_attacks_in_words(audited, strength)} minus robust accuracy under "
+        f"{'a' if audited.uses_gradients else 'another'} black-box attack. Above 0, the black-box attack breaks more "
+        f"samples: gradients are masked.{result.note}",
+        _remedy(bool(gaps), result.passed, other_objectives(audited), _black_box_missing(audited, strength)),
         fatal=True,
         model=audited.model,
         label=audited.label,
@@ -91,13 +99,10 @@ def _transfer_not_stronger(audited: AuditedAttack, strength: float, others: list
             result.passed,
             result.value,
             BLACK_BOX_GAP,
-            "Robust accuracy under the gradient attacks minus robust accuracy under a transfer attack (examples made "
-            "on another model). Above 0, the transfer attack breaks more samples: gradients are masked." + result.note,
-            _remedy(
-                True,
-                result.passed,
-                "Attack with other estimators or objectives: sr.load('standard', ..., adaptive=[...]).",
-            ),
+            f"Robust accuracy under {_gradient_attacks_in_words(audited, strength)} minus robust accuracy under a "
+            "transfer attack (examples made on another model). Above 0, the transfer attack breaks more samples: "
+            "gradients are masked." + result.note,
+            _remedy(True, result.passed, other_objectives(audited)),
             fatal=True,
             model=audited.model,
             label=audited.label,
@@ -168,7 +173,7 @@ def _noise_not_stronger(audited: AuditedAttack, strength: float) -> Finding:
         BLACK_BOX_GAP,
         "Robust accuracy minus accuracy under uniform noise of the same radius. Above 0, random noise breaks more "
         "samples than the attack: the attack is not optimising." + result.note,
-        _remedy(bool(gaps), result.passed, "Use another estimator (gradient=), more steps= or restarts=."),
+        _remedy(bool(gaps), result.passed, _optimise_better(audited)),
         fatal=True,
         model=audited.model,
         label=audited.label,
@@ -184,9 +189,40 @@ def _gap_to_noise(robust: np.ndarray, fraction: np.ndarray, name: str) -> Gap:
     return Gap(round(float(difference.mean()), 6), float(p_value), name)  # shares over draws are stored in float32
 
 
-def _remedy(
-    compared: bool, passed: bool | None, remedy: str, no_evidence: str = "Evaluate with evidence='full'."
-) -> str:
+def _gradient_attacks_in_words(audited: AuditedAttack, strength: float) -> str:
+    """The gradient attacks that `_gaps_to_gradient_attacks` compares with others."""
+    if _own_gradient_attacks(audited, strength) is not None:
+        return "the gradient attacks"
+    if audited.task["members"] and audited.uses_gradients:
+        return "all other gradient attacks together (those of this ensemble were not run by themselves)"
+    return "all other gradient attacks together (this attack uses no gradients)"
+
+
+def _other_estimator_missing(audited: AuditedAttack) -> str:
+    """What to do where no attack with another estimator was run."""
+    if audited.outcomes.run["evidence"] != "full":
+        return FULL_EVIDENCE
+    # With full evidence the members of `standard` were run: none with another estimator fits the net.
+    own = load_call("flips" if audited.norm == "l0" else "pgd", audited.norm, "gradient=...")
+    return f"Use spiking nodes of a known framework, or add an attack with an estimator of your own: {own}."
+
+
+def _black_box_missing(audited: AuditedAttack, strength: float) -> str:
+    """What to do where no black-box attack was compared with gradient attacks."""
+    full, known = audited.outcomes.run["evidence"] == "full", _own_gradient_attacks(audited, strength) is not None
+    if known:
+        return f"{'Add' if full else FULL_EVIDENCE[:-1] + ', or add'} {black_box(audited.norm)}."
+    return f"Evaluate {load_call('standard', audited.norm)} as well." if full else FULL_EVIDENCE
+
+
+def _optimise_better(audited: AuditedAttack) -> str:
+    """What to do about an attack that is weaker than noise."""
+    if audited.task["members"] or not audited.uses_gradients:
+        return more_steps(audited)
+    return f"{more_steps(audited)} {another_estimator(audited)}"
+
+
+def _remedy(compared: bool, passed: bool | None, remedy: str, no_evidence: str = FULL_EVIDENCE) -> str:
     if not compared:
         return no_evidence
-    return "Evaluate more samples." if passed is None else remedy
+    return MORE_SAMPLES if passed is None else remedy

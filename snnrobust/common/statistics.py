@@ -162,7 +162,10 @@ def bootstrap_area(
     if at.ndim != 1 or len(at) < 2 or not bool((np.diff(at) > 0).all()):
         raise InputError(f"expected two or more ascending strengths, got {strengths}; an area needs a range")
     if held.ndim != 2 or len(held) != len(at) or held.shape[1] == 0:
-        raise InputError(f"expected outcomes [{len(at)}, sample], got {held.shape}; give one row a strength")
+        raise InputError(
+            f"expected outcomes [{len(at)}, sample], got {held.shape}; pass one row per strength and at least one "
+            f"sample"
+        )
     areas = np.trapezoid(held, at, axis=0) / (at[-1] - at[0])  # [sample]
     low, high = bootstrap_mean(areas, seed, level)
     return Estimate("robust_accuracy_area", float(areas.mean()), low, high, len(areas))

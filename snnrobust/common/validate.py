@@ -56,7 +56,7 @@ def check_flag(name: str, value: object) -> None:
     """Raises an `InputTypeError` unless `value` is True or False."""
     if not isinstance(value, bool):
         raise InputTypeError(
-            f"expected {name} to be a bool, got {value!r} ({type(value).__name__}); do: pass True or False"
+            f"expected {name} to be a bool, got {value!r} ({type(value).__name__}); pass True or False"
         )
 
 
@@ -65,12 +65,12 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     known = list(choices)
     if not isinstance(value, str):
         raise InputTypeError(
-            f"expected {name} to be a string, got {value!r} ({type(value).__name__}); do: choose one of {known}"
+            f"expected {name} to be a string, got {value!r} ({type(value).__name__}); choose one of {known}"
         )
     if value not in known:
         near = get_close_matches(value, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"expected {name} to be one of {known}, got {value!r}; {hint}do: choose one of these")
+        raise InputError(f"expected {name} to be one of {known}, got {value!r}; {hint}choose one of these")
     return value
 
 
@@ -78,6 +78,6 @@ def check_real(name: str, value: object) -> float:
     """Returns `value` as a float if it is a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(
-            f"expected {name} to be a real number, got {value!r} ({type(value).__name__}); do: pass a float"
+            f"expected {name} to be a real number, got {value!r} ({type(value).__name__}); pass a float"
         )
     return float(value)

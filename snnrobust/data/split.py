@@ -55,7 +55,8 @@ def stratified_split(y: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor
         raise InputTypeError(f"expected integer sizes, got {list(sizes)}; pass numbers of samples")
     if not sizes or min(sizes) < 1 or sum(sizes) > len(y):
         raise InputError(
-            f"expected sizes of at least 1 that sum to at most {len(y)} samples, got {list(sizes)}; make them fit"
+            f"expected sizes of at least 1 that sum to at most {len(y)} samples, got {list(sizes)}; give at least one "
+            f"size, each >= 1, with a sum of at most {len(y)}"
         )
     order = permutation(len(y), seed)  # [N]
     labels = y[order]  # [N]

@@ -57,7 +57,9 @@ def vision(name: str, cls: str, root: str | Path | None, seed: int) -> Splits:
         ) from error
     held = len(x) // 10
     if held == 0:
-        raise InputError(f"expected at least 10 training samples in '{name}', got {len(x)}; put the full files there")
+        raise InputError(
+            f"expected at least 10 training samples in '{name}', got {len(x)}; put the full data set into root={root!r}"
+        )
     order = permutation(len(x), seed)  # [N]
     whole = Dataset.of(x, y, name=name)
     test = Dataset(x_test, y_test, torch.arange(len(x), len(x) + len(x_test)), name=name)

@@ -1,4 +1,4 @@
-"""One attack, or an ensemble of them, on one model at one strength: its searches, one after the other."""
+"""One attack, or an ensemble, on one model at one strength: runs its searches one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snnrobust.data.batch import Batch
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes, KeptExamples
 from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.search.active_batch import SELECTION
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import perturb, search
@@ -26,19 +26,19 @@ SAVE_EVERY = 20.0
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One search that samples get: a member of the ensemble (or the attack itself) and a restart of it."""
+class MemberRestart:
+    """One search: a restart of a member of the ensemble, or of the attack itself."""
 
     member: int
     task: Task
-    attack: Attack
+    attack: AttackSettings
     restart: int
 
 
-def turns(task: Task) -> list[Turn]:
+def searches_of(task: Task) -> list[MemberRestart]:
     """All searches of a task, in order."""
     return [
-        Turn(member, each, attack, restart)
+        MemberRestart(member, each, attack, restart)
         for member, (each, attack) in enumerate(task.attacks)
         for restart in range(attack.restarts)
     ]
@@ -46,12 +46,12 @@ def turns(task: Task) -> list[Turn]:
 
 @dataclass(frozen=True)
 class AttackCell:
-    """One attack at one strength, to be run or gone on with.
+    """One attack at one strength, to be run or resumed.
 
     Attributes:
         context: What all cells of the model share.
         task: The attack.
-        position: Which of its strengths.
+        position: Index into `task.strengths`.
         attacked: Which samples are attacked, [N].
     """
 
@@ -78,38 +78,38 @@ class AttackCell:
     def extend(self, outcomes: AttackOutcomes) -> None:
         """Attacks the samples whose searches are not over yet, and merges what is found."""
         context, saved = self.context, time.monotonic()
-        for number, turn in enumerate(turns(self.task)):
-            if self.task.members and turn.task.label in context.skip:
+        for number, restart in enumerate(searches_of(self.task)):
+            if self.task.members and restart.task.label in context.skip:
                 continue
 
-            def done(found: SearchResult, turn: Turn = turn, number: int = number) -> None:
+            def done(found: SearchResult, restart: MemberRestart = restart, number: int = number) -> None:
                 nonlocal saved
                 outcomes.merge(
                     found,
                     context.data.x[found.rows],
-                    turn.attack.norm,
-                    member=turn.member,
-                    turn=number,
+                    restart.attack.norm,
+                    member=restart.member,
+                    search_number=number,
                     stochastic=context.model.stochastic,
                 )
                 if time.monotonic() - saved > SAVE_EVERY:
                     self.save(outcomes)
                     saved = time.monotonic()
 
-            rows = torch.from_numpy(np.flatnonzero(self._due(outcomes, turn, number)))
-            outcomes.turn[self.attacked] = np.maximum(outcomes.turn[self.attacked], number)
+            rows = torch.from_numpy(np.flatnonzero(self._due(outcomes, restart, number)))
+            outcomes.searches_done[self.attacked] = np.maximum(outcomes.searches_done[self.attacked], number)
             if len(rows):
-                attack = self._attack_context(turn, rows)
+                search_context = self._attack_context(restart, rows)
                 try:
-                    if isinstance(turn.task.plugin, Optimiser):
-                        search(attack, turn.task.plugin, rows, done)
+                    if isinstance(restart.task.plugin, Optimiser):
+                        search(search_context, restart.task.plugin, rows, done)
                     else:
-                        perturb(attack, turn.task.plugin, rows, done)
+                        perturb(search_context, restart.task.plugin, rows, done)
                 except BaseException:
                     self.save(outcomes)
                     raise
-                path = attack.queries.execution.path
-                context.store.save_execution_path(context.model.name, turn.task.label, path)
+                path = search_context.queries.execution.path
+                context.store.save_execution_path(context.model.name, restart.task.label, path)
 
     def save(self, outcomes: AttackOutcomes) -> None:
         """Keeps a cell that is not finished."""
@@ -119,19 +119,21 @@ class AttackCell:
     def _key(self) -> tuple[str, str, int]:
         return self.context.model.name, self.context.prefix + self.task.label, self.position
 
-    def _due(self, outcomes: AttackOutcomes, turn: Turn, number: int) -> np.ndarray:
+    def _due(self, outcomes: AttackOutcomes, restart: MemberRestart, number: int) -> np.ndarray:
         """Which samples get this search, [N]."""
         effort = self.context.effort
-        due: np.ndarray = self.attacked & (outcomes.turn <= number)
-        if effort.stop and not self.context.model.stochastic:  # scoring draws must not steer a search
-            correct = outcomes.correct if effort.cascade else outcomes.member_correct[turn.member]
+        due: np.ndarray = self.attacked & (outcomes.searches_done <= number)
+        if (
+            effort.stop and not self.context.model.stochastic
+        ):  # results on the scoring draws must not decide which searches run
+            correct = outcomes.correct if effort.cascade else outcomes.member_correct[restart.member]
             due &= correct != 0
         return due
 
-    def _attack_context(self, turn: Turn, rows: Tensor) -> AttackContext:
-        context, attack, epsilon = self.context, turn.attack, self.task.strengths[self.position]
-        # Not keyed by label: attacks that differ in one factor start alike, and are compared in pairs.
-        rng = Draws(context.settings.seed, "attack").sub(f"{epsilon:.12g}", turn.restart)
+    def _attack_context(self, restart: MemberRestart, rows: Tensor) -> AttackContext:
+        context, attack, epsilon = self.context, restart.attack, self.task.strengths[self.position]
+        # Not keyed by label: attacks that differ in one factor use the same random starts, so outcomes are paired.
+        rng = Draws(context.settings.seed, "attack").sub(f"{epsilon:.12g}", restart.restart)
         model = context.model
         attacked = model if attack.source is None else context.sources[attack.source]
         queries = ModelQueries(
@@ -150,9 +152,9 @@ class AttackCell:
             rng=rng,
             sizer=context.sizer,
             stop=context.effort.stop,
-            name=turn.task.label,
+            name=restart.task.label,
             transfer=attacked.net is not model.net,
-            targets=self._targets(queries, turn.restart, rows) if attack.targeted else None,
+            targets=self._targets(queries, restart.restart, rows) if attack.targeted else None,
         )
 
     def _targets(self, queries: ModelQueries, restart: int, rows: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from snnrobust.common.files import Arrays
 from snnrobust.search.attack_context import SearchResult
 from snnrobust.threat_models.threat_model import Norm
 
-#: What is only needed while a cell runs.
-_RUNNING = ("turn", "rank")
+#: Fields that are not stored with a finished cell.
+_RUNNING = ("searches_done", "rank")
 _EXAMPLES = {"example_held": "held", "example_x": "x", "example_logits": "logits"}
 
 
@@ -39,7 +39,7 @@ class KeptExamples:
         return cls(np.zeros(count, dtype=bool), x, logits)
 
     def put(self, rows: np.ndarray, x: Tensor, logits: Tensor) -> None:
-        """Keeps the examples x [n, *] with logits [n, K] of the samples at `rows` [n], as far as they are wanted."""
+        """Keeps the examples x [n, *] with logits [n, K] of those samples at `rows` [n] that are among the first."""
         wanted = rows < len(self.x)
         if not self.logits.shape[1]:
             self.logits = np.full((len(self.x), logits.shape[1]), np.nan, dtype=np.float32)
@@ -77,8 +77,8 @@ class AttackOutcomes:
         member_correct: As `correct`, for each member alone, [M, N].
         member_forwards: Forward passes of each member, [M, N].
         member_backwards: Backward passes of each member, [M, N].
-        turn: How many searches each sample has had, [N].
-        rank: By what searches are compared (smaller is stronger), [N].
+        searches_done: How many searches each sample has had, [N].
+        rank: Rank of the stored search (smaller is stronger), [N].
         examples: The examples of the first samples, where they are kept.
     """
 
@@ -95,7 +95,7 @@ class AttackOutcomes:
     member_correct: np.ndarray
     member_forwards: np.ndarray
     member_backwards: np.ndarray
-    turn: np.ndarray
+    searches_done: np.ndarray
     rank: np.ndarray
     examples: KeptExamples | None = None
 
@@ -116,14 +116,14 @@ class AttackOutcomes:
             member_correct=np.full((members, count), -1, dtype=np.int8),
             member_forwards=np.zeros((members, count), dtype=np.int32),
             member_backwards=np.zeros((members, count), dtype=np.int32),
-            turn=np.zeros(count, dtype=np.int32),
+            searches_done=np.zeros(count, dtype=np.int32),
             rank=np.full(count, np.inf, dtype=np.float32),
             examples=examples,
         )
 
     @classmethod
     def from_partial(cls, arrays: Arrays) -> Self:
-        """What `partial` gave."""
+        """Restores the result of `partial`."""
         kept = {name: value for name, value in arrays.items() if name not in _EXAMPLES}
         examples = None
         if "example_x" in arrays:
@@ -131,7 +131,7 @@ class AttackOutcomes:
         return cls(**kept, examples=examples)
 
     def partial(self) -> Arrays:
-        """Everything, to go on from after an interruption."""
+        """All fields as arrays, for resuming."""
         kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "examples"}
         if self.examples is not None:
             kept |= {key: getattr(self.examples, name) for key, name in _EXAMPLES.items()}
@@ -147,7 +147,7 @@ class AttackOutcomes:
         return None if self.examples is None else self.examples.arrays()
 
     def merge(
-        self, found: SearchResult, originals: Tensor, norm: Norm, *, member: int, turn: int, stochastic: bool
+        self, found: SearchResult, originals: Tensor, norm: Norm, *, member: int, search_number: int, stochastic: bool
     ) -> None:
         """Takes over what a search found, where it is stronger than the searches before.
 
@@ -156,11 +156,11 @@ class AttackOutcomes:
             originals: Their inputs, [n, *].
             norm: What distances are measured in.
             member: The member whose search it was.
-            turn: The number of the search, from 0.
+            search_number: The number of the search, from 0.
             stochastic: Whether the net is stochastic.
         """
         rows = found.rows.numpy()
-        correct, rank = found.not_broken.numpy(), found.rank.float().numpy()
+        correct, rank = found.withstands.numpy(), found.rank.float().numpy()
         chosen = replaces(self.correct[rows], self.rank[rows], correct, rank, stochastic=stochastic)
         at = rows[chosen]
         self.correct[at] = correct[chosen]
@@ -173,7 +173,7 @@ class AttackOutcomes:
         if self.examples is not None:
             here = torch.from_numpy(chosen)
             self.examples.put(at, found.x[here], found.logits[here])
-        self.last_correct[rows] = worst_of(self.last_correct[rows], found.last_not_broken.numpy())
+        self.last_correct[rows] = worst_of(self.last_correct[rows], found.last_withstands.numpy())
         self.member_correct[member][rows] = worst_of(self.member_correct[member][rows], correct)
         for total, alone, spent in (
             (self.forwards, self.member_forwards, found.forwards),
@@ -182,25 +182,24 @@ class AttackOutcomes:
             total[rows] += spent.numpy().astype(np.int32)
             alone[member][rows] += spent.numpy().astype(np.int32)
         self.disagreements[rows] += found.disagreements.numpy().astype(np.int32)
-        self.turn[rows] = turn + 1
+        self.searches_done[rows] = search_number + 1
 
 
 def replaces(
     held: np.ndarray, held_rank: np.ndarray, correct: np.ndarray, rank: np.ndarray, *, stochastic: bool
 ) -> np.ndarray:
-    """Whether a search's outcome replaces the one that is held, [n].
+    """Whether a search's outcome replaces the stored one, [n].
 
-    The first outcome of a sample always does. After that the stronger search wins, by rank. For a deterministic net a
-    success that the user's own net confirmed outweighs any rank: the first one stays unless a stronger one comes, and
-    a search that did not break the sample never replaces one that did.
+    The first outcome is always stored; later the smaller rank wins. For a deterministic net a confirmed success always
+    replaces a failure, and only a stronger success replaces a success.
 
     Args:
-        held: 1 withstands, 0 broken, -1 nothing is held, [n].
+        held: The stored outcome: 1 withstands, 0 broken, -1 nothing stored, [n].
         held_rank: Its rank, [n].
         correct: Whether the net withstands what the search found, [n].
         rank: Its rank (smaller is stronger), [n].
-        stochastic: Whether the net is stochastic: then searches are chosen by rank alone, since scoring draws must not
-            steer a search.
+        stochastic: Whether the net is stochastic: then the rank alone decides, since results on the scoring draws must
+            not decide between searches.
     """
     nothing_held, broken = held < 0, held == 0
     stronger: np.ndarray = nothing_held | (rank < held_rank)
@@ -212,14 +211,14 @@ def replaces(
 
 
 def worst_of(held: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """0 where either is 0, of outcomes that are 1, 0 or, where nothing is held, -1, [n]."""
+    """Element-wise minimum, where -1 in `held` counts as missing, [n]."""
     worst: np.ndarray = np.where(held < 0, found, np.minimum(held, found))
     return worst
 
 
 def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:
-    """Outcomes at `epsilon` of a minimum-norm attack that was run at a larger radius: its examples hold from their
-    distance on."""
+    """Outcomes at `epsilon` of a minimum-norm attack that was run at a larger radius: an example counts at every radius
+    from its distance on."""
     derived = {name: value.copy() for name, value in arrays.items()}
     lost = beyond(arrays, epsilon)
     for name in ("correct", "voted", "last_correct", "member_correct"):

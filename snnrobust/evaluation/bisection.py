@@ -17,23 +17,24 @@ import numpy as np
 
 from snnrobust.common.progress import Steps
 from snnrobust.common.random import Draws
+from snnrobust.evaluation.attack_cell import AttackCell
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes
 from snnrobust.evaluation.cell_runner import CellRunner
 from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.wrapping.model import SpikingModel
 
-#: Samples whose assumed outcomes are attacked after all, where there are as many.
+#: Samples whose assumed outcomes are checked by an attack, where there are as many.
 AUDITED = 100
-#: With fewer radii there is no search to spare.
+#: With fewer radii bisection saves no search.
 RADII = 3
 
 
 def why_not_bisected(task: Task, model: SpikingModel, skipped: frozenset[str] = frozenset()) -> str | None:
     """Why the strengths of a task are not bisected on a model; None where they are.
 
-    An ensemble is bisected as a whole: it withstands where all of its members do, so the strongest decides, and a
-    single step among searches of several does no harm. One search of several steps on the model itself it must have.
+    An ensemble is bisected as a whole. Single-step members are allowed, but at least one multi-step attack on the model
+    itself is required.
 
     Args:
         task: The task.
@@ -67,13 +68,13 @@ def bisect(task: Task, cells: CellRunner, steps: Steps, *, audit: bool) -> None:
 
     Each sample is first attacked in the middle of its radii, then in the middle of the half that is left, and so on:
     at most ceil(log2(m + 1)) of m radii. Beside what every attack keeps, a cell has two entries [N]: "assumed", right
-    here since it withstood a larger radius; and "audited", the same, but then attacked after all.
+    here since it withstood a larger radius; and "audited", the same, but checked by an attack.
 
     Args:
         task: An attack for which `why_not_bisected` is None.
         cells: Runs attacks at single radii; their effort should stop at the first success.
         steps: Progress, by as many parts as there are strengths.
-        audit: Whether the assumed outcomes of up to `AUDITED` samples are attacked after all.
+        audit: Whether the assumed outcomes of up to `AUDITED` samples are checked by an attack.
     """
     grid, count = _Grid(task, cells), len(task.strengths)
     rounds = math.ceil(math.log2(count + 1))
@@ -109,7 +110,9 @@ class _Grid:
         nothing = np.zeros(len(cells.context.data), dtype=bool)
         self._finished = [cells.finished(task, k) for k in range(len(task.strengths))]
         self._outcomes: dict[int, AttackOutcomes] = {
-            k: cells.attack_cell(task, k, nothing).resumed() for k, held in enumerate(self._finished) if held is None
+            k: AttackCell(cells.context, task, k, nothing).resumed()
+            for k, held in enumerate(self._finished)
+            if held is None
         }
         self._seconds = [0.0] * len(task.strengths)
 
@@ -119,7 +122,7 @@ class _Grid:
             right: np.ndarray = held["correct"] != 0
             return right
         start, outcomes = time.perf_counter(), self._outcomes[position]
-        cell = self._cells.attack_cell(self._task, position, rows)
+        cell = AttackCell(self._cells.context, self._task, position, rows)
         cell.extend(outcomes)
         cell.save(outcomes)
         self._seconds[position] += time.perf_counter() - start
@@ -143,7 +146,7 @@ def _drawn(assumed: np.ndarray, cells: CellRunner) -> np.ndarray:
     return drawn
 
 
-def _is_multi_step(task: Task, attack: Attack) -> bool:
+def _is_multi_step(task: Task, attack: AttackSettings) -> bool:
     """Whether an attack takes several steps on the evaluated model itself."""
     return isinstance(task.plugin, Optimiser) and task.plugin.steps > 1 and attack.source is None
 

@@ -29,9 +29,9 @@ class CellContext:
         store: Keeps outcomes.
         sources: All models by name, for transfer.
         skip: Labels of members of ensembles that the model does not allow.
-        check_inputs: Where accelerated models are compared with their nets.
+        check_inputs: Samples on which accelerated models are compared with their nets.
         prefix: What goes before a task's label in the store.
-        clean: Clean outcomes of the samples, where the store does not hold them for just these.
+        clean: Clean outcomes of the samples, if `data` is a subset; None: read from the store.
     """
 
     model: SpikingModel

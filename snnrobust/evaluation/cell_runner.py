@@ -56,10 +56,6 @@ class CellRunner:
         store, label = self.context.store, self.context.prefix + task.label
         store.save_cell(self.context.model.name, label, position, arrays, seconds, examples)
 
-    def attack_cell(self, task: Task, position: int, attacked: np.ndarray) -> AttackCell:
-        """The cell of `task` at its `position`-th strength, to be run on the samples `attacked` [N]."""
-        return AttackCell(self.context, task, position, attacked)
-
     def right(self) -> np.ndarray:
         """Which samples are right without an attack, by mean or by vote, [N]; all where that is not known."""
         clean = self.context.clean or self.context.store.cell(self.context.model.name, "clean", 0)
@@ -149,7 +145,7 @@ class CellRunner:
             if examples is not None:
                 examples = examples.without(beyond(widest, epsilon)[: len(examples.held)])
             return at_smaller_radius(widest, epsilon), None if examples is None else examples.arrays()
-        outcomes = self.attack_cell(task, position, self._attacked(task, position)).run()
+        outcomes = AttackCell(self.context, task, position, self._attacked(task, position)).run()
         return outcomes.finished(), outcomes.kept_examples
 
     def _cell(self, task: Task, position: int) -> Arrays:

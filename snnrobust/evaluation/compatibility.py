@@ -14,7 +14,7 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import BATCH, EvaluationData
 from snnrobust.errors import InputError, PluginError
 from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.search.queries import ModelQueries
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
@@ -55,7 +55,7 @@ def check_data_fits(model: SpikingModel, data: EvaluationData) -> None:
         if (greatest_label := int(split.y.max())) >= classes:
             raise InputError(
                 f"expected labels below {classes}, the outputs of model '{model.name}', got {greatest_label} "
-                f"in '{name}'; check labels and model"
+                f"in '{name}'; relabel the classes 0..{classes - 1}, or use a net with {greatest_label + 1} outputs"
             )
 
 
@@ -120,7 +120,7 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
         check(model, data, task)
 
 
-def _try_attack(task: Task, attack: Attack, model: SpikingModel, data: EvaluationData) -> None:
+def _try_attack(task: Task, attack: AttackSettings, model: SpikingModel, data: EvaluationData) -> None:
     """Computes one gradient, or value, of two samples: an estimator or objective may not fit the net."""
     few = Batch.of(data.test, torch.arange(min(2, len(data.test))), model.device, model.dtype)
     if attack.targeted:

@@ -23,7 +23,7 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.settings import EXHAUSTIVE, FACTORIAL, Effort
 from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import Attack, Task, load, with_steps
+from snnrobust.plugin.task import AttackSettings, Task, load, with_steps
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import batch_dependent
 from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
@@ -34,7 +34,7 @@ from snnrobust.wrapping.model import SpikingModel
 SAMPLES = 200
 #: Samples at the full range of the inputs, and for the comparison of orders and batch sizes.
 FEW = 48
-#: Other models whose examples are tried on the audited one.
+#: Most source models for transfer attacks.
 SOURCES = 2
 
 EvidenceKind = Literal[
@@ -70,7 +70,7 @@ class EvidenceTask:
     Attributes:
         kind: What it shows.
         about: The label of the attack that it is a variant of, or the norm of the threat model that it belongs to.
-        task: What is run; its label is unique among exhibits.
+        task: What is run; its label is unique among evidence tasks.
         effort: How much of the search is done.
         samples: How many of the audit's samples it is run on.
         batch_size: Samples in flight; None: as in the evaluation.
@@ -201,12 +201,12 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
 
 
 def _alike(first: Task, second: Task) -> bool:
-    """Whether two ensembles are the same, but perhaps for the user's own members or lengths, at the same radii."""
+    """Whether two ensembles have equal name, norm and radii; added members and steps may differ."""
     norms = first.attacks[0][1].norm, second.attacks[0][1].norm
     return first.name == second.name and first.strengths == second.strengths and norms[0] == norms[1]
 
 
-def _doubled(attack: Attack | None) -> Attack:
+def _doubled(attack: AttackSettings | None) -> AttackSettings:
     if attack is None:
         raise TypeError("expected an attack's factors, got none")
     return replace(attack, eot=2 * attack.eot)
@@ -228,8 +228,8 @@ def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: Batch
     there is no other class.
 
     At the full range of the inputs such a swap is allowed, so that robust accuracy there has to be 0. The swap is
-    treated as an example: projected, checked against its budget, and scored. `right` [N] tells which samples the net
-    gets right; these are shown, or any of another class where it gets none of them right.
+    treated as an example: projected, checked against its budget, and scored. Replacements are samples of another
+    class that the net gets right (`right` [N]), or any of another class if there are none.
 
     Raises:
         ViolationError: If a projection at the full range does not allow the swap.
@@ -253,7 +253,7 @@ def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: Batch
         verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
         lengths = None if data.lengths is None else data.lengths[partner]
         shown_batch = Batch(x, data.y[rows].to(model.device), data.index[partner], lengths)
-        return scorer.score(shown_batch).not_broken.cpu()
+        return scorer.score(shown_batch).withstands.cpu()
 
     for chunk, still in sizer.over(rows, swapped):
         correct[chunk.numpy()] = still.numpy()

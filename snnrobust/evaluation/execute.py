@@ -75,7 +75,7 @@ class _ModelRun:
 
     @cached_property
     def _context(self) -> CellContext:
-        """What all cells share; made after the probe, which may have met the limit of memory."""
+        """What all cells share; made after the probe, which may have reduced the batch size."""
         plan, model, store, test = self._plan, self._model, self._store, self._plan.data.test
         few = test.take(min(MIN_BATCH, len(test)))
         size = min([plan.data.batch_size, *store.halved(model.name)])

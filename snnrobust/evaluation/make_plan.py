@@ -16,7 +16,7 @@ from snnrobust.evaluation.memory import choose_batch_size
 from snnrobust.evaluation.plan import Plan
 from snnrobust.evaluation.settings import EvaluationSettings
 from snnrobust.plugin.task import Task, load
-from snnrobust.results.store import held_batch_size
+from snnrobust.results.store import stored_batch_size
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -37,40 +37,40 @@ def make_plan(
         InputError, InputTypeError: For input that does not fit.
     """
     models = _models(model)
-    lenders = _models(sources) if sources else {}
-    if shared := sorted(set(models) & set(lenders)):
+    extra_sources = _models(sources) if sources else {}
+    if shared := sorted(set(models) & set(extra_sources)):
         raise InputError(f"expected other names for sources than for models, got {shared} in both; rename them")
-    everyone = {**models, **lenders}
+    all_models = {**models, **extra_sources}
     listed = _tasks(tasks)
     prepared = prepare(data, settings.batch_size or BATCH)
-    for each in everyone.values():
+    for each in all_models.values():
         with each.session():
             check_data_fits(each, prepared)
     memory: Mapping[str, object] | None = None
     if settings.batch_size is None and not isinstance(data, EvaluationData):
-        size = held_batch_size(out, measured=settings.memory_budget is not None)
+        size = stored_batch_size(out, measured=settings.memory_budget is not None)
         if size is None:
             size, memory = choose_batch_size(
-                everyone.values(), prepared.test, settings.memory_budget, settings.processes
+                all_models.values(), prepared.test, settings.memory_budget, settings.processes
             )
         prepared = replace(prepared, batch_size=size)
     skipped: dict[str, dict[str, str]] = {name: {} for name in models}
     for name, each in models.items():
         with each.session():
             for task in listed:
-                skipped[name] |= incompatible_members(task, each, prepared, everyone)
+                skipped[name] |= incompatible_members(task, each, prepared, all_models)
     evidence: dict[str, list[EvidenceTask]] = {name: [] for name in models}
     if settings.evidence == "full":
         features = prepared.test.x[0].numel()
         for name, each in models.items():
-            evidence[name] = evidence_tasks(listed, each, everyone, features)
+            evidence[name] = evidence_tasks(listed, each, all_models, features)
             for further in evidence[name]:
-                skipped[name] |= incompatible_members(further.task, each, prepared, everyone)
+                skipped[name] |= incompatible_members(further.task, each, prepared, all_models)
     bisected = models if settings.mode == "bisect" else {}
     return Plan(
         settings=settings,
         models=models,
-        sources=everyone,
+        sources=all_models,
         data=prepared,
         tasks=listed,
         evidence_tasks=evidence,

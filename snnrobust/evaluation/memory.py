@@ -26,7 +26,7 @@ SHARE = 0.5
 TRIALS = (2, 8)
 #: Copies of an input that a search keeps beside the pass: original, iterate, strongest, gradient, and an optimiser's.
 COPIES = 8
-#: Tensors as large as the largest saved one that a backward pass makes on its way.
+#: Tensors as large as the largest saved one, allocated temporarily in a backward pass.
 PASSING = 3
 
 
@@ -56,8 +56,7 @@ def check_budget(budget: float | None, batch_size: int | None) -> None:
         raise InputError(f"expected memory_budget in GiB, a number > 0, got {budget!r}; e.g. memory_budget=4")
     if batch_size is not None:
         raise InputError(
-            f"expected either batch_size or memory_budget, got {batch_size} and {budget}; the budget only serves to "
-            f"choose a batch size"
+            f"expected batch_size or memory_budget, not both, got {batch_size} and {budget}; leave one of them out"
         )
 
 
@@ -90,7 +89,7 @@ def choose_batch_size(
 def measure_footprint(model: SpikingModel, data: Dataset) -> Footprint:
     """The footprint of one gradient to the input by trial passes of two sizes, with the model's own surrogate.
 
-    Where even these run out of memory, a sample's need is taken for infinite, and one goes at a time.
+    If even these run out of memory, the need of a sample is set to infinity, so the batch size is 1.
     """
     taken = _on_cuda if model.device.type == "cuda" else _on_cpu
     few, many = TRIALS

@@ -25,6 +25,8 @@ from snnrobust.wrapping.model import SpikingModel
 SAMPLES = 64
 #: Allowed relative difference of logits; more than float rounding in another batch explains.
 TOLERANCE = 1e-4
+#: Names of black-box attacks and the norms that they are defined for.
+BLACK_BOX = "a black-box attack: 'square' (linf, l2) or 'random-search' (l1, l0)"
 
 
 def probe(model: SpikingModel, data: Any) -> list[Finding]:
@@ -117,7 +119,7 @@ def _batch_of_one(model: SpikingModel, sample: Dataset, logits: Tensor) -> Findi
         TOLERANCE,
         "Largest relative difference of a sample's logits between a batch and a batch of one. Above the threshold, "
         "outputs depend on the other samples of the batch, so robust accuracy depends on the batches.",
-        "Use running statistics in eval mode, and check that layout= matches the net's batch axis.",
+        "Use BatchNorm with track_running_stats=True, and check layout=.",
         required=not model.foreign_randomness,
         fatal=True,
     )
@@ -251,10 +253,10 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
     queries = ModelQueries(model, CrossEntropy(), Own())
     batch = Batch.of(sample, torch.arange(len(sample)), model.device, model.dtype)
     why = (
-        "Share of samples whose input gradient through the model's own surrogate is exactly zero. A gradient attack "
-        "does not move these samples."
+        "Share of samples whose input gradient through the model's own surrogate is exactly zero at the original "
+        "input. Gradient attacks without a random start do not move these samples."
     )
-    remedy = "Attack with another estimator, e.g. gradient='atan', and with a black-box attack: sr.load('square', ...)."
+    remedy = f"Attack with another estimator, e.g. gradient='atan', and with {BLACK_BOX}."
     try:
         gradient, _, _ = queries.gradient(batch)
     except PluginError as error:
@@ -286,7 +288,7 @@ def _ties(logits: Tensor) -> Finding:
         0.01,
         "Share of samples for which several classes have the largest logit. Argmax then predicts the first of them, "
         "which may be correct by chance.",
-        "Report strict accuracy next to accuracy, or use a read-out with more values.",
+        "Report strict accuracy next to accuracy; use more time steps, or let the net return membrane potentials.",
         required=False,
     )
 
@@ -297,8 +299,8 @@ def _encoder_gradient(model: SpikingModel) -> Finding:
         not model.straight_through,
         float(model.straight_through),
         0.5,
-        "Whether the encoder has no gradient (1), so that it is replaced by the identity in the backward pass. "
-        "Gradient attacks may then be weak.",
-        "Confirm the result with a black-box attack, e.g. sr.load('square', epsilon=...).",
+        "Value 1 if the encoder has no gradient and the backward pass uses the identity instead (straight-through), "
+        "else 0. If 1, gradients are not those of the model, and gradient attacks may be weak.",
+        f"Confirm the result with {BLACK_BOX}.",
         required=False,
     )

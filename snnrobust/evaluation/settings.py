@@ -21,8 +21,8 @@ class Effort:
 
     Attributes:
         stop: Whether a sample leaves a search at its first success.
-        cascade: Whether a sample that one member of an ensemble broke is spared the others.
-        carry: Whether a sample that broke at one radius is spared the larger ones.
+        cascade: Whether a sample that one member of an ensemble broke is not attacked by later members.
+        carry: Whether a sample that broke at one radius is not attacked at larger radii.
     """
 
     stop: bool

@@ -10,7 +10,7 @@ from typing import Any
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 
 #: Share of validation samples that may equal a test sample: a data set may hold a picture twice.
 CHANCE_DUPLICATES = 0.02
@@ -62,7 +62,7 @@ def best_of(
     return Tuned(replace(task, attack=replace(attack, gradient=_with(attack, best)), tuned=record), tuple(tried))
 
 
-def _with(attack: Attack, setting: Mapping[str, Any]) -> Any:
+def _with(attack: AttackSettings, setting: Mapping[str, Any]) -> Any:
     estimator: Any = attack.gradient  # a frozen dataclass, which the protocols can't say
     try:
         return replace(estimator, **setting)

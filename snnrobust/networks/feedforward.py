@@ -84,10 +84,12 @@ def conv(
     """
     _check_sizes(channels=channels, classes=[classes], size=[size], in_channels=[in_channels])
     side = size >> len(channels)  # each pooling halves, rounding down
+    if size < 2:
+        raise InputError(f"expected size >= 2, got {size}; each convolution halves the images, use larger ones")
     if not channels or side < 1:
         raise InputError(
-            f"expected 1 to {size.bit_length() - 1} channels for images of {size} x {size}, got {channels!r}; "
-            "change the number of convolutions"
+            f"expected channels with 1 to {size.bit_length() - 1} entries for {size} x {size} images (each halves the "
+            f"size), got {channels!r}; use fewer convolutions or larger images"
         )
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise((in_channels, *channels)):

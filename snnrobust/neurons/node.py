@@ -85,7 +85,7 @@ class LoopNode(neuron.BaseNode):  # type: ignore[misc]  # SpikingJelly ships no 
         if self.lateral is not None and inputs[0].shape[-1:] != (self.lateral.in_features,):
             raise InputError(
                 f"expected an input whose last dimension is features={self.lateral.in_features}, got shape "
-                f"{tuple(inputs[0].shape)}; do: build the recurrent node with the features of the layer before it"
+                f"{tuple(inputs[0].shape)}; build the recurrent node with the features of the layer before it"
             )
         # SpikingJelly fills in the first state only; each of ours begins at zero like it.
         return tuple(super(LoopNode, self).materialize_states(inputs, (state,), step_mode)[0] for state in states)

@@ -38,6 +38,6 @@ def resolve(variant: str | Variant) -> Variant:
     if not isinstance(variant, str):
         raise InputTypeError(
             f"expected a preset's name or a Variant, got {variant!r} ({type(variant).__name__}); "
-            f"do: choose one of {list(PRESETS)} or build a Variant"
+            f"choose one of {list(PRESETS)} or build a Variant"
         )
     return PRESETS[check_choice("variant", variant, PRESETS)]

@@ -50,7 +50,7 @@ def replace(net: nn.Module, variant: str | Variant, *, k: float | None = None) -
         'LIFNode'
     """
     if not isinstance(net, nn.Module):
-        raise InputTypeError(f"expected a torch module, got {type(net).__name__}; do: pass the net itself")
+        raise InputTypeError(f"expected a torch module, got {type(net).__name__}; pass the net itself")
     chosen = resolve(variant)
     # deepcopy looks every object up in this memo first. What is found there, the new nodes and the reset memories, is
     # used in the copy wherever the old object stood, and the user's own objects are never touched.
@@ -59,7 +59,7 @@ def replace(net: nn.Module, variant: str | Variant, *, k: float | None = None) -
     try:
         return copy.deepcopy(net, memo)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"expected a net that copy.deepcopy can copy, got: {error}; do: make it copyable") from error
+        raise InputError(f"expected a net that copy.deepcopy can copy, got: {error}; make it copyable") from error
 
 
 def _is_node(module: nn.Module) -> TypeGuard[Any]:
@@ -78,7 +78,7 @@ def _new_nodes(net: nn.Module, variant: Variant, k: float | None) -> list[tuple[
             if variant.recurrent and features is None:
                 raise InputError(
                     f"expected an nn.Linear before the spiking node {name!r}, whose out_features a recurrent variant "
-                    f"takes, got {before}; do: choose a variant without recurrence, or build the node with lif(...)"
+                    f"takes, got {before}; choose a variant without recurrence, or build the node with lif(...)"
                 )
             new = _matching_node(module, variant, k, features if variant.recurrent else None)
             pairs.append((module, _moved_to(new, next(module.parameters(), near))))
@@ -92,7 +92,7 @@ def _new_nodes(net: nn.Module, variant: Variant, k: float | None) -> list[tuple[
     if not pairs:
         raise InputError(
             f"expected a net with SpikingJelly spiking nodes, got {type(net).__name__} without one; "
-            "do: build it with snnrobust.neurons.lif(...) or SpikingJelly's neuron.LIFNode"
+            "build it with snnrobust.neurons.lif(...) or SpikingJelly's neuron.LIFNode"
         )
     return pairs
 
@@ -135,7 +135,7 @@ def _refuse_other_spiking(name: str, module: nn.Module) -> None:
     if getattr(module, "surrogate_function", None) is not None:
         raise InputError(
             f"expected spiking nodes derived from SpikingJelly's neuron.BaseNode, got {name!r}, a "
-            f"{type(module).__name__}; do: put a neuron.LIFNode in its place"
+            f"{type(module).__name__}; put a neuron.LIFNode in its place"
         )
 
 

@@ -171,7 +171,7 @@ def _check_k(k: float) -> float:
     if not 0.0 < 1.0 - value < 1.0:
         raise InputError(
             f"expected k strictly between 0 and 1, got {value}; "
-            "do: for k = 1 use leak='none', for k = 0 use leak='complete'"
+            "for k = 1 use leak='none', for k = 0 use leak='complete'"
         )
     return value
 
@@ -179,7 +179,7 @@ def _check_k(k: float) -> float:
 def _check_threshold(threshold: float) -> float:
     value = check_real("threshold", threshold)
     if not 0.0 < value < math.inf:
-        raise InputError(f"expected a positive, finite threshold, got {value}; do: pass a value above 0")
+        raise InputError(f"expected a positive, finite threshold, got {value}; pass a value above 0")
     return value
 
 
@@ -187,17 +187,17 @@ def _check_features(features: int | None, recurrent: bool) -> None:
     if not recurrent:
         if features is not None:
             raise InputError(
-                f"expected no features without recurrence, got {features!r}; do: leave it out, or set recurrent=True"
+                f"expected no features without recurrence, got {features!r}; leave it out, or set recurrent=True"
             )
         return
     if features is None:
-        raise InputError("expected features for a recurrent node, got None; do: pass the size of the layer before it")
+        raise InputError("expected features for a recurrent node, got None; pass the size of the layer before it")
     if isinstance(features, bool) or not isinstance(features, int):
         raise InputTypeError(
-            f"expected features to be an int, got {features!r} ({type(features).__name__}); do: pass a positive int"
+            f"expected features to be an int, got {features!r} ({type(features).__name__}); pass a positive int"
         )
     if features < 1:
-        raise InputError(f"expected features of at least 1, got {features}; do: pass a positive int")
+        raise InputError(f"expected features of at least 1, got {features}; pass a positive int")
 
 
 def _own_surrogate(given: Surrogate | None) -> Surrogate:
@@ -208,6 +208,6 @@ def _own_surrogate(given: Surrogate | None) -> Surrogate:
     if not callable(given):
         raise InputTypeError(
             f"expected surrogate to be a callable or None, got {given!r} ({type(given).__name__}); "
-            "do: pass e.g. spikingjelly.activation_based.surrogate.ATan()"
+            "pass e.g. spikingjelly.activation_based.surrogate.ATan()"
         )
     return copy.deepcopy(given)

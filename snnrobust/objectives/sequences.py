@@ -22,7 +22,7 @@ class _Graded:
 
 
 @dataclass(frozen=True)
-class GradedMargin(_Graded):
+class MembraneMargin(_Graded):
     """Best other minus true class of the output layer's distance to threshold, mean over time.
 
     A rate read-out takes T + 1 values, and most small changes of the input don't change it; membrane potentials still
@@ -33,8 +33,8 @@ class GradedMargin(_Graded):
 
 
 @dataclass(frozen=True)
-class GradedCurrent(_Graded):
-    """Best other minus true class of the output layer's input current, mean over time; see `GradedMargin`.
+class CurrentMargin(_Graded):
+    """Best other minus true class of the output layer's input current, mean over time; see `MembraneMargin`.
 
     Unlike the membrane potential, the current is not cut by the layer's own resets.
     """
@@ -43,7 +43,7 @@ class GradedCurrent(_Graded):
 
 
 @dataclass(frozen=True)
-class PerStep:
+class PerStepCrossEntropy:
     """Mean over time of the cross entropy at each step (the loss of TET, Deng et al. 2022, arXiv 2202.11946).
 
     (1 / T) sum_t CE(o_t, y): also has a gradient for steps that barely affect a read-out over all of them.

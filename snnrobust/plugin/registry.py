@@ -81,10 +81,12 @@ def create(name: str, **parameters: Any) -> Any:
             plugin = plugin_class(**parameters)
         except SnnRobustError:
             raise
-        except TypeError as error:
-            raise InputTypeError(f"expected fitting parameters for '{name}', got {parameters}: {error}") from error
-        except ValueError as error:
-            raise InputError(f"expected fitting parameters for '{name}', got {parameters}: {error}") from error
+        except (TypeError, ValueError) as error:
+            kind_of_error = InputTypeError if isinstance(error, TypeError) else InputError
+            raise kind_of_error(
+                f"expected fitting parameters for '{name}', got {parameters}: {error}; check them against "
+                f"`snnrobust list` and the plugin's docstring"
+            ) from error
     if not isinstance(plugin, GROUPS[kind]):
         protocol = GROUPS[kind][0]
         raise PluginError(
@@ -113,7 +115,8 @@ def check_parameters(name: str, given: dict[str, Any], known: list[str]) -> None
     for parameter in given:
         if parameter not in known:
             raise InputError(
-                f"expected parameters of '{name}' among {sorted(known)}, got '{parameter}'{_hint(parameter, known)}"
+                f"expected parameters of '{name}' among {sorted(known)}, got '{parameter}'"
+                f"{_hint(parameter, known, 'use one of these')}"
             )
 
 
@@ -150,7 +153,8 @@ def _find_entry_point(name: str) -> tuple[str, EntryPoint]:
     found = {(kind, point.value): (kind, point) for kind, point in everything if point.name == wanted}
     if not found:
         known = sorted({point.name for _, point in everything})
-        raise InputError(f"expected the name of an installed plugin, got {name!r}{_hint(wanted, known)}")
+        hint = _hint(wanted, known, f"choose one of {', '.join(known)}")
+        raise InputError(f"expected the name of an installed plugin, got {name!r}{hint}")
     if len(found) > 1:
         origins = sorted({_to_info(kind, point).origin + " (" + point.value + ")" for kind, point in found.values()})
         raise PluginError(f"expected one plugin called '{wanted}', got {len(found)}: {origins}; uninstall one")
@@ -169,9 +173,9 @@ def _import_plugin(kind: str, point: EntryPoint) -> Any:
         ) from error
 
 
-def _hint(wrong: str, known: list[str]) -> str:
+def _hint(wrong: str, known: list[str], otherwise: str) -> str:
     near = difflib.get_close_matches(wrong, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(sorted(known))}"
+    return f"; did you mean '{near[0]}'?" if near else f"; {otherwise}"
 
 
 def _protocol_members(protocol: type) -> set[str]:

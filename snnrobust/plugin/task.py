@@ -28,7 +28,7 @@ _NOISE = ("severity", "draws")
 
 
 @dataclass(frozen=True)
-class Attack:
+class AttackSettings:
     """The settings of an attack besides its plugin.
 
     Attributes:
@@ -77,13 +77,13 @@ class Task:
     origin: str
     plugin: Any
     strengths: tuple[float, ...] = ()
-    attack: Attack | None = None
+    attack: AttackSettings | None = None
     members: tuple[Task, ...] = ()
     draws: int = 1
     tuned: Mapping[str, Any] | None = None
 
     @property
-    def attacks(self) -> list[tuple[Task, Attack]]:
+    def attacks(self) -> list[tuple[Task, AttackSettings]]:
         """The attacks that make up this task: itself, or an ensemble's members."""
         return [(each, each.attack) for each in self.members or (self,) if each.attack is not None]
 
@@ -179,7 +179,7 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         raise InputTypeError(f"expected source to be the name of a model, got {source!r}; name it as in the evaluation")
     if getattr(plugin, "minimum_norm", False) and given.get("restarts", 1) != 1:
         raise InputError(f"expected restarts=1 for '{name}', got {given['restarts']!r}; give it more steps instead")
-    attack = Attack(
+    attack = AttackSettings(
         norm=norm,
         objective=_factor("objectives", given.get("objective", "cross_entropy")),
         gradient=_factor("estimators", given.get("gradient", "own")),

@@ -172,12 +172,12 @@ class Report:
         methods: models whose recorded settings differ in more than the weights are refused.
 
         Raises:
-            InputError: For models of different families, an unknown model or label, or a strength that was not run.
+            InputError: For models of different settings, an unknown model or label, or a strength that was not run.
         """
         return comparison.compare(self.outcomes, first, second, label, strength)
 
     def compare_all(self, label: str, strength: float) -> list[Comparison]:
-        """Compares all pairs of models of one family (same settings, other weights), with Holm correction (Holm 1979).
+        """Compares all pairs of models of equal settings (other weights), with Holm correction (Holm 1979).
 
         The list is empty if there is no such pair.
         """

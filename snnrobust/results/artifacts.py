@@ -123,7 +123,8 @@ def _require_shape(artifact: Artifact, arrays: dict[str, tuple[np.ndarray, tuple
         fits = len(given) == len(wanted) and all(a == b for a, b in zip(given, wanted, strict=True) if b >= 0)
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not fits:
             expected = str(wanted).replace("-1", "any")
+            got = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
             raise PluginError(
                 f"expected '{name}' of a {type(artifact).__name__} to be a numeric array of shape {expected}, got "
-                f"{type(array).__name__} of shape {given}; convert it with numpy and check its axes"
+                f"{got} of shape {given}; pass a numeric numpy array with these axes"
             )

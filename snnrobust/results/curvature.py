@@ -184,18 +184,21 @@ class CurvatureResult:
         if not found:
             return NAN
         widths, largest = [(each.high - each.low) / 2 for each in found], max(abs(each.value) for each in found)
-        widest = largest_known(widths)
+        widest = nan_max(widths)
         return widest / largest if largest > 0 else widest
 
 
 def remedy_for(operator: str) -> str:
     """The advice for an operator that does not predict the measured loss."""
     if operator == GAUSS_NEWTON:
-        return "use it at a larger radius only, or measure the loss itself with sr.load('sharpness') or 'plane'"
-    return "use it at a larger radius only, or use operator='gauss-newton'"
+        return (
+            "match its surrogates to the radius of interest, operator={'name': ..., 'radius': ...}, or measure the "
+            "loss itself with sr.load('sharpness') or sr.load('plane')"
+        )
+    return "use operator='gauss-newton', e.g. sr.load('eigenvalues', operator='gauss-newton')"
 
 
-def largest_known(values: list[float]) -> float:
+def nan_max(values: list[float]) -> float:
     """The largest of some numbers; NaN where none is known."""
     return max((each for each in values if not np.isnan(each)), default=NAN)
 

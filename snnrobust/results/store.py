@@ -216,7 +216,7 @@ class Store:
         return self._halved.get(model, [])
 
     def save_halving(self, model: str, size: int) -> None:
-        """Keeps that memory ran out, and how many samples are in flight from now on."""
+        """Records a reduced batch size."""
         self._halved[model] = [*self.halved(model), size]
         if self.folder is not None:
             write(self._memory(model), to_json(self._halved[model]))
@@ -292,7 +292,7 @@ class Store:
         return self.folder
 
 
-def held_batch_size(folder: Path | None, *, measured: bool) -> int | None:
+def stored_batch_size(folder: Path | None, *, measured: bool) -> int | None:
     """The batch size of the run that `folder` may hold, to go on with; None where there is none.
 
     Args:

@@ -18,24 +18,24 @@ from snnrobust.search.scoring import Score
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.decision import Correctness
 
-#: The query whose draws choose among restarts; past any that an attack makes by itself.
+#: First query number of the draws that compare restarts; larger than any step number.
 SELECTION = 2**32
-#: How many such queries there are.
+#: Number of queries, from `SELECTION` on, that are averaged to compare restarts.
 SELECTION_QUERIES = 10
 
 
 @dataclass
 class StepOutcome:
-    """What one evaluation of the active samples found, [n]; nothing of it has been carried out yet.
+    """What one evaluation of the active samples found, [n]; `ActiveBatch.apply` applies it.
 
     Attributes:
         done: Which samples are done.
-        better: Whose iterate is the strongest so far.
+        better: Whether the iterate is its sample's strongest so far.
         rank: How strong the strongest is.
         forwards: Forward passes.
         backwards: Backward passes.
-        disagreements: Iterates that looked wrong and were right on the user's own net.
-        confirmed: Iterates that the user's own net gets wrong, and that are thus scored.
+        disagreements: Iterates misclassified by the search's model but not by the user's net.
+        confirmed: Iterates that the user's net misclassifies, too, so their score is known.
         confirmed_logits: Its logits for these, [n, K]; zero for the others.
         next_state: The new state of those that are not done.
     """
@@ -64,7 +64,7 @@ class ActiveBatch:
         best_rank: How strong it is, [n].
         forwards: Forward passes, [n].
         backwards: Backward passes, [n].
-        disagreements: Iterates that looked wrong and were right on the user's own net, [n].
+        disagreements: Iterates misclassified by the search's model but not by the user's net, [n].
     """
 
     rows: Tensor
@@ -96,32 +96,40 @@ class ActiveBatch:
         active._check(context)
         return active
 
-    def evaluate(self, context: AttackContext, optimiser: Optimiser) -> StepOutcome:
-        """Evaluates all iterates and computes the next ones where a step is left. Nothing changes before `apply`:
-        should memory run out on the way, the samples are where they were."""
+    def evaluate_and_step(self, context: AttackContext, optimiser: Optimiser) -> StepOutcome:
+        """Evaluates all iterates and takes the optimiser's step where one is left. Nothing changes before `apply`, so
+        it can be repeated after running out of memory."""
         y = self.samples.y
         with context.queries.all_or_nothing():
             gradient, loss, logits, forwards, backwards = self._query(context, optimiser)
-            not_broken = Correctness(logits, y).not_broken
-            rank = _rank(not_broken, margin(logits, y))
+            withstands = Correctness(logits, y).withstands
+            rank = _rank(withstands, margin(logits, y))
             better = rank < self.best_rank
             rank = torch.minimum(rank, self.best_rank)
             done = self.k >= optimiser.steps
             disagreements = torch.zeros_like(forwards)
-            confirmed, confirmed_logits = torch.zeros_like(not_broken), torch.zeros_like(logits)
-            if context.stop and not context.scored_in_the_end and not bool(not_broken.all()):
-                confirmed, confirmed_logits = self._confirmed(context, ~not_broken, confirmed_logits)
-                wrong = (~not_broken).cpu()
+            confirmed, confirmed_logits = torch.zeros_like(withstands), torch.zeros_like(logits)
+            if context.stop and not context.scored_in_the_end and not bool(withstands.all()):
+                confirmed, confirmed_logits = self._confirmed(context, ~withstands, confirmed_logits)
+                wrong = (~withstands).cpu()
                 forwards[wrong] += context.scorer.draws
                 disagreements[wrong & ~confirmed.cpu()] = 1
                 done, better = done | confirmed, better | confirmed
             next_state = self._stepped(context, optimiser, ~done, gradient, loss)
         return StepOutcome(
-            done, better, rank, forwards, backwards, disagreements, confirmed, confirmed_logits, next_state
+            done=done,
+            better=better,
+            rank=rank,
+            forwards=forwards,
+            backwards=backwards,
+            disagreements=disagreements,
+            confirmed=confirmed,
+            confirmed_logits=confirmed_logits,
+            next_state=next_state,
         )
 
     def apply(self, outcome: StepOutcome) -> None:
-        """Carries out what `evaluate` found."""
+        """Applies what `evaluate_and_step` found."""
         self.best_x[outcome.better] = self.state["x"][outcome.better]
         self.best_rank = outcome.rank
         self.forwards += outcome.forwards
@@ -146,26 +154,26 @@ class ActiveBatch:
             rest = ~known
             found = scorer.score(samples.with_inputs(x).select(rest))
             score.logits = score.logits.to(found.logits.dtype)
-            score.logits[rest], score.not_broken[rest], score.voted[rest] = found.logits, found.not_broken, found.voted
-        last_not_broken = score.not_broken
+            score.logits[rest], score.withstands[rest], score.voted[rest] = found.logits, found.withstands, found.voted
+        last_withstands = score.withstands
         if not context.stop:
-            last_not_broken = scorer.score(samples.with_inputs(last)).not_broken
+            last_withstands = scorer.score(samples.with_inputs(last)).withstands
         before = spent.copy()
-        rank = selection_rank(context, samples.with_inputs(x), score)
+        rank = restart_rank(context, samples.with_inputs(x), score)
         for_selection = spent.since(before).forwards // len(x)
         claimed = (self.best_rank[at] < 0).cpu()
-        missed = torch.zeros_like(claimed) if context.scored_in_the_end else claimed & score.not_broken.cpu()
+        missed = torch.zeros_like(claimed) if context.scored_in_the_end else claimed & score.withstands.cpu()
         scorings = (~known).cpu().long() + (not context.stop)
         return SearchResult(
             rows=self.rows[here],
             x=x.cpu(),
             logits=score.logits.cpu(),
-            not_broken=score.not_broken.cpu(),
+            withstands=score.withstands.cpu(),
             voted=score.voted.cpu(),
             margin=margin(score.logits, samples.y).cpu(),
             rank=rank.cpu(),
             last_x=last.cpu(),
-            last_not_broken=last_not_broken.cpu(),
+            last_withstands=last_withstands.cpu(),
             forwards=self.forwards[here] + scorer.draws * scorings + for_selection,
             backwards=self.backwards[here],
             unchanged=(last == samples.x).flatten(1).all(dim=1).cpu(),
@@ -214,10 +222,10 @@ class ActiveBatch:
         return gradient, loss, logits, forwards, backwards
 
     def _confirmed(self, context: AttackContext, wrong: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the iterates that look wrong are so on the user's own net, [n]; its logits for them, [n, K]."""
+        """Which of the iterates `wrong` [n] the user's net misclassifies, too, [n]; its logits for them, [n, K]."""
         score = context.scorer.score(self.samples.with_inputs(self.state["x"]).select(wrong))
         confirmed, logits = wrong.clone(), logits.to(score.logits.dtype)
-        confirmed[wrong], logits[wrong] = ~score.not_broken, score.logits
+        confirmed[wrong], logits[wrong] = ~score.withstands, score.logits
         return confirmed, logits
 
     def _stepped(
@@ -257,23 +265,23 @@ class ActiveBatch:
         self.state["x"] = keep_padding(self.state["x"], self.samples.x, self.samples.lengths)
 
 
-def selection_rank(context: AttackContext, samples: Batch, score: Score) -> Tensor:
-    """By what searches of one sample are compared, [N]: smaller is stronger.
+def restart_rank(context: AttackContext, samples: Batch, score: Score) -> Tensor:
+    """Rank by which the searches of one sample are compared, [N]: smaller is stronger.
 
-    For a deterministic net it is its score. For a stochastic one it is the margin over fresh draws of the search's own,
-    never over those that score: the least margin that a search met on its way would only be the luckiest.
+    For a deterministic net it follows from the score. For a stochastic one it is the margin over further draws, used
+    neither for scoring nor in the search: the smallest margin seen in a search is biased low.
     """
     if not (context.scorer.model.stochastic or context.queries.stochastic):
-        return _rank(score.not_broken, margin(score.logits, samples.y))
+        return _rank(score.withstands, margin(score.logits, samples.y))
     seen = [context.queries.logits(samples, SELECTION + k) for k in range(SELECTION_QUERIES)]
     logits = torch.stack(seen).mean(dim=0)
-    return _rank(Correctness(logits, samples.y).not_broken, margin(logits, samples.y))
+    return _rank(Correctness(logits, samples.y).withstands, margin(logits, samples.y))
 
 
-def _rank(not_broken: Tensor, size: Tensor) -> Tensor:
-    """Wrong before right, then by margin: a tie that the net loses has margin 0 and still beats margin 0 won."""
+def _rank(withstands: Tensor, size: Tensor) -> Tensor:
+    """Broken samples rank at -1 or below, others at 0 or above; within each by margin; NaN is the weakest."""
     size = size.nan_to_num(nan=torch.inf)
-    return torch.where(not_broken, size.clamp_min(0), size.clamp_max(0) - 1)
+    return torch.where(withstands, size.clamp_min(0), size.clamp_max(0) - 1)
 
 
 def _joined(a: Any, b: Any) -> Any:

@@ -23,27 +23,27 @@ class SearchResult:
         rows: Positions in the data set, [n].
         x: The strongest example, [n, *].
         logits: The net's logits at `x` (the mean over scoring draws), [n, K].
-        not_broken: Whether the net withstands `x`, [n].
+        withstands: Whether the net withstands `x`, [n].
         voted: The same for most scoring draws, [n].
         margin: True logit minus the best other at `x`, [n].
-        rank: By what searches of one sample are compared (smaller is stronger), [n].
+        rank: Rank by which the searches of one sample are compared (smaller is stronger), [n].
         last_x: The last iterate, [n, *].
-        last_not_broken: Whether the net withstands the last iterate, [n].
+        last_withstands: Whether the net withstands the last iterate, [n].
         forwards: Forward passes per sample, [n].
         backwards: Backward passes per sample, [n].
         unchanged: Whether the last iterate equals the original, [n].
-        disagreements: How often the search took an iterate for a success that the net then got right, [n].
+        disagreements: Iterates misclassified by the search's model but not by the user's net, [n].
     """
 
     rows: Tensor
     x: Tensor
     logits: Tensor
-    not_broken: Tensor
+    withstands: Tensor
     voted: Tensor
     margin: Tensor
     rank: Tensor
     last_x: Tensor
-    last_not_broken: Tensor
+    last_withstands: Tensor
     forwards: Tensor
     backwards: Tensor
     unchanged: Tensor
@@ -58,12 +58,12 @@ class AttackContext:
         scorer: Scores on the user's net.
         queries: Answers the attack's queries.
         data: The samples; rows are positions in it.
-        threat: What may change.
+        threat: The threat model.
         rng: Keyed draws of this attack at this strength and restart.
         sizer: How many samples are active at once.
         stop: Whether a sample is done at its first success ("nested"), or runs all its steps ("exhaustive").
         name: The attack's name for messages.
-        transfer: Whether the queries go to another model than the scored one; successes then show only in the end.
+        transfer: Whether the queries go to another model than the scored one; success is then known after scoring.
         targets: Target classes [N] of all samples of `data`, for a targeted objective.
     """
 
@@ -86,5 +86,5 @@ class AttackContext:
 
     @property
     def scored_in_the_end(self) -> bool:
-        """Whether nothing is known of success before the final scoring: other draws, or another model, decide."""
+        """Whether only the final scoring decides success: it uses other draws or another model than the search."""
         return self.transfer or self.scorer.model.stochastic

@@ -1,4 +1,4 @@
-"""Queries about the samples of one batch, for attacks that own their loop: see `snnrobust.plugin.Queries`."""
+"""Queries about the samples of one batch, for attacks with their own loop: see `snnrobust.plugin.Queries`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from snnrobust.search.queries import ModelQueries
 
 
 class BatchQueries:
-    """Answers for inputs in place of those of a batch, in any order and number: a row is known by its sample id.
+    """Queries for changed inputs of a batch's samples, in any order or subset; rows are matched by sample id.
 
     Args:
         queries: The queries.
@@ -47,8 +47,8 @@ class BatchQueries:
         Raises:
             PluginError: If the estimator is a mixture or a relaxation, which need several forward passes.
         """
-        gradients = self._queries.execution.gradients
-        if len(gradients) > 1 or not gradients[0].exact:
+        spike_gradients = self._queries.execution.spike_gradients
+        if len(spike_gradients) > 1 or not spike_gradients[0].exact:
             raise PluginError(
                 "expected an estimator of one pass for a third-party attack, got a mixture or a relaxation; "
                 "use one of this package's own attacks with it"
@@ -86,7 +86,7 @@ class _UnitModule(nn.Module):
         queries, (low, high) = self._queries, self._queries.bounds
         samples = self._matching(len(x)).with_inputs(low + x * (high - low))
         queries.execution.prepare(samples)
-        with queries.execution.gradients[0]:
+        with queries.execution.spike_gradients[0]:
             total = queries.forward(samples, self._asked, 0)[0]
             for e in range(1, queries.eot):
                 total = total + queries.forward(samples, self._asked, e)[0]
@@ -96,7 +96,7 @@ class _UnitModule(nn.Module):
         return total / queries.eot
 
     def _matching(self, count: int) -> Batch:
-        """The samples that inputs belong to; an attack that runs a part of its batch does not tell which part."""
+        """The samples that inputs belong to; a third-party attack may pass a part of its batch without saying which."""
         if count == len(self._samples):
             return self._samples
         if self._samples.lengths is not None:

@@ -13,7 +13,7 @@ from snnrobust.common.batching import out_of_memory
 from snnrobust.data.batch import Batch
 from snnrobust.plugin.protocols import AnyEstimator
 from snnrobust.results.execution_path import ExecutionPath
-from snnrobust.spike_gradients.swap import Own, SpikeGradient, batch_dependent, passes
+from snnrobust.spike_gradients.swap import Own, SpikeGradient, batch_dependent, spike_gradient_contexts
 from snnrobust.wrapping.model import SpikingModel
 
 R = TypeVar("R")
@@ -24,7 +24,7 @@ _LITTLE_MEMORY = ExecutionPath(False, "too little memory for the accelerated mod
 class CheckInputs:
     """A few samples on which an accelerated model is compared with the net.
 
-    The same for all searches of a run, so that neither the order nor an interruption decides what they run on.
+    The same for all searches of a run, so the choice of model does not depend on task order or resuming.
 
     Attributes:
         x: Inputs [n, *].
@@ -40,15 +40,15 @@ class Execution:
 
     Args:
         model: The model.
-        estimator: How a gradient passes a spike.
+        estimator: Gradient estimator of the spikes.
         accelerate: Whether an accelerated model may be used, if the model allows it.
         not_accelerated: Why not, where it may not.
         check_inputs: Where an accelerated model is compared with the net; None: on the first inputs.
 
     Attributes:
-        model: What passes run on.
-        gradients: What to enter for each pass of a gradient, see `snnrobust.spike_gradients.swap.passes`.
-        path: For the record.
+        model: Model of the forward passes.
+        spike_gradients: A `SpikeGradient` for each backward pass, see `spike_gradient_contexts`.
+        path: The execution path that is stored.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Execution:
         check_inputs: CheckInputs | None = None,
     ) -> None:
         self.model: SpikingModel | AcceleratedModel = model
-        self.gradients: list[SpikeGradient] = passes(model.net, estimator)
+        self.spike_gradients: list[SpikeGradient] = spike_gradient_contexts(model.net, estimator)
         self.path = ExecutionPath(False, not_accelerated or "no query was made")
         self._net = model
-        self._net_gradients = self.gradients
+        self._net_spike_gradients = self.spike_gradients
         self._whole_batches = batch_dependent(estimator)
         self._check_inputs = check_inputs
         self._candidate: AcceleratedModel | None = None
@@ -93,7 +93,11 @@ class Execution:
                 raise
             self.path = _LITTLE_MEMORY
         else:
-            self.model, self.gradients, self.path = candidate, passes(candidate.net, Own()), candidate.path
+            self.model, self.spike_gradients, self.path = (
+                candidate,
+                spike_gradient_contexts(candidate.net, Own()),
+                candidate.path,
+            )
 
     def by_parts(self, batch: Batch, work: Callable[[Batch, slice], R]) -> list[R]:
         """What `work` returns for the parts of a batch that go through the model together, with their place in it."""
@@ -102,8 +106,7 @@ class Execution:
         return [self._run(batch, work, part) for part in self.model.parts(len(batch))]
 
     def _run(self, batch: Batch, work: Callable[[Batch, slice], R], part: slice) -> R:
-        """Falls back to the net where memory does not suffice for the smallest batch of the accelerated model: the net
-        can take a single sample."""
+        """Switches to the net if even `MIN_BATCH` samples do not fit with the accelerated model."""
         samples = batch if part == slice(0, len(batch)) else batch.select(part)
         try:
             return work(samples, part)
@@ -111,5 +114,5 @@ class Execution:
             smallest = isinstance(self.model, AcceleratedModel) and len(samples) <= MIN_BATCH
             if not (smallest and out_of_memory(error)):
                 raise
-        self.model, self.gradients, self.path = self._net, self._net_gradients, _LITTLE_MEMORY
+        self.model, self.spike_gradients, self.path = self._net, self._net_spike_gradients, _LITTLE_MEMORY
         return work(samples, part)

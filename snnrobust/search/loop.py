@@ -15,14 +15,14 @@ from torch import Tensor
 from snnrobust.data.padding import keep_padding
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, Perturbation
-from snnrobust.search.active_batch import ActiveBatch, selection_rank
+from snnrobust.search.active_batch import ActiveBatch, restart_rank
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.batch_queries import BatchQueries
 from snnrobust.threat_models.verify import verify
 
 
 def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
-    """Runs an attack that owns its loop over `rows`, in chunks of the batch size.
+    """Runs an attack with its own loop (`Perturbation`) on the samples at `rows`, in batches.
 
     Raises:
         ViolationError: If an example breaks the threat model or is not finite.
@@ -43,18 +43,18 @@ def _perturbed(context: AttackContext, plugin: Perturbation, rows: Tensor) -> Se
     verify(x, x0, context.threat, index.tolist(), context.name)
     samples = samples.with_inputs(x)
     score = context.scorer.score(samples)
-    rank = selection_rank(context, samples, score)
+    rank = restart_rank(context, samples, score)
     spent, each = queries.spent.since(before), torch.ones(len(rows), dtype=torch.long)
     return SearchResult(
         rows=rows,
         x=x.detach().cpu(),
         logits=score.logits.cpu(),
-        not_broken=score.not_broken.cpu(),
+        withstands=score.withstands.cpu(),
         voted=score.voted.cpu(),
         margin=margin(score.logits, samples.y).cpu(),
         rank=rank.cpu(),
         last_x=x.detach().cpu(),
-        last_not_broken=score.not_broken.cpu(),
+        last_withstands=score.withstands.cpu(),
         forwards=each * (spent.forwards // len(rows) + context.scorer.draws),
         backwards=each * (spent.backwards // len(rows)),
         unchanged=(x == x0).flatten(1).all(dim=1).cpu(),
@@ -67,7 +67,7 @@ def search(context: AttackContext, optimiser: Optimiser, rows: Tensor, done: Cal
 
     Each sample gets `optimiser.steps` evaluations with a gradient (or loss), and one more forward pass for the iterate
     that the last step made. The strongest iterate is the one the net gets wrong, or else the one of least margin.
-    Where memory runs out, fewer samples are active at once, and all go on from where they were.
+    Where memory runs out, the batch is reduced, and each sample's search continues from its current state.
 
     Raises:
         ViolationError: If an example breaks the threat model or is not finite.
@@ -99,8 +99,8 @@ def search(context: AttackContext, optimiser: Optimiser, rows: Tensor, done: Cal
 def _advance(
     active: ActiveBatch, context: AttackContext, optimiser: Optimiser, done: Callable[[SearchResult], None]
 ) -> ActiveBatch | None:
-    """One step of the active samples; those that are done leave."""
-    outcome = context.sizer.attempt(len(active.rows), active.evaluate, context, optimiser)
+    """One step of the active samples; removes finished ones from the batch."""
+    outcome = context.sizer.attempt(len(active.rows), active.evaluate_and_step, context, optimiser)
     if outcome is None:
         return active
     active.apply(outcome)

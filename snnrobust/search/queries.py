@@ -25,11 +25,11 @@ class ModelQueries:
 
     Args:
         model: The model.
-        objective: What is pushed.
-        estimator: How a gradient passes a spike.
-        eot: Draws of a stochastic model that an answer is the mean of.
-        first_draw: The first of these.
-        accelerate: Whether the accelerated model may answer, if the model allows it.
+        objective: What the attack maximises.
+        estimator: Gradient estimator of the spikes.
+        eot: Number of draws of a stochastic model that each result is averaged over.
+        first_draw: Number of the first draw.
+        accelerate: Whether the accelerated model may be used, if the model allows it.
         check_inputs: Where the accelerated model is compared with the net; None: on the first inputs.
 
     Attributes:
@@ -100,11 +100,10 @@ class ModelQueries:
     def gradient(self, batch: Batch, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Objective gradient [N, *], objective [N] and logits [N, K], with spikes passed by the estimator.
 
-        The last two are those of the net itself, also for an estimator that puts a smooth net in its place for the
-        gradient.
+        The last two are those of the net itself, also for a `Relaxation`, whose gradient is that of a smooth net.
 
         Raises:
-            PluginError: If the gradient is not finite, or does not exist.
+            PluginError: If the gradient is NaN or infinite. A missing gradient is returned as zeros.
         """
         self.execution.prepare(batch)
         found = self.execution.by_parts(batch, lambda part, at: self._gradient(part, _of(query, at)))
@@ -115,16 +114,16 @@ class ModelQueries:
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Takes back what the estimator learned of samples inside, should anything fail there."""
+        """Restores the estimator's per-sample memory if the block raises."""
         with ExitStack() as stack:
-            for gradient in self.execution.gradients:
-                stack.enter_context(gradient.memory.all_or_nothing())
+            for each in self.execution.spike_gradients:
+                stack.enter_context(each.memory.all_or_nothing())
             yield
 
     def forget(self, index: Tensor) -> None:
         """Drops what the estimator remembers of samples that are done."""
-        for gradient in self.execution.gradients:
-            gradient.memory.forget(index)
+        for each in self.execution.spike_gradients:
+            each.memory.forget(index)
 
     def forward(self, batch: Batch, query: int | Tensor, e: int) -> tuple[Tensor, Tensor]:
         """One forward pass, the e-th of a query: logits [N, K], and what the objective is a function of."""
@@ -133,7 +132,7 @@ class ModelQueries:
         if self._view == "logits":
             logits = model.logits(batch.x, keys=batch.index, draw=draw, lengths=batch.lengths)
             return logits, logits
-        sign = -1 if self._model.decide == "argmin" else 1  # an objective takes the largest for the winner
+        sign = -1 if self._model.decide == "argmin" else 1  # objectives assume that the largest value is the prediction
         if self._view == "outputs":
             outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
             return self._model.read(outputs, batch.lengths), _without_padding(sign * outputs, batch.lengths)
@@ -149,14 +148,14 @@ class ModelQueries:
         gradient, losses, logits = torch.zeros_like(batch.x), [], []
         for e in range(self.eot):
             exact = None
-            for swap in self.execution.gradients:
-                with torch.enable_grad(), swap.at(batch.index, frozen=e > 0):
+            for spike_gradient in self.execution.spike_gradients:
+                with torch.enable_grad(), spike_gradient.at(batch.index, frozen=e > 0):
                     objective, out = self._evaluate(leaf, query, e)
                     if objective.requires_grad:
                         (part,) = torch.autograd.grad(objective.sum(), leaf.x, allow_unused=True)
-                        gradient += 0 if part is None else part / len(self.execution.gradients)
+                        gradient += 0 if part is None else part / len(self.execution.spike_gradients)
                 self.spent.backwards += len(batch)
-                if swap.exact:
+                if spike_gradient.exact:
                     exact = objective.detach(), out.detach()
             if exact is None:
                 with torch.no_grad():
@@ -183,8 +182,8 @@ def _of(query: int | Tensor, part: slice) -> int | Tensor:
 
 
 def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """A sequence [N, T, K] with the mean of the valid steps in place of those past each one's length, so that a mean
-    over time is that over the valid steps."""
+    """Replaces padded steps of a sequence [N, T, K] by the mean over its valid steps, so that a mean over time equals
+    the mean over valid steps."""
     if lengths is None or sequence.shape[1] == 1:
         return sequence
     clock = torch.arange(sequence.shape[1], device=sequence.device)

@@ -15,16 +15,16 @@ from snnrobust.wrapping.model import SpikingModel
 
 @dataclass
 class Score:
-    """How the net does on some inputs.
+    """Scores of some inputs.
 
     Attributes:
         logits: The mean over scoring draws, [N, K].
-        not_broken: Whether the net withstands them by these logits, [N]: it is right, or they are not finite.
-        voted: The same for most of the draws, [N]; equal to `not_broken` for a deterministic net.
+        withstands: Whether the net withstands them by these logits, [N]: it is right, or they are not finite.
+        voted: The same for most of the draws, [N]; equal to `withstands` for a deterministic net.
     """
 
     logits: Tensor
-    not_broken: Tensor
+    withstands: Tensor
     voted: Tensor
 
 
@@ -45,7 +45,7 @@ class Scorer:
         found = [self._score(batch.select(part)) for part in self.model.parts(len(batch))]
         return Score(
             torch.cat([each.logits for each in found]),
-            torch.cat([each.not_broken for each in found]),
+            torch.cat([each.withstands for each in found]),
             torch.cat([each.voted for each in found]),
         )
 
@@ -53,6 +53,6 @@ class Scorer:
         total, votes = torch.zeros((), device=batch.y.device), torch.zeros_like(batch.y)
         for draw in range(self.draws):
             logits = self.model.logits(batch.x, keys=batch.index, draw=self.first_draw + draw, lengths=batch.lengths)
-            total, votes = total + logits, votes + Correctness(logits, batch.y).not_broken
+            total, votes = total + logits, votes + Correctness(logits, batch.y).withstands
         mean = total / self.draws
-        return Score(mean, Correctness(mean, batch.y).not_broken, 2 * votes > self.draws)
+        return Score(mean, Correctness(mean, batch.y).withstands, 2 * votes > self.draws)

@@ -26,13 +26,13 @@ class PassContext:
         index: Sample ids [N].
         frozen: Whether it is a further draw at an iterate that was evaluated before.
         memory: What is kept for each sample.
-        moved: Calls of surrogate functions whose memory this pass has updated: once for each iterate.
+        updated: (node, call) pairs whose memory was already updated at this iterate.
     """
 
     index: Tensor
     frozen: bool
     memory: SampleMemory
-    moved: set[tuple[str, int]] = field(default_factory=set)
+    updated: set[tuple[str, int]] = field(default_factory=set)
 
 
 class PatchedModule:
@@ -94,7 +94,7 @@ class PatchedModule:
         key = (self.name, call)
         memory = {} if context is None else context.memory.take(key, context.index)
         memory = {name: value.movedim(0, axis or 0) for name, value in memory.items()}
-        frozen = context is not None and (context.frozen or key in context.moved)
+        frozen = context is not None and (context.frozen or key in context.updated)
         self._state.update(calls=calls, call=call, axis=axis, memory=memory, frozen=frozen)
         derivative: Tensor = self.estimator.backward(u, self._state)
         if context is not None and memory and not frozen:
@@ -104,7 +104,7 @@ class PatchedModule:
                     f"remembers each sample, got {tuple(u.shape)}; name the other nodes in a mapping"
                 )
             context.memory.put(key, context.index, {name: value.movedim(axis, 0) for name, value in memory.items()})
-            context.moved.add(key)
+            context.updated.add(key)
         return derivative
 
     def _before_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from snnrobust.errors import InputError, PluginError
 
 
 class SampleMemory:
-    """Tensors [N, *] under keys, each row a sample's own; a sample that has put nothing yet reads zeros.
+    """Tensors [N, *] under keys, each row a sample's own; `take` gives zeros for a sample without stored values.
 
     Rows stay on the device they came from; those of forgotten samples are used again.
 
@@ -49,9 +49,10 @@ class SampleMemory:
         kept = self._kept.setdefault(key, {})
         for name, value in values.items():
             if not value.ndim or len(value) != len(index):
+                where = f"node '{key[0]}', call {key[1]}" if isinstance(key, tuple) and len(key) == 2 else repr(key)
                 raise PluginError(
                     f"expected memory '{name}' with a row for each of {len(index)} samples, got shape "
-                    f"{tuple(value.shape)} at {key}; keep tensors [N, *]"
+                    f"{tuple(value.shape)} at {where}; store tensors with one row per sample, [N, *]"
                 )
             value = value.detach()
             if name not in kept:

@@ -39,7 +39,7 @@ class SpikeGradient:
     Args:
         net: A net with spiking nodes of a known framework.
         estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
-            `Mixture`, which needs several passes, see `passes`.
+            `Mixture`, which needs several passes, see `spike_gradient_contexts`.
 
     Attributes:
         memory: What the estimator keeps of single samples.
@@ -75,7 +75,7 @@ class SpikeGradient:
 
     @contextmanager
     def at(self, index: Tensor, frozen: bool = False) -> Iterator[Self]:
-        """In place for one forward and backward pass, both inside, that is about the samples `index` [N].
+        """Context for one forward and backward pass of the samples `index` [N].
 
         Args:
             index: Sample ids, whatever batch they come in; what an estimator remembers of each is kept in between.
@@ -109,10 +109,8 @@ class SpikeGradient:
             )
 
 
-def passes(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
-    """What to enter, one after the other, for a gradient by `estimator`: the mean over the passes is its gradient.
-
-    One for each part of a `Mixture`, of which there may be several within each other; else a single one.
+def spike_gradient_contexts(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
+    """One `SpikeGradient` per part of a (nested) mixture, else one; the gradient is the mean over them.
 
     Raises:
         InputError: As `SpikeGradient`; also for a mixture of nothing.
@@ -169,8 +167,8 @@ def _check(patched: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter
     for each in patched:
         if isinstance(each.estimator, Mixture | PerModule):
             raise InputError(
-                f"expected one estimator for '{each.name}', got {each.estimator!r}; mix whole passes (see "
-                f"snnrobust.spike_gradients.swap.passes), or name modules one level deep"
+                f"expected one estimator for module '{each.name}', got {each.estimator!r}; make the mixture the outer "
+                f"estimator, with mappings as its parts"
             )
         if not isinstance(each.estimator, Estimator | NodeEstimator | Relaxation):
             raise InputError(

@@ -12,7 +12,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError, PluginError
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin.protocols import Corruption, Measurement
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
@@ -30,7 +30,9 @@ def task_of(name: str, plugin: Any) -> Task:
         return Task(name, name, "measurement", "", plugin)
     if isinstance(plugin, Corruption):
         return Task(name, name, "noise", "", plugin, (0.0,))
-    return Task(name, name, "attack", "", plugin, (0.0,), Attack("linf", CrossEntropy(), Own(), restarts=1, eot=1))
+    return Task(
+        name, name, "attack", "", plugin, (0.0,), AttackSettings("linf", CrossEntropy(), Own(), restarts=1, eot=1)
+    )
 
 
 def _accepts(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool:

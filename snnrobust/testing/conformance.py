@@ -60,6 +60,7 @@ def _check_dataclass(name: str, plugin: Any) -> None:
         same = pickle.loads(pickle.dumps(plugin)) == plugin
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PluginError(
-            f"expected a plugin that can be pickled from '{name}', got {error}; keep to scalars"
+            f"expected a plugin that can be pickled from '{name}', got {error}; use only numbers, text, tuples and "
+            f"nested frozen dataclasses as fields"
         ) from error
     check_promise(name, same, "a plugin equal to its pickled copy", "an unequal one")

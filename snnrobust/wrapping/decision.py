@@ -1,4 +1,4 @@
-"""Which class logits stand for, and whether it is right: the one rule that every number of this package uses."""
+"""Which class logits stand for, and whether it is right: used for every accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Correctness:
     Example:
         >>> logits = torch.tensor([[2.0, 1.0], [1.0, 1.0], [0.0, 0.0], [torch.nan, 1.0]])
         >>> found = Correctness(logits, torch.tensor([0, 0, 0, 0]))
-        >>> found.correct.tolist(), found.not_broken.tolist()
+        >>> found.correct.tolist(), found.withstands.tolist()
         ([True, True, False, False], [True, True, False, True])
     """
 
@@ -41,8 +41,8 @@ class Correctness:
         return self._predicted & self.finite
 
     @cached_property
-    def not_broken(self) -> Tensor:
-        """An attack that produced these logits failed: NaN and infinity are never a success."""
+    def withstands(self) -> Tensor:
+        """The net withstands an attack that produced these logits: NaN and infinity are never a success."""
         return self._predicted | ~self.finite
 
     @cached_property

@@ -149,7 +149,7 @@ class SpikingModel:
 
     def parts(self, count: int) -> list[slice]:
         """`count` samples in about equal parts that this device takes at once."""
-        # A net that draws from global generators is keyed by its batch, which is then the whole.
+        # A net that draws from global generators is seeded per batch, so the batch is not split.
         whole = self.device.type != "cpu" or self.foreign_randomness
         return even_parts(count, count if whole else AT_ONCE)
 

@@ -266,7 +266,7 @@ NETS: list[tuple[Callable[[], nn.Module], int | str]] = [
     (Stepwise, "none of the nodes is multi-step"),
     (Derived, 1),
     (lambda: listening(Plain()), 1),
-    (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "no known framework"),
+    (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "no nodes of a supported framework"),
 ]
 IDS = [getattr(make, "__name__", "") for make, _ in NETS]
 

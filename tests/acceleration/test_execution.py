@@ -20,7 +20,7 @@ from snnrobust.data.batch import Batch
 from snnrobust.kernels.backends import backends
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.objectives.logits import CrossEntropy, margin
-from snnrobust.objectives.sequences import GradedCurrent, GradedMargin, PerStep
+from snnrobust.objectives.sequences import CurrentMargin, MembraneMargin, PerStepCrossEntropy
 from snnrobust.plugin import NodeRun, Objective, registry
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.search.attack_context import AttackContext, SearchResult
@@ -105,8 +105,8 @@ class Doubled:
 
 
 EAGER: list[tuple[Objective, Any]] = [
-    (GradedMargin(), Own()),
-    (GradedCurrent(), ATan()),
+    (MembraneMargin(), Own()),
+    (CurrentMargin(), ATan()),
     *((CrossEntropy(), each) for each in (ASSG(), PDSG(), PDSGSample(), RGA(), BPTR(), RateReLU(), HART(), HARTMix())),
     (CrossEntropy(), Relaxed("sigmoid", 4.0)),
     (CrossEntropy(), Modules((("1", ATan()), ("3", ASSG())))),
@@ -114,7 +114,7 @@ EAGER: list[tuple[Objective, Any]] = [
 ]
 FAST: list[tuple[Objective, Any]] = [
     (CrossEntropy(), Own()),
-    (PerStep(), Own()),
+    (PerStepCrossEntropy(), Own()),
     (CrossEntropy(), Sigmoid()),
     (CrossEntropy(), Modules((("1", ATan(4.0)),))),
 ]
@@ -267,7 +267,7 @@ def test_what_a_wrong_accelerated_model_finds_is_scored_on_the_users_net(
     for each in found:
         logits = plain.logits(each.x)
         y = data.y[each.rows]
-        assert torch.equal(each.not_broken, plain.predict(logits) == y)
+        assert torch.equal(each.withstands, plain.predict(logits) == y)
         torch.testing.assert_close(each.margin, margin(logits, y).detach())
     assert sum(int(each.disagreements.sum()) for each in found) > 0
 

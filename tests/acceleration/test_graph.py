@@ -18,7 +18,7 @@ from snnrobust.kernels.backends import backends
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import AnyEstimator
 from snnrobust.search.queries import ModelQueries
-from snnrobust.spike_gradients.swap import Own, passes
+from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.estimators.atan import ATan
 
@@ -62,7 +62,7 @@ def check_equal(
     accelerated: AcceleratedModel, model: SpikingModel, x: Tensor, estimator: AnyEstimator | None = None
 ) -> None:
     ours, our_gradient = gradient(accelerated, x)
-    with passes(model.net, estimator or Own())[0]:
+    with spike_gradient_contexts(model.net, estimator or Own())[0]:
         theirs, real = gradient(model, x)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(our_gradient, real, rtol=1e-4, atol=1e-4 * float(real.abs().max()))

@@ -18,7 +18,7 @@ import snnrobust as sr
 from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin import AnyEstimator
-from snnrobust.spike_gradients.swap import Own, passes
+from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.encoding import READOUTS
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.estimators.atan import ATan
@@ -292,7 +292,7 @@ def examine(case: Case, tally: Tally) -> None:
     accelerated.compare(x, keys)
     with model.session():
         ours, our_gradient = answers(accelerated, x, keys)
-        with passes(model.net, estimator)[0].at(keys):
+        with spike_gradient_contexts(model.net, estimator)[0].at(keys):
             theirs, gradient = answers(model, x, keys)
         alone = accelerated.outputs(x[:1], keys=keys[:1], draw=3)
     off = differs(our_gradient, gradient, 1e-4) & ~undecided(theirs, case.readout) & ~undecided(ours, case.readout)

@@ -95,8 +95,8 @@ def test_samples_carry_what_broke_at_smaller_radii(made: Any) -> None:
     assert found.compare("a", "b", "pgd", 0.2).second_only == 1
 
 
-def test_models_of_two_families_are_refused(models: Report) -> None:
-    with pytest.raises(InputError, match=r"one family.*differ in .*parameters.*several seeds of each"):
+def test_models_of_different_settings_are_refused(models: Report) -> None:
+    with pytest.raises(InputError, match=r"equal recorded settings.*differ in .*parameters.*several seeds of each"):
         models.compare("a", "other", "pgd", 0.1)
 
 

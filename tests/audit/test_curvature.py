@@ -100,7 +100,7 @@ def test_an_operator_that_does_not_predict_the_loss_fails(
     found = findings(*eigenvalues(1.0), *validity("random", *random), *validity("leading", *leading))["validity"]
     assert (found.passed, found.value, found.threshold) == (False, value, VALID_CORRELATION)
     assert GGN in found.why
-    assert "larger radius" in found.remedy
+    assert "'radius': ..." in found.remedy
 
 
 def slopes(where: str, *values: float) -> list[Record]:
@@ -218,6 +218,7 @@ def test_noise_of_draws_has_not_converged(findings: Find, low: float) -> None:
     found = findings(number)["converged"]
     assert found.passed is False
     assert "fewer draws" in found.why
+    assert ("NaN" in found.why) == math.isnan(low)
     assert "draws" in found.remedy
 
 

@@ -93,6 +93,13 @@ def test_a_config_runs(folder: Path) -> None:
     assert direct.curve("pgd") == report.curve("pgd")
 
 
+def test_a_config_keeps_examples(folder: Path) -> None:
+    (folder / "config.toml").write_text(change("seed = 3", "seed = 3\nexamples = 4"))
+    report = study.run_study(folder / "config.toml", folder / "out")
+    assert len(report.examples("pgd", 0.1)) == 4
+    assert report.examples("pgd", 0.0).distance.isnan().all()
+
+
 @pytest.mark.slow
 def test_workers_give_the_same_result(folder: Path) -> None:
     text = CONFIG.replace(
@@ -125,6 +132,7 @@ def change(old: str, new: str) -> str:
         (change("seed = 3", "sed = 3"), "did you mean 'seed'"),
         (change("seed = 3", 'seed = "three"'), "expected int"),
         (change("seed = 3", "seed = -3"), "expected seed"),
+        (change("seed = 3", "examples = -1"), "expected examples"),
         (change("factory_module:build", "factory_module"), "module:function"),
         (change("factory_module:build", "no_such_module:build"), "importable factory"),
         (change("factory_module:build", "factory_module:bild"), "importable factory"),

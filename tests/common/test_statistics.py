@@ -150,8 +150,8 @@ def test_area_at_its_ends_and_bad_input() -> None:
     for kept, strengths, message in (
         (np.ones((1, 9)), [0.1], "ascending"),
         (np.ones((2, 9)), [0.2, 0.1], "ascending"),
-        (np.ones((3, 9)), [0.1, 0.2], "one row a strength"),
-        (np.ones((2, 0)), [0.1, 0.2], "one row a strength"),
+        (np.ones((3, 9)), [0.1, 0.2], "one row per strength"),
+        (np.ones((2, 0)), [0.1, 0.2], "one row per strength"),
     ):
         with pytest.raises(InputError, match=message):
             bootstrap_area(kept, strengths, seed=0)

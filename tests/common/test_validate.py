@@ -70,7 +70,7 @@ def test_types(check: Callable[[str, Any], object], right: list[Any], wrong: lis
     for value in right:
         check("setting", value)
     for value in wrong:
-        with pytest.raises(InputTypeError, match=r"expected setting to be .*, got .*; do: "):
+        with pytest.raises(InputTypeError, match=r"expected setting to be .*, got .*; "):
             check("setting", value)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import snnrobust as sr
 from snnrobust.common.batching import BatchSizer
 from snnrobust.data import Dataset
-from snnrobust.evaluation.attack_cell import AttackCell, turns
+from snnrobust.evaluation.attack_cell import AttackCell, searches_of
 from snnrobust.evaluation.attack_outcomes import at_smaller_radius
 from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.evaluation.cell_runner import CellRunner
@@ -132,9 +132,9 @@ def test_the_report_names_members(tmp_path: Path) -> None:
     assert set(report.worst_case().attribution) == {"all: first", "all: second", "all: third"}
 
 
-def test_restarts_are_turns() -> None:
-    assert [(turn.member, turn.restart) for turn in turns(several())] == [(0, 0), (1, 0), (1, 1), (2, 0)]
-    assert [turn.task.label for turn in turns(sr.load("pgd", epsilon=0.1, restarts=2))] == ["pgd", "pgd"]
+def test_restarts_are_searches_of() -> None:
+    assert [(turn.member, turn.restart) for turn in searches_of(several())] == [(0, 0), (1, 0), (1, 1), (2, 0)]
+    assert [turn.task.label for turn in searches_of(sr.load("pgd", epsilon=0.1, restarts=2))] == ["pgd", "pgd"]
 
 
 @pytest.mark.parametrize("stop_at", [9, 17, 29])

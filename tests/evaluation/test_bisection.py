@@ -20,7 +20,7 @@ from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.evaluation.bisection import why_not_bisected
 from snnrobust.plugin import Queries
-from snnrobust.plugin.task import Attack, Task
+from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 
@@ -147,7 +147,7 @@ class OwnLoop:
 
 
 def own_loop() -> Task:
-    factors = Attack("linf", sr.create("cross_entropy"), sr.create("own"), 1, 1)
+    factors = AttackSettings("linf", sr.create("cross_entropy"), sr.create("own"), 1, 1)
     return Task("own-loop", "own-loop", "attack", "test", OwnLoop(), (0.05, 0.1, 0.2), factors)
 
 

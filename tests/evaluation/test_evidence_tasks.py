@@ -27,7 +27,7 @@ from snnrobust.evaluation.evidence_tasks import (
 )
 from snnrobust.results.store import EVIDENCE, Store
 from snnrobust.search.scoring import Scorer
-from snnrobust.spike_gradients.swap import passes
+from snnrobust.spike_gradients.swap import spike_gradient_contexts
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.threat_models.verify import verify
@@ -96,7 +96,7 @@ def test_what_is_gathered_fits_the_model(norm: Any) -> None:
     split = EvaluationData(data, data, data, 4)
     for each in gathered(task, model=model, other=sr.wrap(tiny_model().net, name="other", steps=4)).values():
         for member, attack in each.task.attacks:
-            passes(model.net, attack.gradient)
+            spike_gradient_contexts(model.net, attack.gradient)
             if hasattr(member.plugin, "check"):
                 member.plugin.check(model, split, member)
 
@@ -107,7 +107,7 @@ def test_binary_inputs_get_evidence_that_fits_them() -> None:
     for task in (sr.load("flips", norm="l0", epsilon=2), sr.load("pgd", epsilon=1.0)):
         for each in evidence_tasks([task], model, {"tiny": model}, 24):
             for member, attack in each.task.attacks:
-                passes(model.net, attack.gradient)
+                spike_gradient_contexts(model.net, attack.gradient)
                 if hasattr(member.plugin, "check"):
                     member.plugin.check(model, split, member)
 

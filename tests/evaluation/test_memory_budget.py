@@ -207,7 +207,7 @@ def test_the_choice_is_recorded_and_equal_for_equal_runs(tmp_path: Path, monkeyp
         ({"memory_budget": math.nan}, "number > 0"),
         ({"memory_budget": "4"}, "number > 0"),
         ({"memory_budget": True}, "number > 0"),
-        ({"memory_budget": 1.0, "batch_size": 8}, "either batch_size or memory_budget"),
+        ({"memory_budget": 1.0, "batch_size": 8}, "batch_size or memory_budget, not both"),
     ],
 )
 def test_budgets_that_can_not_be_used(arguments: dict[str, Any], message: str) -> None:

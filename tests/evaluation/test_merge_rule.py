@@ -90,12 +90,12 @@ def result(rows: list[int], withstands: list[bool], rank: list[float], value: fl
         rows=torch.tensor(rows),
         x=torch.full((n, 2), value),
         logits=torch.full((n, 3), value),
-        not_broken=torch.tensor(withstands),
+        withstands=torch.tensor(withstands),
         voted=torch.tensor(withstands),
         margin=size,
         rank=torch.tensor(rank),
         last_x=torch.full((n, 2), value),
-        last_not_broken=torch.tensor(withstands),
+        last_withstands=torch.tensor(withstands),
         forwards=torch.full((n,), 3),
         backwards=torch.full((n,), 2),
         unchanged=torch.zeros(n, dtype=torch.bool),
@@ -107,7 +107,7 @@ def merged(*results: SearchResult) -> AttackOutcomes:
     outcomes = AttackOutcomes.empty(4, 2, KeptExamples.none_of(3, (2,)))
     for number, each in enumerate(results):
         originals = torch.zeros(len(each.rows), 2)
-        outcomes.merge(each, originals, "l1", member=number, turn=number, stochastic=False)
+        outcomes.merge(each, originals, "l1", member=number, search_number=number, stochastic=False)
     return outcomes
 
 
@@ -132,7 +132,7 @@ def test_everything_that_is_kept_comes_from_the_same_search() -> None:
     assert found.member_forwards.tolist() == [[3, 3, 3, 0], [3, 3, 3, 0]]
     assert found.member_backwards.tolist() == [[2, 2, 2, 0], [2, 2, 2, 0]]
     assert found.disagreements.tolist() == [2, 2, 2, 0]
-    assert found.turn.tolist() == [2, 2, 2, 0]
+    assert found.searches_done.tolist() == [2, 2, 2, 0]
     assert found.examples is not None
     assert found.examples.held.tolist() == [True, True, True]
     assert found.examples.x[:, 0].tolist() == pytest.approx([0.1, 0.3, 0.3])
@@ -146,7 +146,7 @@ def test_a_partial_cell_is_read_as_it_was_written() -> None:
     for name, array in found.partial().items():
         assert np.array_equal(again.partial()[name], array, equal_nan=array.dtype.kind == "f"), name
     assert set(found.partial()) - set(found.finished()) == {
-        *("turn", "rank", "example_held", "example_x", "example_logits")
+        *("searches_done", "rank", "example_held", "example_x", "example_logits")
     }
     assert found.examples is not None
     assert found.examples.held.tolist() == [False, True, False]  # of the first three samples alone

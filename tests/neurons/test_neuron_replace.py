@@ -189,7 +189,7 @@ def test_a_recurrent_variant_needs_a_linear_before_each_node() -> None:
 
 
 def test_what_cannot_be_replaced_is_refused() -> None:
-    with pytest.raises(InputError, match=r"did you mean 'no-leak'.*do: "):
+    with pytest.raises(InputError, match=r"did you mean 'no-leak'.*choose one of these"):
         replace(small_net(), "no-laek")
     with pytest.raises(InputTypeError, match="preset's name or a Variant"):
         replace(small_net(), 3)

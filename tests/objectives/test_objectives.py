@@ -9,8 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import snnrobust as sr
 from snnrobust.objectives.logits import DLR, CrossEntropy, Margin, TargetedDLR, margin
-from snnrobust.objectives.sequences import GradedCurrent, GradedMargin, PerStep
+from snnrobust.objectives.sequences import CurrentMargin, MembraneMargin, PerStepCrossEntropy
 from snnrobust.plugin import Objective
 from snnrobust.testing import check_plugin
 
@@ -129,9 +130,9 @@ def test_ratio_is_finite_where_the_published_one_is_not() -> None:
     assert torch.allclose(gradient, torch.tensor([[-20.0, 10.0, 10.0, 0.0]]))  # no class index is favoured
 
 
-@pytest.mark.parametrize("objective", [GradedMargin(), GradedCurrent()])
-def test_graded_margins_are_of_the_mean_over_time(objective: GradedMargin | GradedCurrent) -> None:
-    assert objective.of == {"GradedMargin": "membrane", "GradedCurrent": "current"}[type(objective).__name__]
+@pytest.mark.parametrize("objective", [MembraneMargin(), CurrentMargin()])
+def test_graded_margins_are_of_the_mean_over_time(objective: MembraneMargin | CurrentMargin) -> None:
+    assert objective.of == {"MembraneMargin": "membrane", "CurrentMargin": "current"}[type(objective).__name__]
     sequence = torch.tensor([[[0.1, -0.5, 0.3], [0.3, 0.1, -0.7]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])  # [2, T=2, 3]
     assert torch.allclose(objective(sequence, torch.tensor([0, 1])), torch.tensor([-0.2 - 0.2, 0.0]))
 
@@ -141,20 +142,20 @@ def test_graded_margin_tells_apart_what_spikes_do_not() -> None:
     near, far = torch.tensor([[[-0.5, -0.1]]]), torch.tensor([[[-0.5, -0.4]]])
     y = torch.tensor([0])
     assert torch.equal(Margin()((near >= 0).float().mean(1), y), Margin()((far >= 0).float().mean(1), y))
-    assert float(GradedMargin()(near, y)) > float(GradedMargin()(far, y))
+    assert float(MembraneMargin()(near, y)) > float(MembraneMargin()(far, y))
 
 
 def test_per_step_is_the_mean_of_each_steps_cross_entropy() -> None:
-    assert PerStep.of == "outputs"
+    assert PerStepCrossEntropy.of == "outputs"
     outputs = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).double()
     y = torch.tensor([0, 4, 2])
     by_hand = [
         sum(math.log(sum(math.exp(v) for v in step)) - step[label] for step in sample) / 4
         for sample, label in zip(outputs.tolist(), y.tolist(), strict=True)
     ]
-    assert PerStep()(outputs, y).tolist() == pytest.approx(by_hand)
+    assert PerStepCrossEntropy()(outputs, y).tolist() == pytest.approx(by_hand)
     # By convexity never below the cross entropy of the mean output.
-    assert bool((PerStep()(outputs, y) >= CrossEntropy()(outputs.mean(dim=1), y)).all())
+    assert bool((PerStepCrossEntropy()(outputs, y) >= CrossEntropy()(outputs.mean(dim=1), y)).all())
 
 
 @pytest.mark.parametrize(

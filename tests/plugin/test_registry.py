@@ -147,6 +147,8 @@ def test_unknown_names_and_parameters_get_a_hint() -> None:
         registry.plugin_info("zzzzzz")
     with pytest.raises(InputError, match=r"parameters of 'pgd' .*got 'step'; did you mean 'steps'"):
         registry.create("pgd", step=3)
+    with pytest.raises(InputError, match=r"parameters of 'pgd' among \[.*\], got 'zzzzzz'; use one of these"):
+        registry.create("pgd", zzzzzz=3)
     with pytest.raises(InputError, match="without ':'"):
         registry.create("pgd:fast")
     with pytest.raises(InputTypeError, match="name of a plugin as text, got 3"):

@@ -134,9 +134,9 @@ X = np.zeros(3)
     [
         (lambda: Surface(X, X[:2], {"loss": np.zeros((3, 2))}, ("a", "b"), ""), r"'loss' of a Surface .*\(2, 3\)"),
         (lambda: Surface(X[None], X, {}, ("a", "b"), ""), r"'x' of a Surface"),
-        (lambda: Spectrum(X, X[:2], "a", ""), r"'density' of a Spectrum .*\(3,\), got ndarray of shape \(2,\)"),
+        (lambda: Spectrum(X, X[:2], "a", ""), r"'density' of a Spectrum .*\(3,\), got dtype float64 of shape \(2,\)"),
         (lambda: Profile(X, {"loss": X.tolist()}, "a", ""), "'loss' of a Profile .*got list"),
-        (lambda: Profile(X, {"loss": np.array(["a"] * 3)}, "a", ""), "'loss' of a Profile to be a numeric array"),
+        (lambda: Profile(X, {"loss": np.array(["a"] * 3)}, "a", ""), "'loss' of a Profile .*got dtype <U1 of shape"),
         (lambda: Profile(X, {"loss": X * 1j}, "a", ""), "'loss' of a Profile to be a numeric array"),
         (lambda: Scatter({"random": np.zeros((2, 3))}, ("a", "b"), ""), r"'random' of a Scatter .*\(any, 2\)"),
     ],

@@ -58,7 +58,7 @@ def run(
     rows = torch.cat([each.rows for each in found])
     assert sorted(rows.tolist()) == list(range(len(data)))
     order = rows.argsort()
-    names = ("x", "last_x", "not_broken", "margin", "forwards", "backwards", "disagreements")
+    names = ("x", "last_x", "withstands", "margin", "forwards", "backwards", "disagreements")
     return {name: torch.cat([getattr(each, name) for each in found])[order] for name in names}
 
 
@@ -88,19 +88,19 @@ def test_pool_size_does_not_matter(pool: int, stop: bool) -> None:
     model, data = tiny_model(), tiny_data(count=40)
     threat = ThreatModel("linf", 0.15)
     whole, small = (run(model, data, PGD(steps=8), threat, pool=p, stop=stop) for p in (64, pool))
-    for name in ("not_broken", "forwards", "backwards"):
+    for name in ("withstands", "forwards", "backwards"):
         assert torch.equal(whole[name], small[name]), name
     assert torch.allclose(whole["x"], small["x"], atol=1e-6)
-    assert 0 < int(whole["not_broken"].sum()) < len(data)
+    assert 0 < int(whole["withstands"].sum()) < len(data)
 
 
 def test_search_stops_at_first_success_and_counts_its_cost() -> None:
     model, data = tiny_model(), tiny_data(count=40)
     threat = ThreatModel("linf", 0.15)
     nested, full = (run(model, data, PGD(steps=8), threat, stop=stop) for stop in (True, False))
-    assert torch.equal(nested["not_broken"], full["not_broken"])
+    assert torch.equal(nested["withstands"], full["withstands"])
     assert torch.all(full["backwards"] == 8)
-    assert torch.all(nested["backwards"][nested["not_broken"]] == 8)
+    assert torch.all(nested["backwards"][nested["withstands"]] == 8)
     assert nested["backwards"].sum() < full["backwards"].sum()
     assert not nested["disagreements"].any()
 
@@ -115,9 +115,9 @@ def test_binary_search_finds_what_enumeration_finds() -> None:
     assert torch.equal(found["x"], found["x"].round())
     reachable = len(set(labels.tolist())) > 1
     assert reachable
-    assert float((~found["not_broken"]).float().mean()) > 0.9  # every sample is breakable under this budget
+    assert float((~found["withstands"]).float().mean()) > 0.9  # every sample is breakable under this budget
     scored = model.logits(found["x"]).argmax(dim=1)
-    assert torch.equal(scored == data.y, found["not_broken"])
+    assert torch.equal(scored == data.y, found["withstands"])
 
 
 def _binary_net() -> nn.Module:
@@ -163,7 +163,7 @@ def test_optimisers_without_gradients_are_pool_invariant_too() -> None:
     whole, small = (run(model, data, Walk(), threat, pool=p, stop=True) for p in (64, 7))
     assert torch.equal(whole["x"], small["x"])
     assert not whole["backwards"].any()
-    assert int((~whole["not_broken"]).sum()) > 0
+    assert int((~whole["withstands"]).sum()) > 0
 
 
 def test_sequences_keep_their_padding() -> None:

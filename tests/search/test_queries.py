@@ -14,7 +14,7 @@ import snnrobust as sr
 from snnrobust.data.batch import Batch
 from snnrobust.errors import PluginError
 from snnrobust.objectives.logits import CrossEntropy, Margin, TargetedDLR, margin
-from snnrobust.objectives.sequences import GradedCurrent, GradedMargin, PerStep
+from snnrobust.objectives.sequences import CurrentMargin, MembraneMargin, PerStepCrossEntropy
 from snnrobust.plugin import AnyEstimator, Objective
 from snnrobust.search.batch_queries import BatchQueries
 from snnrobust.search.queries import ModelQueries
@@ -132,7 +132,7 @@ def test_graded_objectives_see_the_output_layer(layout: Any) -> None:
     x, y, index = torch.rand(7, 4), torch.arange(7) % 3, torch.arange(7)
     distances, currents = by_hand(weight, x, 5)
     with model.session():
-        for objective, sequence in ((GradedMargin(), distances), (GradedCurrent(), currents)):
+        for objective, sequence in ((MembraneMargin(), distances), (CurrentMargin(), currents)):
             loss, logits = queries(objective, model=model).value(Batch(x, y, index))
             torch.testing.assert_close(loss, -margin(sequence.mean(dim=1), y))
             torch.testing.assert_close(logits, model.logits(x))  # what counts as a success is the net's own
@@ -150,14 +150,14 @@ def test_the_gradient_of_the_current_is_that_of_the_weights() -> None:
     model = sr.wrap(nn.Sequential(linear, node), steps=3)
     x, y, index = torch.rand(7, 4), torch.arange(7) % 3, torch.arange(7)
     with model.session():
-        gradient, _, _ = queries(GradedCurrent(), model=model).gradient(Batch(x, y, index))
+        gradient, _, _ = queries(CurrentMargin(), model=model).gradient(Batch(x, y, index))
     other = (x @ linear.weight.T).scatter(1, y[:, None], -torch.inf).argmax(dim=1)
     torch.testing.assert_close(gradient, (linear.weight[other] - linear.weight[y]).detach())
 
 
 def test_an_objective_of_each_step() -> None:
     data, model = tiny_data(count=6), tiny_model()
-    loss, logits = queries(PerStep(), model=model).value(Batch(data.x, data.y, data.index))
+    loss, logits = queries(PerStepCrossEntropy(), model=model).value(Batch(data.x, data.y, data.index))
     outputs = model.outputs(data.x)  # (N, T, K)
     each = torch.stack([CrossEntropy()(outputs[:, t], data.y) for t in range(4)])
     torch.testing.assert_close(loss, each.mean(dim=0))

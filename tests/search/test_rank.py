@@ -14,8 +14,8 @@ NAN, INF = torch.nan, torch.inf
 def test_the_order_of_iterates() -> None:
     """From the strongest: broken by a wide margin, by a tie that the net loses; then not broken, tied, wide, NaN."""
     cases = [(False, -2.0), (False, -1.0), (False, 0.0), (True, 0.0), (True, 1.0), (True, 2.0), (True, NAN)]
-    not_broken = torch.tensor([each for each, _ in cases])
-    rank = _rank(not_broken, torch.tensor([size for _, size in cases]))
+    withstands = torch.tensor([each for each, _ in cases])
+    rank = _rank(withstands, torch.tensor([size for _, size in cases]))
     assert all(first < second for first, second in itertools.pairwise(rank.tolist()))
     assert rank.tolist() == [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, INF]
 

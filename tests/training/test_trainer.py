@@ -261,7 +261,8 @@ def test_nets_answer_with_spikes(net):
         (lambda: networks.mlp("lif"), InputTypeError, "node as a callable"),
         (lambda: networks.mlp(lambda features: "lif"), InputTypeError, r"node\(512\) to return"),
         (lambda: networks.conv(lif, channels=()), InputError, "got \\(\\)"),
-        (lambda: networks.conv(lif, channels=(2, 2), size=3), InputError, "expected 1 to 1 channels"),
+        (lambda: networks.conv(lif, channels=(2, 2), size=3), InputError, "expected channels with 1 to 1 entries"),
+        (lambda: networks.conv(lif, channels=(2,), size=1), InputError, "expected size >= 2, got 1"),
         (lambda: networks.conv(lif, classes=0), InputError, "classes of at least 1"),
     ],
 )

@@ -10,7 +10,7 @@ from snnrobust.data.batch import Batch
 from snnrobust.search.scoring import Scorer
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.decision import Correctness, predict
-from snnrobust_attacks.minimum_norm.boundary import wrong
+from snnrobust_attacks.minimum_norm.shared import wrong
 
 NAN, INF = torch.nan, torch.inf
 #: Logits for label 0 -> correct, not broken, finite, silent, tied.
@@ -32,7 +32,7 @@ def test_each_case() -> None:
     logits = torch.tensor([row for row, _ in CASES])
     found = Correctness(logits, torch.zeros(len(CASES), dtype=torch.long))
     for at, (row, expected) in enumerate(CASES):
-        names = ("correct", "not_broken", "finite", "silent", "tied")
+        names = ("correct", "withstands", "finite", "silent", "tied")
         assert tuple(bool(getattr(found, name)[at]) for name in names) == expected, row
 
 
@@ -53,9 +53,9 @@ class Given(nn.Module):
 def test_scoring_and_black_box_searches_use_it() -> None:
     logits = torch.tensor([row for row, _ in CASES])
     y, index = torch.zeros(len(CASES), dtype=torch.long), torch.arange(len(CASES))
-    expected = Correctness(logits, y).not_broken
+    expected = Correctness(logits, y).withstands
     model = sr.wrap(Given(), layout="N", bounds=(-INF, INF))
-    assert torch.equal(Scorer(model, 0, 1).score(Batch(logits, y, index)).not_broken, expected)
+    assert torch.equal(Scorer(model, 0, 1).score(Batch(logits, y, index)).withstands, expected)
     assert torch.equal(wrong(logits, y), ~expected)
 
 

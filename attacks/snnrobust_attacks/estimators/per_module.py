@@ -38,7 +38,10 @@ class Modules:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"expected each module once, got {twice} repeatedly; give one estimator a module")
         if deep := [name for name, each in self.entries if isinstance(each, Mixture | PerModule)]:
-            raise InputError(f"expected one estimator a module, got a mixture or mapping for {deep}; mix whole passes")
+            raise InputError(
+                f"expected one estimator a module, got a mixture or mapping for {deep}; make the mixture the outer "
+                f"estimator, with mappings as its parts"
+            )
 
     @property
     def modules(self) -> Mapping[str, AnyEstimator]:

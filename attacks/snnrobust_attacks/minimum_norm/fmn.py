@@ -17,8 +17,8 @@ from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.minimum_norm.boundary import bisect_to_boundary, check_inputs_and_norm, length, wrong
-from snnrobust_attacks.optimisers.steps import per_sample
+from snnrobust_attacks.minimum_norm.shared import bisect_to_boundary, check_inputs_and_norm, length, wrong
+from snnrobust_attacks.optimisers.shared import per_sample
 
 #: Bisections of the line from the original to an adversarial example: closer by up to 2^10 each time.
 BISECTIONS = 10

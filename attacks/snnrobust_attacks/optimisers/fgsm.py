@@ -13,7 +13,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm
+from snnrobust_attacks.optimisers.shared import check_norm
 
 
 @dataclass(frozen=True)

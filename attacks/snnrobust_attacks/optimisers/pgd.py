@@ -16,7 +16,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm, sparse_step
+from snnrobust_attacks.optimisers.shared import check_norm, sparse_step
 
 
 @dataclass(frozen=True)

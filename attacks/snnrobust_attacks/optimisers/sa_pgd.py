@@ -15,7 +15,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import at_least_one_event, check_norm, checkpoints, per_sample
+from snnrobust_attacks.optimisers.shared import at_least_one_event, check_norm, checkpoints, per_sample
 
 KEEP_FIRST, KEEP_SECOND = 0.5, 0.8
 

@@ -15,7 +15,7 @@ from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import check_norm, per_sample
+from snnrobust_attacks.optimisers.shared import check_norm, per_sample
 from snnrobust_attacks.optimisers.windows import Window, fold, sides, tiles, unfold
 
 #: The steps, of 10000, after which p is halved: those of the authors' own runs.

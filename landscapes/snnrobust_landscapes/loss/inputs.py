@@ -12,10 +12,10 @@ from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.fast_logits import FastLogits
-from snnrobust_landscapes.loss.landscape import Chunk, Loss, loss_and_correct, split_into_chunks
+from snnrobust_landscapes.loss.landscape import Chunk, LossValues, loss_and_correct, split_into_chunks
 
 
-class Inputs:
+class InputLandscape:
     """The cross entropy of each sample as a function of its input (see `Landscape`): N losses of D values.
 
     Inputs are not clipped to the model's bounds.
@@ -42,10 +42,10 @@ class Inputs:
         self._norms = norms.clamp(min=1e-12)
         self._fast: FastLogits | None = None
 
-    def take(self, count: int) -> Inputs:
+    def take(self, count: int) -> InputLandscape:
         """The losses of the first `count` samples, in one chunk."""
         few = self.samples.take(min(count, len(self.samples)))
-        return Inputs(self.model, few, chunk=count, logit_scale=self.logit_scale)
+        return InputLandscape(self.model, few, chunk=count, logit_scale=self.logit_scale)
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
         """The inputs [n, *], to be differentiated by."""
@@ -69,7 +69,7 @@ class Inputs:
         return (torch.zeros_like(chunk.x) if only is None else only).detach().flatten(1).double()
 
     @torch.no_grad()
-    def loss(self, offset: Tensor) -> Loss:
+    def loss(self, offset: Tensor) -> LossValues:
         """The true losses at x + offset, [N, D]."""
         if self._fast is None:
             self._fast = FastLogits(self.model, self.chunks[0], weights_move=False)
@@ -78,7 +78,7 @@ class Inputs:
             each, right = loss_and_correct(self.model, self._fast(x, chunk), chunk, self.logit_scale)
             losses.append(each)
             correct.append(right)
-        return Loss(torch.cat(losses), torch.cat(correct))
+        return LossValues(torch.cat(losses), torch.cat(correct))
 
     def gradient(self, offset: Tensor) -> Tensor:
         """The surrogate gradients at x + offset, [N, D]."""

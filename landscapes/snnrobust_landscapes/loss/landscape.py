@@ -41,7 +41,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossValues:
     """The true loss at a point, sample by sample.
 
     Attributes:
@@ -111,7 +111,7 @@ class Landscape(Protocol):
     def flatten(self, tensors: Sequence[Tensor | None], chunk: Chunk) -> Tensor:
         """Tensors of the shapes of `leaves` as float64 rows, [P] or [n, D]; None counts as zero."""
 
-    def loss(self, offset: Tensor) -> Loss:
+    def loss(self, offset: Tensor) -> LossValues:
         """The true loss at origin + offset, [P] or [N, D]; without a graph, on fast kernels where there are any."""
 
     def gradient(self, offset: Tensor) -> Tensor:

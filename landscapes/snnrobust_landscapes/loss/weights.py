@@ -15,10 +15,10 @@ from snnrobust.errors import InputError
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.fast_logits import LARGEST, FastLogits
 from snnrobust_landscapes.loss.filters import Filters
-from snnrobust_landscapes.loss.landscape import Chunk, Loss, loss_and_correct, split_into_chunks
+from snnrobust_landscapes.loss.landscape import Chunk, LossValues, loss_and_correct, split_into_chunks
 
 
-class Weights:
+class WeightLandscape:
     """The mean cross entropy of training samples as a function of the net's parameters (see `Landscape`).
 
     Batch norm is in eval mode, a stochastic model is taken at one draw. The parameters are those that require a
@@ -67,10 +67,12 @@ class Weights:
         self._fast: FastLogits | None = None
         self._passes: Sequence[Chunk] = self.chunks
 
-    def take(self, count: int) -> Weights:
+    def take(self, count: int) -> WeightLandscape:
         """The loss of the first `count` samples, in one chunk."""
         few = self.samples.take(min(count, len(self.samples)))
-        return Weights(self.model, few, chunk=count, logit_scale=self.logit_scale, chosen=self.theta.__contains__)
+        return WeightLandscape(
+            self.model, few, chunk=count, logit_scale=self.logit_scale, chosen=self.theta.__contains__
+        )
 
     def leaves(self, chunk: Chunk) -> list[Tensor]:
         """Copies of the parameters, to differentiate by."""
@@ -109,12 +111,12 @@ class Weights:
         return dict(zip(self.names, self.unflatten(at), strict=True))
 
     @torch.no_grad()
-    def loss(self, offset: Tensor) -> Loss:
+    def loss(self, offset: Tensor) -> LossValues:
         """The true loss at theta + offset, [P]."""
         return self.loss_at(self.moved(offset))
 
     @torch.no_grad()
-    def loss_at(self, weights: Mapping[str, Tensor]) -> Loss:
+    def loss_at(self, weights: Mapping[str, Tensor]) -> LossValues:
         """The true loss at these parameters, by name."""
         if self._fast is None:
             self._fast = FastLogits(self.model, self.chunks[0], weights_move=True)
@@ -125,7 +127,7 @@ class Weights:
                 each, right = loss_and_correct(self.model, self._fast(chunk.x, chunk), chunk, self.logit_scale)
                 losses.append(each)
                 correct.append(right)
-        return Loss(torch.cat(losses), torch.cat(correct))
+        return LossValues(torch.cat(losses), torch.cat(correct))
 
     def gradient(self, offset: Tensor) -> Tensor:
         """The surrogate gradient of the mean loss at theta + offset, [P]."""

@@ -22,10 +22,10 @@ from snnrobust.results.artifacts import Artifact, Profile
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.landscape import Loss
-from snnrobust_landscapes.loss.weights import Weights, temporarily_set
+from snnrobust_landscapes.loss.landscape import LossValues
+from snnrobust_landscapes.loss.weights import WeightLandscape, temporarily_set
 from snnrobust_landscapes.measurements import section_points
-from snnrobust_landscapes.measurements.settings import require_counts, require_not_negative, require_positive
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_not_negative, require_positive
 
 LINE = "straight line between checkpoints"
 UNIT = "share of the way"
@@ -120,11 +120,11 @@ class Connectivity:
             yield Record("loss", float(value), count=count, strength=end, unit=UNIT, threat=LINE, space="weights")
         yield Record("barrier", barrier, count=count, threat=LINE, space="weights")
 
-    def _landscape(self, model: SpikingModel, data: EvaluationData) -> Weights:
+    def _landscape(self, model: SpikingModel, data: EvaluationData) -> WeightLandscape:
         train = data.training(section_points.PURPOSE)
         train = train.take(min(self.samples, len(train)))
         size = min(self.chunk, data.batch_size)  # which is halved where memory ran out
-        return Weights(model, train, chunk=size, logit_scale=self.logit_scale)
+        return WeightLandscape(model, train, chunk=size, logit_scale=self.logit_scale)
 
     def _require(self, model: SpikingModel, data: EvaluationData) -> dict[str, Tensor]:
         """The floating-point tensors of the checkpoint by name."""
@@ -159,13 +159,13 @@ class Connectivity:
 class _StraightLine:
     """The straight line from the tensors of the net of `landscape` to those of `other`, by name."""
 
-    def __init__(self, landscape: Weights, other: Mapping[str, Tensor]) -> None:
+    def __init__(self, landscape: WeightLandscape, other: Mapping[str, Tensor]) -> None:
         self._landscape = landscape
         self._other = other
         self._tensors = _floating(landscape.model.net)
         self._own = {name: each.detach() for name, each in self._tensors.items()}
 
-    def loss(self, t: float) -> Loss:
+    def loss(self, t: float) -> LossValues:
         """The loss at (1 - t) theta_0 + t theta_1."""
         at = {name: _between(each, self._other[name].to(each.device), t) for name, each in self._own.items()}
         names = self._landscape.names

@@ -20,10 +20,10 @@ from snnrobust.results.artifacts import Artifact
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
-from snnrobust_landscapes.measurements.settings import require_counts, require_not_negative, require_positive
+from snnrobust_landscapes.loss.weights import WeightLandscape
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_not_negative, require_positive
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.validity.evidence import Evidence
@@ -159,14 +159,17 @@ class CurvatureMeasurement(ABC):
     def _training(self, data: EvaluationData) -> Dataset:
         train = data.training("curvature")
         if len(train) < 2:
-            raise InputError(f"expected at least 2 training samples for curvature, got {len(train)}; pass more")
+            raise InputError(
+                f"expected at least 2 training samples for curvature, got {len(train)}; pass more samples in "
+                f"data={{'train': ...}}"
+            )
         return train.take(min(self.samples, len(train)))
 
     def _landscape(self, model: SpikingModel, train: Dataset, chunk: int, layer: str | None = None) -> Landscape:
         if self.space == "inputs":
-            return Inputs(model, train, chunk=chunk, logit_scale=self.logit_scale)
+            return InputLandscape(model, train, chunk=chunk, logit_scale=self.logit_scale)
         chosen = None if layer is None else lambda name: _module(name) == layer
-        return Weights(model, train, chunk=chunk, logit_scale=self.logit_scale, chosen=chosen)
+        return WeightLandscape(model, train, chunk=chunk, logit_scale=self.logit_scale, chosen=chosen)
 
 
 def mean_interval(values: np.ndarray, rng: Draws) -> tuple[float, float, float]:
@@ -186,7 +189,7 @@ def mean_interval(values: np.ndarray, rng: Draws) -> tuple[float, float, float]:
 
 def _layers(model: SpikingModel, train: Dataset) -> list[str]:
     """The modules whose own parameters the loss depends on, in the net's order."""
-    landscape = Weights(model, train.take(TRIAL_SAMPLES), chunk=TRIAL_SAMPLES)
+    landscape = WeightLandscape(model, train.take(TRIAL_SAMPLES), chunk=TRIAL_SAMPLES)
     (chunk,) = landscape.chunks
     with torch.enable_grad():
         leaves = landscape.leaves(chunk)

@@ -11,7 +11,7 @@ from snnrobust.errors import InputError
 from snnrobust.results.artifacts import Spectrum
 from snnrobust.results.records import Record
 from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement, SolverOutput
-from snnrobust_landscapes.measurements.settings import require_counts, require_shares
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_shares
 from snnrobust_landscapes.measurements.trace import smoothed_trace
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.operators.smoothed import SmoothedHessian

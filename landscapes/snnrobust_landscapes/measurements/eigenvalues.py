@@ -15,7 +15,7 @@ from snnrobust.errors import InputError
 from snnrobust.results.records import NAN, Record
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement, SolverOutput, mean_interval
-from snnrobust_landscapes.measurements.settings import require_counts, require_shares
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_shares
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.operators.smoothed import SmoothedHessian
 from snnrobust_landscapes.solvers import gram

@@ -16,7 +16,7 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
 from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.curvature_measurement import Space
-from snnrobust_landscapes.measurements.settings import require_counts, require_positive
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_positive
 from snnrobust_landscapes.operators.operator import OperatorSpec
 
 
@@ -52,7 +52,7 @@ class LossSection(ABC):
         require_counts(self, points=3, samples=1, chunk=1)
         section_points.check_odd(self.points)
         require_positive(self, "radius", "logit_scale")
-        section_points.check_direction_names(self.names, self.space, self.operator)
+        section_points.check_section_settings(self.names, self.space, self.operator)
 
     @property
     @abstractmethod

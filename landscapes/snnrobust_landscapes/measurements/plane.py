@@ -13,7 +13,7 @@ from snnrobust.results.artifacts import Artifact, Surface
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.landscape import Landscape, Loss
+from snnrobust_landscapes.loss.landscape import Landscape, LossValues
 from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.loss_section import LossSection
 
@@ -66,7 +66,7 @@ class Plane(LossSection):
             found = section_points.section_directions(self.names, landscape, rngs, self.operator, checkpoint)
             first, second = (each.along for each in found)
 
-            def loss(k: int) -> Loss:
+            def loss(k: int) -> LossValues:
                 return landscape.loss(positions[k, 0] * first + positions[k, 1] * second)
 
             values = section_points.losses_at_points(len(positions), loss, checkpoint, len(landscape.chunks[0].y))

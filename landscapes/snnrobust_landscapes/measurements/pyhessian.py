@@ -23,8 +23,8 @@ from snnrobust.results.artifacts import Artifact
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.weights import Weights, trainable_parameters
-from snnrobust_landscapes.measurements.settings import require_counts, require_positive, require_shares
+from snnrobust_landscapes.loss.weights import WeightLandscape, trainable_parameters
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_positive, require_shares
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.validity.evidence import Evidence
 from snnrobust_landscapes.validity.operator_description import OperatorDescription
@@ -110,8 +110,8 @@ class PyHessian:
             )
         return train.take(min(self.samples, len(train)))
 
-    def _landscape(self, model: SpikingModel, data: EvaluationData, train: Dataset) -> Weights:
-        return Weights(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
+    def _landscape(self, model: SpikingModel, data: EvaluationData, train: Dataset) -> WeightLandscape:
+        return WeightLandscape(model, train, chunk=min(self.chunk, data.batch_size), logit_scale=self.logit_scale)
 
     def measure(
         self, model: SpikingModel, data: EvaluationData, rng: Draws, checkpoint: MeasurementCheckpoint
@@ -205,7 +205,7 @@ def _used(model: SpikingModel, train: Dataset, x: Tensor, y: Tensor) -> list[nn.
     if not loss.requires_grad:
         raise InputError(
             f"expected a training loss of model '{model.name}' that depends on its parameters, got one without a "
-            f"gradient; give the net a surrogate gradient"
+            f"gradient; set requires_grad on the parameters, or use a surrogate with a gradient"
         )
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -13,9 +13,9 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.inputs import Inputs
-from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape, Loss
-from snnrobust_landscapes.loss.weights import Weights, trainable_parameters
+from snnrobust_landscapes.loss.inputs import InputLandscape
+from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape, LossValues
+from snnrobust_landscapes.loss.weights import WeightLandscape, trainable_parameters
 from snnrobust_landscapes.measurements.curvature_measurement import Space
 from snnrobust_landscapes.measurements.directions import (
     DIRECTION_NAMES,
@@ -50,7 +50,7 @@ def training_landscape(
     train = data.training(PURPOSE)
     train = train.take(min(samples, len(train)))
     size = min(chunk, data.batch_size)  # which is halved where memory ran out
-    landscape = Weights if space == "weights" else Inputs
+    landscape = WeightLandscape if space == "weights" else InputLandscape
     return landscape(model, train, chunk=size, logit_scale=logit_scale)
 
 
@@ -83,7 +83,7 @@ def section_directions(
 
 
 def losses_at_points(
-    points: int, loss: Callable[[int], Loss], checkpoint: MeasurementCheckpoint, chunk: int
+    points: int, loss: Callable[[int], LossValues], checkpoint: MeasurementCheckpoint, chunk: int
 ) -> np.ndarray:
     """Mean loss and accuracy at each of `points` points, [points, 2]; stored ones are not computed again.
 
@@ -128,7 +128,7 @@ def check_odd(points: int) -> None:
         raise InputError(f"expected an odd number of points, got {points}; use {points + 1}")
 
 
-def check_direction_names(names: Sequence[str], space: str, operator: str | Mapping[str, Any] | OperatorSpec) -> None:
+def check_section_settings(names: Sequence[str], space: str, operator: str | Mapping[str, Any] | OperatorSpec) -> None:
     """Raises an `InputError` for an unknown direction, space or operator, or for the same direction twice."""
     for name in names:
         if name not in DIRECTION_NAMES:

@@ -23,13 +23,13 @@ from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements import section_points
 from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.curvature_measurement import Space
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
 from snnrobust_landscapes.measurements.loss_ascent import LossAscent
-from snnrobust_landscapes.measurements.settings import require_counts, require_positive
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_positive
 from snnrobust_landscapes.validity.preliminary_checks import require_finite_loss
 
 #: Units of strengths, by space and ball.
@@ -176,7 +176,7 @@ class _BallByBall:
 
     def elementwise(self) -> Iterator[Record]:
         """One step in the ball of adaptive sharpness-aware minimisation."""
-        if isinstance(landscape := self.ascent.landscape, Weights):
+        if isinstance(landscape := self.ascent.landscape, WeightLandscape):
             ball = Ball("elementwise", landscape.flatten(list(landscape.theta.values())).abs())
             rises = [self.ascent.step(ball, radius) for radius in self.settings.asam_rho]
             yield from self._records({"asam": rises}, self.settings.asam_rho, ball)

@@ -10,7 +10,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.results.records import Record
 from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement, SolverOutput, mean_interval
-from snnrobust_landscapes.measurements.settings import require_counts, require_shares
+from snnrobust_landscapes.measurements.setting_checks import require_counts, require_shares
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.operators.smoothed import SmoothedHessian
 from snnrobust_landscapes.solvers import trace as solver

@@ -113,6 +113,6 @@ class _SingleCallNode:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._called:
-            raise InputError(f"expected node '{self._name}' to be called once a pass, got more; leave it unfused")
+            raise InputError(f"expected node '{self._name}' to be called once a pass, got more; report this as a bug")
         self._called = True
         return twice_differentiable_node(self._dynamics, x, self._slope, self._second)

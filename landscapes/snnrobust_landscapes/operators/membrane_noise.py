@@ -17,9 +17,9 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.kernels.derivative import Derivative
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 #: Random directions in which membrane potentials are recorded, and samples.
 DIRECTIONS, SAMPLES = 4, 64
@@ -70,7 +70,7 @@ def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str,
         return {}
     # A layer's diagonal block belongs to the whole net's matrix, so that the whole net moves.
     few = landscape.samples.take(min(SAMPLES, len(landscape.samples)))
-    whole = (Weights if landscape.space == "weights" else Inputs)(model, few, chunk=SAMPLES)
+    whole = (WeightLandscape if landscape.space == "weights" else InputLandscape)(model, few, chunk=SAMPLES)
     (chunk,), own = whole.chunks, Draws(rng.seed, "membrane noise")
     directions = [radius * whole.direction(own.sub(k)) for k in range(DIRECTIONS)]
     before = whole.membranes(torch.zeros_like(directions[0]), chunk)

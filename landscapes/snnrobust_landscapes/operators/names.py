@@ -48,7 +48,8 @@ def operator_spec(value: str | Mapping[str, Any] | OperatorSpec) -> OperatorSpec
         if name not in NAMES:
             close = difflib.get_close_matches(str(name), NAMES, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(NAMES)}"
-            raise InputError(f"expected the name of an operator, got {name!r}; {hint}")
+            hessian = "; the surrogate Hessian is 'formal'" if name == "hessian" else ""
+            raise InputError(f"expected the name of an operator, got {name!r}; {hint}{hessian}")
         try:
             return NAMES[name](**settings)
         except TypeError as error:

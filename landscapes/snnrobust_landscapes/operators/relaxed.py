@@ -16,7 +16,7 @@ from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.primitive import smooth_step
 from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.landscape import Landscape, Loss, loss_and_correct
+from snnrobust_landscapes.loss.landscape import Landscape, LossValues, loss_and_correct
 from snnrobust_landscapes.operators.hessian import Hessian
 from snnrobust_landscapes.operators.nodes import spiking_nodes
 from snnrobust_landscapes.operators.operator import Operator
@@ -102,7 +102,7 @@ def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivat
 
 
 @torch.no_grad()
-def _relaxed_loss(landscape: Landscape) -> Loss:
+def _relaxed_loss(landscape: Landscape) -> LossValues:
     smooth = smooth_net(landscape.model)
     losses, correct = [], []
     for chunk in landscape.chunks:
@@ -111,4 +111,4 @@ def _relaxed_loss(landscape: Landscape) -> Loss:
         each, right = loss_and_correct(landscape.model, logits, chunk, 1.0)
         losses.append(each)
         correct.append(right)
-    return Loss(torch.cat(losses), torch.cat(correct))
+    return LossValues(torch.cat(losses), torch.cat(correct))

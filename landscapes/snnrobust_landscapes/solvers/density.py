@@ -12,7 +12,7 @@ from snnrobust.common.batching import GIB
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.solvers.krylov import Krylov, signs
+from snnrobust_landscapes.solvers.krylov import Krylov, random_signs
 
 #: Grid points for each broadening width, and widths by which the grid extends beyond the outermost eigenvalues.
 FINE, BEYOND = 8, 6
@@ -68,7 +68,7 @@ def estimate_density(
         )
     for name, value in (("probes", probes), ("steps", steps)):
         if value < 2:
-            raise InputError(f"expected {name} >= 2, got {value}; give a count")
+            raise InputError(f"expected {name} >= 2, got {value}; pass {name}=2 or more")
     if not 0 < width < 1:
         raise InputError(f"expected width in (0, 1), got {width!r}; give a share of the range of eigenvalues")
     before = operator.products
@@ -96,10 +96,10 @@ def _quadrature(operator: Operator, rng: Draws, probes: int, steps: int) -> tupl
     """Ritz values and weights [probes, nodes]; the weights of a probe sum to 1."""
     landscape = operator.landscape
     if landscape.space == "inputs":
-        starts = [signs(landscape, rng.sub("probe", number), landscape.blocks) for number in range(probes)]
+        starts = [random_signs(landscape, rng.sub("probe", number), landscape.blocks) for number in range(probes)]
     else:  # as many at once as fit: graphs that are not stored are built once for all of them
         together = max(1, int(GIB // (8 * steps * landscape.size)))
-        drawn = torch.cat([signs(landscape, rng.sub("probe", number), 1) for number in range(probes)])
+        drawn = torch.cat([random_signs(landscape, rng.sub("probe", number), 1) for number in range(probes)])
         starts = list(torch.split(drawn, together))
     found = []
     for number, start in enumerate(starts):

@@ -175,7 +175,7 @@ def leading_eigenpairs(operator: Operator, k: int, rng: Draws, tolerance: float,
         what = "parameters P" if landscape.space == "weights" else "values D of an input"
         raise InputError(f"expected k between 1 and the {what} = {landscape.size}, got {k}; there are no more")
     if most < k:
-        raise InputError(f"expected at least k = {k} products, got {most}; allow more")
+        raise InputError(f"expected at least k = {k} products, got {most}; pass most={k} or more")
     if not 0 < tolerance < 1:
         raise InputError(f"expected tolerance in (0, 1), got {tolerance!r}; give a relative residual")
     before = operator.products
@@ -203,7 +203,7 @@ def normal(landscape: Landscape, rng: Draws, rows: int) -> Tensor:
     return rng.normal(ids, (landscape.size,)).double().to(landscape.model.device)
 
 
-def signs(landscape: Landscape, rng: Draws, rows: int) -> Tensor:
+def random_signs(landscape: Landscape, rng: Draws, rows: int) -> Tensor:
     """Vectors of random signs -1 and 1, [rows, size], float64; keyed as in `normal`."""
     return torch.where(normal(landscape, rng, rows) < 0, -1.0, 1.0).double()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.operators.operator import Operator
-from snnrobust_landscapes.solvers.krylov import Krylov, normal, project_out, signs
+from snnrobust_landscapes.solvers.krylov import Krylov, normal, project_out, random_signs
 
 #: Pilot probes, which decide the numbers of vectors and probes, and the fewest probes of an estimate.
 PILOTS, LEAST = 4, 8
@@ -131,6 +131,6 @@ def _mean_square(values: Tensor) -> Tensor:
 def _probe(operator: Operator, rng: Draws, basis: Tensor) -> tuple[Tensor, Tensor]:
     """R z and R M R z for random signs z, [blocks, size] each, for one product."""
     landscape = operator.landscape
-    outside, _ = project_out(signs(landscape, rng, landscape.blocks), basis)
+    outside, _ = project_out(random_signs(landscape, rng, landscape.blocks), basis)
     product, _ = project_out(operator.apply(outside), basis)
     return outside, product

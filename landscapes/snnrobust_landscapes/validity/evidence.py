@@ -18,7 +18,7 @@ from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.curvature import DIRECTIONS, SIZE_OFF, SIZE_WRONG, VALID_CORRELATION, CurvatureResult, remedy_for
 from snnrobust.results.records import Record
 from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape, landscape_fingerprint
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.operator import Operator, OperatorSpec
 from snnrobust_landscapes.operators.relaxed import Relaxed, relaxation_gap
@@ -99,7 +99,7 @@ class Evidence:
         No records in inputs, and for a net without spikes or hidden weights.
         """
         landscape = self.operator.landscape
-        if isinstance(landscape, Weights):
+        if isinstance(landscape, WeightLandscape):
             found = self._once("plateau", lambda: plateau(landscape, self.rng))
             if found is not None:
                 width = Record("plateau_width", found.width, found.low, found.high, found.directions)

@@ -13,7 +13,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError, PluginError
 from snnrobust.spike_gradients.swap import SpikeGradient
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 #: Doublings from the smallest radius that is tried to the largest: from .01 down to the rounding of float32.
 DOUBLINGS = 16
@@ -47,7 +47,7 @@ class Plateau:
 
 
 def plateau(
-    landscape: Weights, rng: Draws, *, directions: int = 8, points: int = 401, reach: float = 0.01
+    landscape: WeightLandscape, rng: Draws, *, directions: int = 8, points: int = 401, reach: float = 0.01
 ) -> Plateau | None:
     """Measures the plateau of the true loss around the weights.
 
@@ -96,7 +96,7 @@ def plateau(
     )
 
 
-def hidden_parameters(landscape: Weights) -> list[str]:
+def hidden_parameters(landscape: WeightLandscape) -> list[str]:
     """Names of the parameters from which every path to the loss goes through a spike.
 
     Parameters that have a gradient while spikes are constants are read-out parameters; all others are hidden. Empty for
@@ -117,7 +117,7 @@ def hidden_parameters(landscape: Weights) -> list[str]:
     return [name for name, path in zip(landscape.names, paths, strict=True) if path is None]
 
 
-def distinct_losses(landscape: Weights, direction: Tensor, points: int = 401, reach: float = 0.01) -> int:
+def distinct_losses(landscape: WeightLandscape, direction: Tensor, points: int = 401, reach: float = 0.01) -> int:
     """Different mean losses at `points` evenly spaced points from -reach to reach along a direction [P]."""
     at = torch.linspace(-reach, reach, points, dtype=torch.float64)
     return len({landscape.loss(float(r) * direction).mean for r in at})
@@ -130,20 +130,20 @@ class _Constant:
         return (u >= 0).to(u)
 
 
-def _hidden_mask(landscape: Weights) -> Tensor:
+def _hidden_mask(landscape: WeightLandscape) -> Tensor:
     """1 for hidden weights, 0 for others, [P]."""
     names = set(hidden_parameters(landscape))
     parts = [torch.full_like(p, float(name in names)) for name, p in landscape.theta.items()]
     return landscape.flatten(parts)
 
 
-def _width(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
+def _width(landscape: WeightLandscape, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
     """A width over which no sample's loss changes in a direction, and one at which it has changed on both sides."""
     ahead, behind = (_edge(landscape, here, side * direction, reach) for side in (1, -1))
     return ahead[0] + behind[0], ahead[1] + behind[1]
 
 
-def _edge(landscape: Weights, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
+def _edge(landscape: WeightLandscape, here: Tensor, direction: Tensor, reach: float) -> tuple[float, float]:
     """The radius up to which no sample's loss changes, and one at which it has.
 
     The first is 0 if it has changed at the smallest radius, the second infinite if it has not changed at `reach`.

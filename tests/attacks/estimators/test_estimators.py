@@ -24,7 +24,7 @@ from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import search
 from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
-from snnrobust.spike_gradients.swap import SpikeGradient, passes
+from snnrobust.spike_gradients.swap import SpikeGradient, spike_gradient_contexts
 from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
@@ -236,7 +236,7 @@ def test_assg_in_a_net_over_iterates_and_further_draws() -> None:
         found = assg_by_hand([trace[place].numpy() for trace in traces], vanishing=0.86, gamma=1.5)
         for k, each in enumerate(found):
             slopes[k][place] = torch.from_numpy(each)
-    swap = passes(net, ASSG())
+    swap = spike_gradient_contexts(net, ASSG())
     for k, x in enumerate(iterates):
         expected = by_hand(net, x, slopes[k])
         assert float(expected.abs().max()) > 1e-3
@@ -295,7 +295,7 @@ def test_pdsg_in_a_net_sees_no_later_steps(own: bool) -> None:
         sigma = v.std(axis=(0, 2) if own else (0, 1), keepdims=True, ddof=1)[0]
         slopes[layer, t] = torch.from_numpy(density(v[-1], one_if_zero(sigma)))
     expected = by_hand(net, x, slopes)
-    found = mean_gradient(passes(net, PDSGSample() if own else PDSG()), net, x, torch.arange(3))
+    found = mean_gradient(spike_gradient_contexts(net, PDSGSample() if own else PDSG()), net, x, torch.arange(3))
     assert float(expected.abs().max()) > 1e-3
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
@@ -327,7 +327,7 @@ SAMPLEWISE = [
 def three_iterates(estimator: Any, batches: list[list[int]]) -> Tensor:
     """Gradients at the third iterate of 7 samples, [T, 7, 4], which go through in the given batches."""
     net = lif_net()
-    swaps = passes(net, estimator)
+    swaps = spike_gradient_contexts(net, estimator)
     out = torch.zeros(5, 7, 4, dtype=torch.float64)
     for k in range(3):
         x = inputs(7, seed=k)
@@ -357,13 +357,13 @@ def test_samples_at_different_iterates_share_a_batch() -> None:
     """Sample 0 is at its third iterate while sample 1 is at its first."""
     net = lif_net()
     xs = [inputs(2, seed=k) for k in range(3)]
-    swaps = passes(net, ASSG())
+    swaps = spike_gradient_contexts(net, ASSG())
     for x in xs[:2]:
         mean_gradient(swaps, net, x[:, :1], torch.tensor([8]))
     mixed = mean_gradient(swaps, net, xs[2], torch.tensor([8, 5]))
-    alone = passes(net, ASSG())
+    alone = spike_gradient_contexts(net, ASSG())
     assert torch.allclose(mean_gradient(alone, net, xs[2][:, 1:], torch.tensor([5])), mixed[:, 1:], atol=1e-12)
-    old = passes(net, ASSG())
+    old = spike_gradient_contexts(net, ASSG())
     for x in xs:
         last = mean_gradient(old, net, x[:, :1], torch.tensor([8]))
     assert torch.allclose(last, mixed[:, :1], atol=1e-12)

@@ -20,7 +20,7 @@ from snnrobust.neurons import PRESETS, lif
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin import NodeRun
 from snnrobust.search.queries import ModelQueries
-from snnrobust.spike_gradients.swap import Own, SpikeGradient, passes
+from snnrobust.spike_gradients.swap import Own, SpikeGradient, spike_gradient_contexts
 from snnrobust_attacks.estimators.assg import ASSG
 from snnrobust_attacks.estimators.atan import ATan
 from snnrobust_attacks.estimators.bptr import BPTR
@@ -52,7 +52,7 @@ def inputs(seed: int = 0) -> Tensor:
 def through(net: nn.Module, x: Tensor, estimator: Any) -> tuple[Tensor, Tensor]:
     """Outputs and the mean gradient over the passes."""
     at, total = x.clone().requires_grad_(), torch.zeros_like(x)
-    swaps = passes(net, estimator)
+    swaps = spike_gradient_contexts(net, estimator)
     for swap in swaps:
         functional.reset_net(net)
         with swap:
@@ -222,9 +222,9 @@ class Nested:
 
 def test_mixtures_within_mixtures_are_flattened() -> None:
     net = net_of(lif(), lif())
-    assert len(passes(net, Nested((HARTMix(), Nested((ATan(), ASSG())))))) == 4  # type: ignore[arg-type]  # a tuple too
+    assert len(spike_gradient_contexts(net, Nested((HARTMix(), Nested((ATan(), ASSG())))))) == 4  # type: ignore[arg-type]  # a tuple too
     with pytest.raises(InputError, match="at least one estimator"):
-        passes(net, Nested(()))
+        spike_gradient_contexts(net, Nested(()))
     with pytest.raises(InputError, match="one estimator"):
         SpikeGradient(net, HARTMix())
     with pytest.raises(InputError, match="one estimator"):
@@ -256,8 +256,8 @@ def test_a_relaxation_is_the_gradient_of_a_smooth_net(shape: Any) -> None:
     with torch.no_grad():
         slope = (value(x + 1e-5 * direction) - value(x - 1e-5 * direction)) / 2e-5
     assert float((found * direction).sum()) == pytest.approx(float(slope), rel=1e-6)
-    assert [swap.exact for swap in passes(net, Relaxed())] == [False]
-    assert [swap.exact for swap in passes(net, Nested((ATan(), Relaxed())))] == [True, False]
+    assert [swap.exact for swap in spike_gradient_contexts(net, Relaxed())] == [False]
+    assert [swap.exact for swap in spike_gradient_contexts(net, Nested((ATan(), Relaxed())))] == [True, False]
     assert not torch.equal(out, plain(net, x))
     net2 = net_of(lif(reset="soft"), lif(reset="soft"))
     steep = through(net2, x, Relaxed("sigmoid", 1e6))[0]
@@ -309,9 +309,9 @@ def test_an_opaque_module_is_passed_by_an_estimator_of_ones_own() -> None:
 def test_modules_say_what_is_wrong() -> None:
     net = net_of(lif(), lif())
     with pytest.raises(InputError, match=r"expected node names among \['1', '3'\], got \['0'\]"):
-        passes(net, Modules((("0", ATan()),)))  # a Linear has no threshold
+        spike_gradient_contexts(net, Modules((("0", ATan()),)))  # a Linear has no threshold
     with pytest.raises(InputError, match=r"got \['9'\]"):
-        passes(net, Modules((("9", Identity()),)))
+        spike_gradient_contexts(net, Modules((("9", Identity()),)))
     with pytest.raises(InputError, match="each module once"):
         Modules((("1", ATan()), ("1", ATan())))
     with pytest.raises(InputError, match="one estimator a module"):
@@ -369,7 +369,7 @@ def test_nodes_called_step_by_step_are_refused(estimator: Any) -> None:
     net = net_of(lif(), lif())
     functional.set_step_mode(net, "s")
     with pytest.raises(InputError, match=r"got \['1', '3'\] which take one step a call; set step_mode 'm' .*'TN'"):
-        passes(net, estimator)
+        spike_gradient_contexts(net, estimator)
     model = sr.wrap(net.float(), layout="step", steps=3)
     with pytest.raises(InputError, match="step_mode 'm'"):
         ModelQueries(model, CrossEntropy(), estimator)

@@ -23,8 +23,8 @@ from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
-from snnrobust_attacks.minimum_norm.boundary import length, wrong
 from snnrobust_attacks.minimum_norm.fmn import MinimumNorm, _project
+from snnrobust_attacks.minimum_norm.shared import length, wrong
 
 WIDE = (-100.0, 100.0)
 

@@ -20,8 +20,8 @@ from snnrobust.testing import check_plugin
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
-from snnrobust_attacks.minimum_norm.boundary import bisect_to_boundary, length, shorten, wrong
 from snnrobust_attacks.minimum_norm.hop_skip_jump import HopSkipJump
+from snnrobust_attacks.minimum_norm.shared import bisect_to_boundary, length, shorten, wrong
 
 BOX = (-4.0, 4.0)
 NORMS: list[Norm] = ["linf", "l2"]

@@ -25,8 +25,8 @@ from snnrobust_attacks.optimisers.momentum import Momentum
 from snnrobust_attacks.optimisers.pgd import PGD
 from snnrobust_attacks.optimisers.r_fgsm import RFGSM
 from snnrobust_attacks.optimisers.sa_pgd import SAPGD
+from snnrobust_attacks.optimisers.shared import checkpoints, sparse_step
 from snnrobust_attacks.optimisers.square import Square
-from snnrobust_attacks.optimisers.steps import checkpoints, sparse_step
 
 Objective = Callable[[Tensor], Tensor]
 FREE, BOX = (-100.0, 100.0), (0.0, 1.0)

@@ -18,7 +18,7 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss import fast_logits
 from snnrobust_landscapes.loss.fast_logits import FastLogits
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 N = 100
 needs_kernels = pytest.mark.skipif(not backends("cpu")[0], reason="no compiler here: there are no accelerated models")
@@ -55,7 +55,7 @@ def test_parts_on_the_accelerated_model_give_the_nets_own_bits(monkeypatch: pyte
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
     model, data = setting()
     with model.session():
-        landscape = Weights(model, data, chunk=N)
+        landscape = WeightLandscape(model, data, chunk=N)
         (chunk,) = landscape.chunks
         fast = FastLogits(model, chunk, weights_move=True)
         passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
@@ -89,7 +89,7 @@ def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(AcceleratedModel, "outputs", rounded)
     model, data = setting()
     with model.session():
-        (chunk,) = Weights(model, data, chunk=N).chunks
+        (chunk,) = WeightLandscape(model, data, chunk=N).chunks
         fast = FastLogits(model, chunk, weights_move=True)
         passes, eager = sizes(monkeypatch, AcceleratedModel), sizes(monkeypatch, SpikingModel)
         found = fast(chunk.x, chunk)
@@ -111,7 +111,7 @@ def test_a_net_that_is_silent_at_its_weights_shows_nothing(monkeypatch: pytest.M
     model, data = setting()
     model.net[0].weight.data *= 1e-3
     with model.session():
-        landscape = Weights(model, data, chunk=16)
+        landscape = WeightLandscape(model, data, chunk=16)
         chunk = landscape.chunks[0]
         assert len(model.logits(chunk.x).unique(dim=0)) == 1
         landscape.loss_at(landscape.theta)
@@ -127,7 +127,7 @@ def test_a_model_that_is_not_to_be_accelerated_is_not(monkeypatch: pytest.Monkey
     model, data = setting(accelerate=False)
     passes = sizes(monkeypatch, AcceleratedModel)
     with model.session():
-        landscape = Weights(model, data, chunk=64)
+        landscape = WeightLandscape(model, data, chunk=64)
         loss = landscape.loss(torch.zeros(landscape.size, dtype=torch.float64))
     assert not passes
     assert loss.losses.shape == (N,)

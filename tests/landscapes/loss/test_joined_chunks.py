@@ -15,7 +15,7 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss import weights as module
 from snnrobust_landscapes.loss.fast_logits import FastLogits
 from snnrobust_landscapes.loss.landscape import Chunk
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 DATA = tiny_data(count=50)
 
@@ -35,7 +35,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def losses(model: SpikingModel) -> Tensor:
-    landscape = Weights(model, DATA, chunk=16)
+    landscape = WeightLandscape(model, DATA, chunk=16)
     step = landscape.direction(Draws(0, "step"))
     landscape.loss(torch.zeros_like(step))  # finds out what is the same
     return torch.stack([landscape.loss(radius * step).losses for radius in (0.0, 0.05, 0.2, 0.5)])
@@ -46,7 +46,7 @@ def test_chunks_are_joined_where_no_bit_changes(sizes: list[int], monkeypatch: p
     with model.session():
         joined = losses(model)
         assert sizes[-4:] == [50] * 4
-        monkeypatch.setattr(Weights, "_joined", lambda self, fast: self.chunks)
+        monkeypatch.setattr(WeightLandscape, "_joined", lambda self, fast: self.chunks)
         sizes.clear()
         apart = losses(model)
         assert sizes[-16:] == [16, 16, 16, 2] * 4

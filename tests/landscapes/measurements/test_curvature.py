@@ -20,7 +20,7 @@ from snnrobust.results.artifacts import Artifact, Scatter, Spectrum
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements.curvature_measurement import CurvatureMeasurement
 from snnrobust_landscapes.measurements.density import Density
 from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
@@ -212,7 +212,7 @@ def test_the_smoothed_trace_is_its_closed_form_with_the_error_of_its_draws(
     plugin, model = Trace(kind, **FEW), spiking()
     found = by_metric(measured(plugin, model))["trace"]
     with model.session():
-        landscape = Weights(model, data().training("test"), chunk=10)
+        landscape = WeightLandscape(model, data().training("test"), chunk=10)
         operator = plugin.operator.on(landscape, 0.5, Draws(0, "curvature").sub("weights", "whole", "operator"))
         value, error = (float(each) for each in operator.trace())
     assert found.value == pytest.approx(value)

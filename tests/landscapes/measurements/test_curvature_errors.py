@@ -19,7 +19,7 @@ from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.records import Record
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements.density import Density
 from snnrobust_landscapes.measurements.eigenvalues import Eigenvalues
 from snnrobust_landscapes.measurements.trace import Trace
@@ -192,8 +192,8 @@ def test_measured_curvature_is_shared_by_the_measurements_of_a_session(
     measured: Measure, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    own = Weights.loss
-    monkeypatch.setattr(Weights, "loss", lambda self, offset: calls.append(1) or own(self, offset))
+    own = WeightLandscape.loss
+    monkeypatch.setattr(WeightLandscape, "loss", lambda self, offset: calls.append(1) or own(self, offset))
     wrapped = model()
     with wrapped.session():
         measured(Trace("gauss-newton", **FEW), wrapped)

@@ -19,9 +19,9 @@ from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.errors import InputError
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements import directions
 from snnrobust_landscapes.measurements.directions import (
     DIRECTION_NAMES,
@@ -52,7 +52,7 @@ def landscape(space: str) -> Iterator[Landscape]:
     samples = Dataset(x.float(), torch.arange(7) % 3, torch.arange(7))
     model = wrap(net(), steps=4)
     with model.session():
-        yield (Weights if space == "weights" else Inputs)(model, samples, chunk=3, logit_scale=5.0)
+        yield (WeightLandscape if space == "weights" else InputLandscape)(model, samples, chunk=3, logit_scale=5.0)
 
 
 def dense(here: Landscape, name: str) -> Tensor:
@@ -180,6 +180,6 @@ def test_weights_of_zero_have_no_direction() -> None:
     with landscape("weights") as here:
         for each in here.model.net.parameters():
             each.data.zero_()
-        zero = Weights(here.model, here.samples)
+        zero = WeightLandscape(here.model, here.samples)
         with pytest.raises(InputError, match="expected an adversarial direction that is not zero"):
             make_direction("adversarial", zero, RNG)

@@ -16,7 +16,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
-from snnrobust_landscapes.loss.landscape import Loss
+from snnrobust_landscapes.loss.landscape import LossValues
 from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.loss_ascent import LossAscent
 
@@ -38,10 +38,10 @@ class Quadratic:
     def scale(self) -> Tensor:
         return torch.ones(self.size, dtype=torch.float64)
 
-    def loss(self, offset: Tensor) -> Loss:
+    def loss(self, offset: Tensor) -> LossValues:
         self.calls += 1
         value = self.slope @ offset + offset @ self.matrix @ offset / 2
-        return Loss(value + torch.arange(3, dtype=torch.float64), torch.ones(3, dtype=torch.bool))
+        return LossValues(value + torch.arange(3, dtype=torch.float64), torch.ones(3, dtype=torch.bool))
 
     def gradient(self, offset: Tensor) -> Tensor:
         return self.sign * (self.slope + self.matrix @ offset)

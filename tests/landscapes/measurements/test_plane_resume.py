@@ -14,8 +14,8 @@ import torch
 import snnrobust as sr
 from snnrobust.results import checkpoint
 from snnrobust.testing.tiny import tiny_data, tiny_model
-from snnrobust_landscapes.loss.landscape import Loss
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.landscape import LossValues
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 ResultBytes = Callable[[Path], dict[str, bytes]]
 
@@ -26,14 +26,14 @@ import sys, time
 import snnrobust as sr
 from snnrobust.results import checkpoint
 from snnrobust.testing import tiny_data, tiny_model
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 
 if "--slow" in sys.argv:
-    loss = Weights.loss
+    loss = WeightLandscape.loss
     def slow(self, offset):
         time.sleep(0.05)
         return loss(self, offset)
-    Weights.loss = slow
+    WeightLandscape.loss = slow
     checkpoint.MeasurementCheckpoint.__init__.__defaults__ = (None, 0.1)  # written more often, for a fast test
 data = tiny_data()
 sr.evaluate(tiny_model(), {"test": data, "train": data}, [sr.load("plane", points=7, second="adversarial")],
@@ -51,15 +51,15 @@ def run(folder: Path, batch_size: int | None = None) -> sr.Report:
 def chunk_sizes(monkeypatch: pytest.MonkeyPatch, stop_at: int, error: BaseException) -> list[int]:
     """The samples at once of each point that is computed; raises `error` at one of them."""
     calls: list[int] = []
-    loss = Weights.loss
+    loss = WeightLandscape.loss
 
-    def counting(self: Weights, offset: torch.Tensor) -> Loss:
+    def counting(self: WeightLandscape, offset: torch.Tensor) -> LossValues:
         calls.append(len(self.chunks[0].y))
         if len(calls) == stop_at:
             raise error
         return loss(self, offset)
 
-    monkeypatch.setattr(Weights, "loss", counting)
+    monkeypatch.setattr(WeightLandscape, "loss", counting)
     return calls
 
 

@@ -28,7 +28,7 @@ from snnrobust.training import trainer as training
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 from snnrobust_landscapes.loss.filters import Filters
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements.sharpness import Sharpness
 
 RNG = Draws(0, "sharpness")
@@ -120,7 +120,7 @@ def test_random_directions_are_averaged_and_the_highest_is_found(spiking: Model,
     model, given, settings = spiking(), evaluation, Sharpness(directions=12, steps=1, radii=(0.3,))
     records, _ = measured(settings, model, given)
     with model.session():
-        here = Weights(model, given.training("test"), chunk=8)
+        here = WeightLandscape(model, given.training("test"), chunk=8)
         centre = here.loss(torch.zeros(here.size, dtype=torch.float64)).losses
         rises = [here.loss(0.3 * here.direction(RNG.sub("random", k))).losses - centre for k in range(12)]
     means = torch.stack(rises).mean(dim=1).numpy()
@@ -229,7 +229,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
 ) -> None:
     settings, given = Sharpness(directions=9, steps=3), evaluation
     whole, _ = measured(settings, spiking(), given)
-    counted(Weights, "loss", stop_at=stop)
+    counted(WeightLandscape, "loss", stop_at=stop)
     checkpoint = MeasurementCheckpoint()
     with pytest.raises(KeyboardInterrupt):
         measured(settings, spiking(), given, checkpoint)
@@ -243,8 +243,8 @@ def test_a_finished_measurement_asks_for_little_again(
 ) -> None:
     settings, given, checkpoint = Sharpness(directions=4, steps=2), evaluation, MeasurementCheckpoint()
     wanted, _ = measured(settings, spiking(), given, checkpoint)
-    offsets, original = [], Weights.loss
-    monkeypatch.setattr(Weights, "loss", lambda self, offset: offsets.append(offset) or original(self, offset))
+    offsets, original = [], WeightLandscape.loss
+    monkeypatch.setattr(WeightLandscape, "loss", lambda self, offset: offsets.append(offset) or original(self, offset))
     found, _ = measured(settings, spiking(), given, checkpoint)
     assert values(found) == values(wanted)
     assert len(offsets) == 1 + len(settings.radii)  # the origin, and the highest random direction at each radius

@@ -15,9 +15,9 @@ from snnrobust.kernels import twice_differentiable
 from snnrobust.neurons import PRESETS
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators import fused_nodes
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
@@ -49,7 +49,7 @@ def lif() -> nn.Module:
 
 def products(model: SpikingModel, kind: OperatorSpec, space: str = "weights") -> Tensor:
     with model.session():
-        landscape: Landscape = (Weights if space == "weights" else Inputs)(model, samples(), chunk=7)
+        landscape: Landscape = (WeightLandscape if space == "weights" else InputLandscape)(model, samples(), chunk=7)
         rows = 2 if space == "weights" else landscape.blocks
         along = torch.randn(rows, landscape.size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         return kind.on(landscape, 1.0, RNG).apply(along)

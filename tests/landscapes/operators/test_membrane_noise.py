@@ -15,8 +15,8 @@ from snnrobust.errors import InputError
 from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.inputs import InputLandscape
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.gauss_newton import GaussNewton
 from snnrobust_landscapes.operators.membrane_noise import BlurredSpike, membrane_noise
 
@@ -44,7 +44,7 @@ def test_of_a_first_layer_in_closed_form() -> None:
     """Filter j moves by radius |w_j| in a random direction, and the potential by radius |w_j| |x| / sqrt(inputs)."""
     own, data = model(), samples()
     with own.session():
-        found = membrane_noise(Weights(own, data), 0.05, RNG)
+        found = membrane_noise(WeightLandscape(own, data), 0.05, RNG)
     rows = own.net[0].weight.detach().square().sum(dim=1).mean()
     inputs = data.x.double().square().sum(dim=1).mean()
     assert found.keys() == {"1", "3"}
@@ -54,9 +54,9 @@ def test_of_a_first_layer_in_closed_form() -> None:
 def test_in_inputs_and_at_another_radius() -> None:
     own, data = model(), samples()
     with own.session():
-        small, large = (membrane_noise(Inputs(own, data), radius, RNG)["1"] for radius in (0.05, 0.1))
-        again = membrane_noise(Inputs(own, data), 0.05, Draws(0, "another task"))["1"]
-        other = membrane_noise(Inputs(own, data), 0.05, Draws(1, "noise"))["1"]
+        small, large = (membrane_noise(InputLandscape(own, data), radius, RNG)["1"] for radius in (0.05, 0.1))
+        again = membrane_noise(InputLandscape(own, data), 0.05, Draws(0, "another task"))["1"]
+        other = membrane_noise(InputLandscape(own, data), 0.05, Draws(1, "noise"))["1"]
     assert large == pytest.approx(2 * small)
     assert again == small  # only the seed is used, so that all operators of a run agree
     assert other != small
@@ -65,15 +65,15 @@ def test_in_inputs_and_at_another_radius() -> None:
 def test_a_layer_has_the_noise_of_the_whole_net() -> None:
     own, data = model(), samples()
     with own.session():
-        whole = membrane_noise(Weights(own, data), 0.1, RNG)
-        layer = membrane_noise(Weights(own, data, chosen=lambda name: name.startswith("2")), 0.1, RNG)
+        whole = membrane_noise(WeightLandscape(own, data), 0.1, RNG)
+        layer = membrane_noise(WeightLandscape(own, data, chosen=lambda name: name.startswith("2")), 0.1, RNG)
     assert whole == layer
 
 
 def test_a_net_without_nodes_keeps_its_own_derivatives() -> None:
     smooth = wrap(nn.Sequential(nn.Linear(60, 4), nn.Tanh(), nn.Linear(4, 3)).double(), layout="N")
     with smooth.session():
-        landscape = Weights(smooth, samples())
+        landscape = WeightLandscape(smooth, samples())
         assert membrane_noise(landscape, 0.1, RNG) == {}
         vectors = torch.rand(1, landscape.size, dtype=torch.float64)
         matched, own = (GaussNewton(each).on(landscape, 1.0, RNG).apply(vectors) for each in ("matched", "own"))
@@ -91,7 +91,7 @@ def test_the_blurred_spike_integrates_to_one_with_its_deviation() -> None:
 def test_the_matched_matrix_is_that_of_the_net_with_blurred_surrogates() -> None:
     own = model()
     with own.session():
-        landscape = Weights(own, samples())
+        landscape = WeightLandscape(own, samples())
         noise = membrane_noise(landscape, 0.1, RNG)
         vectors = torch.rand(2, landscape.size, dtype=torch.float64)
         found = GaussNewton().on(landscape, 1.0, RNG).apply(vectors)
@@ -108,7 +108,7 @@ def test_it_does_not_depend_on_the_surrogate_nor_on_the_unit_of_the_membrane() -
     for alpha, scale in ((1.0, 1.0), (8.0, 1.0), (1.0, 10.0)):
         each = model(alpha, scale)
         with each.session():
-            landscape = Weights(each, samples())
+            landscape = WeightLandscape(each, samples())
             direction = landscape.direction(RNG)
             for kind in (GaussNewton(), GaussNewton("own")):
                 operator = kind.on(landscape, 1.0, RNG)
@@ -136,7 +136,7 @@ def temporal(padding: float) -> Dataset:
 def test_padding_of_sequences_is_not_watched() -> None:
     own = wrap(model().net, encoder=None, bounds=(0, 5))
     with own.session():
-        for space in (Weights, Inputs):
+        for space in (WeightLandscape, InputLandscape):
             clean, padded = (space(own, temporal(padding)) for padding in (0.0, 5.0))
             assert membrane_noise(clean, 0.1, RNG) == pytest.approx(membrane_noise(padded, 0.1, RNG))
         assert torch.equal(clean.scale(), padded.scale())
@@ -148,9 +148,9 @@ def test_padding_of_sequences_is_not_watched() -> None:
 def test_it_does_not_depend_on_the_chunk_and_is_named_for_what_it_did() -> None:
     own, data = model(), samples(80)
     with own.session():
-        small, large = (membrane_noise(Inputs(own, data, chunk=chunk), 0.1, RNG) for chunk in (7, 80))
+        small, large = (membrane_noise(InputLandscape(own, data, chunk=chunk), 0.1, RNG) for chunk in (7, 80))
         assert small == large
-        assert GaussNewton().on(Weights(own, data), 1.0, RNG).name.endswith("spikes blurred by moves of 0.1")
+        assert GaussNewton().on(WeightLandscape(own, data), 1.0, RNG).name.endswith("spikes blurred by moves of 0.1")
     smooth = wrap(nn.Sequential(nn.Linear(60, 4), nn.Tanh(), nn.Linear(4, 3)).double(), layout="N")
     with smooth.session():
-        assert GaussNewton().on(Weights(smooth, data), 1.0, RNG).name.endswith("own surrogates")
+        assert GaussNewton().on(WeightLandscape(smooth, data), 1.0, RNG).name.endswith("own surrogates")

@@ -16,9 +16,9 @@ from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
@@ -173,7 +173,7 @@ KINDS = {"gauss-newton": GaussNewton("own"), "fisher": Fisher(), "formal": Forma
 
 
 def on(space: str, model: SpikingModel, chunk: int = 3) -> Landscape:
-    make = Weights if space == "weights" else Inputs
+    make = WeightLandscape if space == "weights" else InputLandscape
     return make(model, samples(), chunk=chunk, logit_scale=SCALE)
 
 
@@ -223,7 +223,7 @@ def test_the_field_of_an_input_over_time_is_not_symmetric() -> None:
     model = wrap(CASES["hard"].model().net, encoder=None)
     x = 2 * torch.rand(N, T, INPUTS, generator=torch.Generator().manual_seed(2))
     with model.session():
-        landscape = Inputs(model, Dataset.of(x, samples().y), chunk=3)
+        landscape = InputLandscape(model, Dataset.of(x, samples().y), chunk=3)
         expected = field_by_differences(landscape)
         assert_equal(Field().on(landscape, 1.0, RNG), expected)
         assert torch.linalg.norm(expected - expected.mT) > 0.01 * torch.linalg.norm(expected)
@@ -234,7 +234,7 @@ def test_a_layer_is_a_diagonal_block_whatever_the_chunk_and_the_memory(kind: Any
     model = CASES["soft"].model()
     with model.session():
         whole = matrix(kind.on(on("weights", model), 1.0, RNG))
-        layer = Weights(model, samples(), chunk=5, logit_scale=SCALE, chosen=lambda name: name.startswith("2."))
+        layer = WeightLandscape(model, samples(), chunk=5, logit_scale=SCALE, chosen=lambda name: name.startswith("2."))
         block = slice(16, 16 + 20)
         for memory in (1.0, 0.0):
             assert torch.allclose(matrix(kind.on(layer, memory, RNG)), whole[block, block], atol=1e-12, rtol=1e-12)

@@ -15,9 +15,9 @@ from snnrobust.data import Dataset
 from snnrobust.errors import InputError, PluginError
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
@@ -111,13 +111,13 @@ def samples(n: int = 12) -> Dataset:
 
 def applied(each: OperatorSpec, own: SpikingModel, n: int = 12) -> Tensor:
     with own.session():
-        landscape = Weights(own, samples(n), chunk=5)
+        landscape = WeightLandscape(own, samples(n), chunk=5)
         return each.on(landscape, 1.0, RNG).apply(torch.ones(1, landscape.size, dtype=torch.float64))
 
 
 def index(each: OperatorSpec, own: SpikingModel) -> float:
     with own.session():
-        return asymmetry(each.on(Weights(own, samples(), chunk=5), 1.0, RNG), RNG)
+        return asymmetry(each.on(WeightLandscape(own, samples(), chunk=5), 1.0, RNG), RNG)
 
 
 @pytest.mark.parametrize("function", [Fused, Inconsistent])
@@ -148,7 +148,7 @@ def test_where_nothing_can_be_differentiated_again_it_is_an_error() -> None:
             applied(Field(), model(Through(function)))
     own = model(Through(Fused))
     with own.session():  # no gradient reaches the input
-        operator = GaussNewton("own").on(Inputs(own, samples()), 1.0, RNG)
+        operator = GaussNewton("own").on(InputLandscape(own, samples()), 1.0, RNG)
         with pytest.raises(PluginError, match="gradients without a grad_fn"):
             operator.apply(torch.ones(12, 3, dtype=torch.float64))
 
@@ -201,7 +201,7 @@ def test_a_loss_without_a_gradient() -> None:
     own = wrap(nn.Sequential(_Cut(), *model().net).double(), steps=3)
     for each in EXACT:
         with own.session(), pytest.raises(InputError, match="depends on the inputs, got one without a gradient"):
-            each.on(Inputs(own, samples()), 1.0, RNG).apply(torch.ones(12, 3, dtype=torch.float64))
+            each.on(InputLandscape(own, samples()), 1.0, RNG).apply(torch.ones(12, 3, dtype=torch.float64))
 
 
 class _Cut(nn.Module):
@@ -223,7 +223,7 @@ def test_parameters_that_the_loss_does_not_depend_on_count_as_zero(each: Operato
     own = model()
     own.net[0].register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))
     with own.session():
-        landscape = Weights(own, samples(), chunk=5)
+        landscape = WeightLandscape(own, samples(), chunk=5)
         at = torch.cat([torch.full((p.numel(),), "idle" in name) for name, p in own.net.named_parameters()])
         product = each.on(landscape, 1.0, RNG).apply(torch.ones(1, landscape.size, dtype=torch.float64))[0]
     assert at.sum() == 2
@@ -247,7 +247,7 @@ class _Given:
 
 
 def test_the_index_of_matrices_that_are_known() -> None:
-    landscape = Weights(model(), samples())
+    landscape = WeightLandscape(model(), samples())
     m = torch.randn(landscape.size, landscape.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert asymmetry(_Given(landscape, m + m.T), RNG) < 1e-14
     assert asymmetry(_Given(landscape, m - m.T), RNG) == pytest.approx(2)

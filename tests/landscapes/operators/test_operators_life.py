@@ -17,9 +17,9 @@ from snnrobust.errors import InputError, InputTypeError
 from snnrobust.neurons import lif
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Chunk
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.field import Field
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
@@ -47,7 +47,7 @@ def samples(n: int = 12) -> Dataset:
 
 def applied(each: OperatorSpec, own: SpikingModel) -> Tensor:
     with own.session():
-        landscape = Weights(own, samples(), chunk=5)
+        landscape = WeightLandscape(own, samples(), chunk=5)
         return each.on(landscape, 1.0, RNG).apply(torch.ones(1, landscape.size, dtype=torch.float64))
 
 
@@ -65,13 +65,13 @@ def test_leaves_the_model_as_it_was_and_repeats_itself(each: OperatorSpec) -> No
     before = snapshot(own)
     first = applied(each, own)
     second = applied(each, own)
-    relaxation_gap(Weights(own, samples()))  # without an open session
+    relaxation_gap(WeightLandscape(own, samples()))  # without an open session
     assert torch.equal(first, second)
     after = snapshot(own)
     assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(before, after, strict=True))
 
 
-class Watched(Weights):
+class Watched(WeightLandscape):
     """Counts the chunks whose graphs are alive when another one is built."""
 
     alive: list[weakref.ref[Tensor]]
@@ -124,7 +124,7 @@ def test_small_chunks_go_through_together(monkeypatch: pytest.MonkeyPatch) -> No
 def test_products_are_counted_per_vector() -> None:
     own = model()
     with own.session():
-        operator = GaussNewton("own").on(Weights(own, samples()), 1.0, RNG)
+        operator = GaussNewton("own").on(WeightLandscape(own, samples()), 1.0, RNG)
         operator.apply(torch.ones(4, operator.landscape.size, dtype=torch.float64))
         operator.apply_transposed(torch.ones(1, operator.landscape.size, dtype=torch.float64))
         assert operator.products == 5
@@ -137,7 +137,7 @@ def test_other_neurons(each: OperatorSpec, settings: dict[str, Any]) -> None:
     own = model(lif(threshold=0.3, step_mode="m", **settings))
     own.net.float()
     with own.session():
-        for landscape in (Weights(own, samples(), chunk=5), Inputs(own, samples(), chunk=5)):
+        for landscape in (WeightLandscape(own, samples(), chunk=5), InputLandscape(own, samples(), chunk=5)):
             index = asymmetry(each.on(landscape, 1.0, RNG), RNG)
             assert index < 1e-5 or each == Field()
 
@@ -149,6 +149,8 @@ def test_operators_by_name() -> None:
     assert operator_spec(Field("symmetric")) == Field("symmetric")
     with pytest.raises(InputError, match="got 'gaus-newton'; did you mean 'gauss-newton'"):
         operator_spec("gaus-newton")
+    with pytest.raises(InputError, match=r"got 'hessian'.*; the surrogate Hessian is 'formal'"):
+        operator_spec("hessian")
     with pytest.raises(InputError, match="choose one of gauss-newton, relaxed"):
         operator_spec({"part": "whole"})
     with pytest.raises(InputError, match=r"settings of operator 'formal', got \{'sigma': 1\}"):

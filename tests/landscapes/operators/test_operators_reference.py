@@ -16,7 +16,7 @@ from snnrobust.kernels.derivative import Derivative
 from snnrobust.kernels.dynamics import Dynamics, multi_step
 from snnrobust.kernels.spike import spike
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import OperatorSpec
@@ -56,7 +56,7 @@ def test_agrees_with_curvlinops(each: OperatorSpec, theirs: str, spiking: bool, 
         x, y = 2 * torch.rand(12, 3), torch.randint(3, (12,))
     model = wrap(net, layout="N")
     with model.session():
-        landscape = Weights(model, Dataset.of(x, y), chunk=5)
+        landscape = WeightLandscape(model, Dataset.of(x, y), chunk=5)
         mine = each.on(landscape, 1.0, Draws(0, "curvlinops")).apply(torch.eye(landscape.size, dtype=torch.float64)).T
     data = [(x[:7].to(dtype), y[:7]), (x[7:].to(dtype), y[7:])]
     operator = getattr(curvlinops, theirs)(net, nn.CrossEntropyLoss(), list(net.parameters()), data)

@@ -17,9 +17,9 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_landscapes.loss.inputs import Inputs
-from snnrobust_landscapes.loss.landscape import Landscape, Loss
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.inputs import InputLandscape
+from snnrobust_landscapes.loss.landscape import Landscape, LossValues
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.smoothed import Smoothed, SmoothedHessian
 
@@ -36,8 +36,8 @@ def double() -> SpikingModel:
 def known(function: Callable[[Tensor], Tensor], size: int) -> Landscape:
     """A loss in closed form of one sample."""
 
-    def loss(offset: Tensor) -> Loss:
-        return Loss(function(offset).reshape(1), torch.ones(1))
+    def loss(offset: Tensor) -> LossValues:
+        return LossValues(function(offset).reshape(1), torch.ones(1))
 
     stub = SimpleNamespace(space="weights", blocks=1, size=size, loss=loss, model=SimpleNamespace(device="cpu"))
     return cast(Landscape, stub)
@@ -74,7 +74,7 @@ def test_the_explicit_matrix_at_the_same_draws_in_weights() -> None:
             return float(functional.cross_entropy(3 * moved.logits(DATA.x), DATA.y))
 
     with model.session():
-        weights = Weights(model, DATA, chunk=3, logit_scale=3.0)
+        weights = WeightLandscape(model, DATA, chunk=3, logit_scale=3.0)
         found = Smoothed(sigma=0.2, draws=draws).on(weights, 0.1, RNG).apply(torch.eye(weights.size).double())
     expected = explicit(loss, RNG.normal(torch.arange(draws), (weights.size,)).double(), 0.2)
     assert np.abs(expected).max() > 1e-2  # control: spikes did change
@@ -85,12 +85,12 @@ def test_the_explicit_matrix_at_the_same_draws_in_weights() -> None:
 def test_the_explicit_matrix_of_each_sample_in_inputs() -> None:
     model, draws = double(), 12
     with model.session():
-        inputs = Inputs(model, DATA, chunk=3)
+        inputs = InputLandscape(model, DATA, chunk=3)
         operator = Smoothed(sigma=0.3, draws=draws).on(inputs, 0.1, RNG)
         rows = [operator.apply(torch.eye(16).double()[[i] * len(DATA)]) for i in range(16)]
         found = torch.stack(rows, dim=1).numpy()  # [N, D, D]
         some = DATA.select(torch.tensor([5, 2]))
-        alone = Smoothed(sigma=0.3, draws=draws).on(Inputs(model, some), 0.1, RNG)
+        alone = Smoothed(sigma=0.3, draws=draws).on(InputLandscape(model, some), 0.1, RNG)
         assert torch.allclose(alone.differences, operator.differences[[5, 2]], atol=1e-12)  # independent of others
         assert operator.products == 16
     for n in (2, 5):
@@ -110,13 +110,13 @@ def test_neither_memory_nor_chunks_nor_a_second_time_change_anything(monkeypatch
     model = double()
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     with model.session():
-        v = torch.stack([Weights(model, DATA).direction(RNG.sub(i)) for i in range(3)])
-        kept = Smoothed(draws=30).on(Weights(model, DATA), 0.5, RNG)
+        v = torch.stack([WeightLandscape(model, DATA).direction(RNG.sub(i)) for i in range(3)])
+        kept = Smoothed(draws=30).on(WeightLandscape(model, DATA), 0.5, RNG)
         # Draws in blocks, stored or drawn again at each product.
         monkeypatch.setattr("snnrobust_landscapes.operators.smoothed.BLOCK", 8 * 7 * v.shape[1])
-        blocks = Smoothed(draws=30).on(Weights(model, DATA), 0.5, RNG)
-        again = Smoothed(draws=30).on(Weights(model, DATA, chunk=3), 0.0, RNG)
-        other = Smoothed(draws=30).on(Weights(model, DATA), 0.5, RNG.sub("other"))
+        blocks = Smoothed(draws=30).on(WeightLandscape(model, DATA), 0.5, RNG)
+        again = Smoothed(draws=30).on(WeightLandscape(model, DATA, chunk=3), 0.0, RNG)
+        other = Smoothed(draws=30).on(WeightLandscape(model, DATA), 0.5, RNG.sub("other"))
         product = kept.apply(v)
         assert torch.equal(product, kept.apply(v))
         assert torch.equal(blocks.apply(v), again.apply(v))

@@ -18,9 +18,9 @@ from snnrobust.errors import InputError
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
+from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.fused_nodes import SpikeContext
 from snnrobust_landscapes.operators.gauss_newton import Fisher, GaussNewton
 from snnrobust_landscapes.operators.hessian import Formal
@@ -87,7 +87,7 @@ def test_the_dense_spectrum_in_weights(kind: OperatorSpec, part: str) -> None:
         return name.startswith(part)
 
     with model.session():
-        landscape = Weights(model, DATA, chunk=4, logit_scale=2.0, chosen=chosen)
+        landscape = WeightLandscape(model, DATA, chunk=4, logit_scale=2.0, chosen=chosen)
         found = spectrum(landscape, kind, RNG, vectors=3)
         assert torch.equal(found.values, spectrum(landscape, kind, RNG, vectors=3).values)
         applied = kind.on(landscape, 0.1, RNG).apply(found.vectors)
@@ -109,7 +109,7 @@ def test_the_dense_spectrum_in_weights(kind: OperatorSpec, part: str) -> None:
 def test_the_dense_spectrum_of_each_sample_in_inputs(kind: OperatorSpec) -> None:
     model = double()
     with model.session():
-        landscape = Inputs(model, DATA, chunk=4, logit_scale=2.0)
+        landscape = InputLandscape(model, DATA, chunk=4, logit_scale=2.0)
         found = spectrum(landscape, kind, RNG, vectors=4)
         within = spikes(kind, landscape)
     assert found.vectors.shape == (4, len(DATA), 16)
@@ -127,7 +127,7 @@ def test_the_dense_spectrum_of_each_sample_in_inputs(kind: OperatorSpec) -> None
 def test_zeros_are_counted_in_single_precision_too() -> None:
     model = tiny_model()
     with model.session():
-        landscape = Weights(model, DATA, logit_scale=2.0)
+        landscape = WeightLandscape(model, DATA, logit_scale=2.0)
         found = spectrum(landscape, GaussNewton("own"), RNG)
     exact = dense(double(), GaussNewton("own"), lambda _: True, nullcontext)
     assert int(found.rank) == (np.linalg.eigvalsh(exact.numpy()) > 1e-12).sum() <= 20  # of 30: sqrt(p)^T S = 0
@@ -148,7 +148,7 @@ def test_little_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gram, "BLOCK", 100)  # few columns at a time
     monkeypatch.setattr(gram, "STRIP", 7)
     with model.session():
-        landscape = Weights(model, DATA, chunk=3)
+        landscape = WeightLandscape(model, DATA, chunk=3)
         whole = spectrum(landscape, GaussNewton(), RNG, vectors=2)
         assert held == [30]
         row = 8 * landscape.size / 2**30
@@ -197,7 +197,7 @@ def test_a_backward_pass_that_can_not_be_vectorised_goes_row_by_row() -> None:
     for opaque in (True, False):
         model = wrap(_Net(opaque), layout="N", encoder=None, reset=lambda: None)
         with model.session():
-            found.append(spectrum(Weights(model, DATA), GaussNewton(), RNG, vectors=1))
+            found.append(spectrum(WeightLandscape(model, DATA), GaussNewton(), RNG, vectors=1))
     assert torch.allclose(found[0].values, found[1].values, atol=1e-14)
     assert torch.allclose(found[0].vectors.abs(), found[1].vectors.abs(), atol=1e-10)
     assert found[0].values[0] > 1e-3
@@ -209,7 +209,7 @@ def test_the_net_is_left_alone() -> None:
     model.net.train()
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     with model.session():
-        spectrum(Weights(model, DATA), GaussNewton(), RNG, vectors=1)
+        spectrum(WeightLandscape(model, DATA), GaussNewton(), RNG, vectors=1)
         assert all(not isinstance(node.v, Tensor) for node in model.net if hasattr(node, "v"))  # no graph is kept alive
     assert model.net.training
     assert all(p.grad is None for p in model.net.parameters())
@@ -219,20 +219,20 @@ def test_the_net_is_left_alone() -> None:
 def test_what_it_refuses() -> None:
     model = tiny_model()
     with model.session():
-        landscape = Weights(model, DATA)
+        landscape = WeightLandscape(model, DATA)
         assert (rows(landscape, GaussNewton()), rows(landscape, Fisher())) == (30, 10)
-        assert rows(Inputs(model, DATA), GaussNewton()) == 3
+        assert rows(InputLandscape(model, DATA), GaussNewton()) == 3
         assert rows(landscape, Formal()) is None
         with pytest.raises(InputError, match=r"expected the Gauss-Newton or the Fisher matrix.*use Lanczos"):
             spectrum(landscape, Formal(), RNG)
         many = Dataset.of(DATA.x.repeat(70, 1, 1, 1), DATA.y.repeat(70))
         with pytest.raises(InputError, match=r"at most 2000 rows.*got 2100"):
-            spectrum(Weights(model, many), GaussNewton(), RNG)
-        assert int(spectrum(Weights(model, many), Fisher(), RNG).rank) <= 10  # a row a sample
+            spectrum(WeightLandscape(model, many), GaussNewton(), RNG)
+        assert int(spectrum(WeightLandscape(model, many), Fisher(), RNG).rank) <= 10  # a row a sample
         with pytest.raises(InputError, match="eigenvectors"):
             spectrum(landscape, GaussNewton(), RNG, vectors=landscape.size + 1)
         with torch.no_grad():
             model.net[3].bias[0] = torch.nan
             model.net[4] = nn.Identity()  # logits of NaN
         with pytest.raises(InputError, match="finite logits"):
-            spectrum(Weights(model, DATA), GaussNewton(), RNG)
+            spectrum(WeightLandscape(model, DATA), GaussNewton(), RNG)

@@ -16,7 +16,7 @@ from snnrobust.errors import InputError
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.validity.plateau import (
     DOUBLINGS,
     HALVINGS,
@@ -42,7 +42,7 @@ def one_neuron(*inputs: float, weight: float = 1.0) -> tuple[SpikingModel, Datas
 
 def measured(model: SpikingModel, data: Dataset, **settings: Any) -> Plateau | None:
     with model.session():
-        return plateau(Weights(model, data), RNG, **settings)
+        return plateau(WeightLandscape(model, data), RNG, **settings)
 
 
 def test_the_edges_are_where_the_spikes_flip() -> None:
@@ -123,22 +123,22 @@ def test_which_weights_are_hidden() -> None:
     data = Dataset.of(torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.long))
     model = wrap(Net(), steps=2)
     with model.session():
-        assert hidden_parameters(Weights(model, data)) == ["unused", "early.weight", "early.bias"]
-        late = Weights(model, data, chosen=lambda name: name.startswith("late"))
+        assert hidden_parameters(WeightLandscape(model, data)) == ["unused", "early.weight", "early.bias"]
+        late = WeightLandscape(model, data, chosen=lambda name: name.startswith("late"))
         assert hidden_parameters(late) == []
         assert plateau(late, RNG) is None
-        bias = Weights(model, data, chosen=lambda name: name == "early.bias")
+        bias = WeightLandscape(model, data, chosen=lambda name: name == "early.bias")
         assert hidden_parameters(bias) == ["early.bias"]
         assert plateau(bias, RNG) is None  # filter-normalised directions do not move it
     spiking = tiny_model()  # its output is spikes
     with spiking.session():
-        assert len(hidden_parameters(Weights(spiking, tiny_data()))) == 4
+        assert len(hidden_parameters(WeightLandscape(spiking, tiny_data()))) == 4
 
 
 def test_read_out_weights_stay() -> None:
     model, data = one_neuron(1.5)
     with model.session():
-        landscape = Weights(model, data)
+        landscape = WeightLandscape(model, data)
         moved = landscape.direction(RNG)
         assert distinct_losses(landscape, moved, points=21) == 21  # with the read-out's
         found = plateau(landscape, RNG, points=21)
@@ -155,7 +155,7 @@ def test_a_smooth_net_has_no_plateau(smooth: str) -> None:
     data = Dataset.of(x, torch.arange(6) % 2)
     model = wrap(net, steps=1, reset=lambda: None)
     with model.session():
-        landscape = Weights(model, data)
+        landscape = WeightLandscape(model, data)
         assert hidden_parameters(landscape) == []
         assert plateau(landscape, RNG) is None
         assert distinct_losses(landscape, landscape.direction(RNG), points=101) == 101

@@ -16,9 +16,9 @@ from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
-from snnrobust_landscapes.loss.inputs import Inputs
-from snnrobust_landscapes.loss.landscape import Landscape, Loss
-from snnrobust_landscapes.loss.weights import Weights
+from snnrobust_landscapes.loss.inputs import InputLandscape
+from snnrobust_landscapes.loss.landscape import Landscape, LossValues
+from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator
 from snnrobust_landscapes.validity.agreement import (
@@ -71,7 +71,9 @@ class Fixed:
 def hessian(space: str = "weights") -> Iterator[Operator]:
     model = smooth()
     with model.session():
-        landscape: Landscape = Weights(model, samples()) if space == "weights" else Inputs(model, samples())
+        landscape: Landscape = (
+            WeightLandscape(model, samples()) if space == "weights" else InputLandscape(model, samples())
+        )
         yield Formal().on(landscape, 1.0, RNG)
 
 
@@ -114,8 +116,8 @@ def test_an_unrelated_matrix_does_not_predict() -> None:
 
 def test_random_directions_are_measured_once_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = Weights.loss
-    monkeypatch.setattr(Weights, "loss", lambda self, offset: calls.append(1) or real(self, offset))
+    real = WeightLandscape.loss
+    monkeypatch.setattr(WeightLandscape, "loss", lambda self, offset: calls.append(1) or real(self, offset))
     with hessian() as operator:
         first = in_random_directions(operator, RNG, directions=4, draws=2)
         before = len(calls)
@@ -139,7 +141,7 @@ def test_what_was_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
         calls = []
         real = landscape.loss
 
-        def counted(offset: Tensor) -> Loss:
+        def counted(offset: Tensor) -> LossValues:
             calls.append(1)
             return real(offset)
 
@@ -151,7 +153,7 @@ def test_what_was_kept_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_a_session_nothing_can_be_kept() -> None:
     model = smooth()
-    operator = Formal().on(Weights(model, samples()), 1.0, RNG)
+    operator = Formal().on(WeightLandscape(model, samples()), 1.0, RNG)
     with pytest.raises(InputError, match="session"):
         in_random_directions(operator, RNG, directions=4, draws=2)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.audit.audited_attack import AuditedAttack
+from snnrobust.audit.remedies import another_estimator, load_call
 from snnrobust.common.statistics import clopper_pearson
 from snnrobust.results.records import NAN, Finding
 
@@ -21,17 +22,17 @@ BUDGET, ROUNDING = 1.001, 1e-6
 ASSUMED_WRONG = 0.005
 
 
-def own_model_findings(outcomes: Outcomes, model: str) -> list[Finding]:
+def model_findings(outcomes: Outcomes, model: str) -> list[Finding]:
     """Findings about all numbers of a model."""
     found = [_strict_accuracy(outcomes, model), *_memory(outcomes, model)]
     if not outcomes.labels("attack"):
-        why = "Number of attacks run. Without an attack, nothing is known about robustness against an adversary."
+        why = "No attack was run, so there is no value: nothing is known about robustness against an adversary."
         remedy = "Add attacks, e.g. sr.load('standard', epsilon=...)."
         found.append(Finding("attacked", None, NAN, 1.0, why, remedy, model=model))
     return found
 
 
-def own_attack_findings(audited: AuditedAttack) -> list[Finding]:
+def attack_findings(audited: AuditedAttack) -> list[Finding]:
     """Findings about all numbers of an attack."""
     found = [_attack_moves(audited), _rescoring(audited), _budget(audited), *_skipped_members(audited)]
     found += _bisect_monotone(audited)
@@ -74,7 +75,7 @@ def _memory(outcomes: Outcomes, model: str) -> list[Finding]:
             0.0,
             f"How often memory ran out. Each time the batch size was reduced; it was {sizes[-1]} in the end. "
             f"{consequence}",
-            f"Pass batch_size={sizes[-1]}, or free memory.",
+            f"Pass batch_size={sizes[-1]}, which fits, or free memory.",
             required=False,
             model=model,
         )
@@ -98,12 +99,22 @@ def _attack_moves(audited: AuditedAttack) -> Finding:
         UNCHANGED,
         "Share of attempted samples whose input the attack returns unchanged. These samples were not attacked: they "
         "count as robust without evidence.",
-        "Check the zero-gradient finding. Use random_start=True, another estimator (gradient=) or another attack.",
+        f"Check the zero-gradient finding, then {_attack_otherwise(audited)}",
         required=attempted > 0 and broken == 0,
         fatal=attempted > 0 and share == 1.0,
         model=audited.model,
         label=audited.label,
     )
+
+
+def _attack_otherwise(audited: AuditedAttack) -> str:
+    """What to do about an attack that returns inputs unchanged, as the rest of a sentence."""
+    if audited.task["members"]:
+        advice = another_estimator(audited)
+        return advice[0].lower() + advice[1:]
+    standard = f"attack with {load_call('standard', audited.norm)}, which includes a black-box attack."
+    start = "pass random_start=True, or " if audited.task["parameters"].get("random_start") is False else ""
+    return start + standard
 
 
 def _rescoring(audited: AuditedAttack) -> Finding:
@@ -207,7 +218,7 @@ def _eot(audited: AuditedAttack) -> Finding:
         float(eot),
         2.0,
         "Number of random draws over which each gradient of this stochastic model is averaged (expectation over "
-        "transformation, EOT). With a single draw the gradient is too noisy to follow.",
+        "transformation, EOT). At least 2 are needed: with a single draw the gradient is too noisy to follow.",
         "Pass eot=10 or more to the attack.",
         model=audited.model,
         label=audited.label,

@@ -12,7 +12,7 @@ from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import Norm
 from snnrobust.wrapping.decision import Correctness
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.steps import per_sample
+from snnrobust_attacks.optimisers.shared import per_sample
 
 #: Inputs [N, *] -> whether the net gets each wrong, [N].
 Decision = Callable[[Tensor], Tensor]
@@ -20,7 +20,7 @@ Decision = Callable[[Tensor], Tensor]
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Whether logits [N, K] are wrong for labels y [N]: another class, or all zero. False at NaN or infinity."""
-    return ~Correctness(logits, y).not_broken
+    return ~Correctness(logits, y).withstands
 
 
 def length(delta: Tensor, norm: Norm) -> Tensor:
@@ -61,10 +61,10 @@ def check_inputs_and_norm(model: SpikingModel, task: Task, norms: tuple[Norm, ..
     """Raises an `InputError` unless inputs are real and the task's norm is one of `norms`."""
     if model.domain != "real":
         raise InputError(
-            f"expected inputs of domain 'real' for '{task.name}', got '{model.domain}' of model '{model.name}'; "
+            f"expected inputs of domain 'real' for '{task.label}', got '{model.domain}' of model '{model.name}'; "
             f"it moves along lines through the input space, use 'flips' or 'random-search'"
         )
     if task.attack is not None and task.attack.norm not in norms:
         raise InputError(
-            f"expected norm in {list(norms)} for '{task.name}', got '{task.attack.norm}'; pass one of these"
+            f"expected norm in {list(norms)} for '{task.label}', got '{task.attack.norm}'; pass norm= one of these"
         )
