@@ -9,7 +9,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import snnrobust as sr
 from snnrobust.objectives.logits import DLR, CrossEntropy, Margin, TargetedDLR, margin
 from snnrobust.objectives.sequences import CurrentMargin, MembraneMargin, PerStepCrossEntropy
 from snnrobust.plugin import Objective
