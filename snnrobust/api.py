@@ -74,7 +74,7 @@ def evaluate(
     Raises:
         InputError, InputTypeError: For input that does not fit, before anything long starts.
         StoreError: If `out` holds something else.
-        MemoryLimitError: If memory runs out with a single sample in flight.
+        MemoryLimitError: If memory runs out with a single sample.
         ViolationError: If an attack breaks its threat model; what was computed before is kept in `out`.
 
     Example:

@@ -73,7 +73,7 @@ class EvidenceTask:
         task: What is run; its label is unique among evidence tasks.
         effort: How much of the search is done.
         samples: How many of the audit's samples it is run on.
-        batch_size: Samples in flight; None: as in the evaluation.
+        batch_size: Batch size of the searches; None: as in the evaluation.
         reverse: Whether the samples are taken in reverse order.
     """
 

@@ -63,7 +63,7 @@ def check_budget(budget: float | None, batch_size: int | None) -> None:
 def choose_batch_size(
     models: Iterable[SpikingModel], data: Dataset, budget: float | None = None, processes: int = 1
 ) -> tuple[int, dict[str, object]]:
-    """Samples in flight that fit into memory for every one of `models`, and how that was found, for the record.
+    """The batch size that fits into memory for every one of `models`, and how that was found, for the record.
 
     Args:
         models: The models, of which one is attacked at a time.

@@ -20,15 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from snnrobust.common.files import Arrays, check_folder, from_json, pack, read_json, slug, to_json, unpack, write
+from snnrobust.common.files import Arrays, check_folder, pack, read_json, slug, to_json, unpack, write
 from snnrobust.errors import InputError, StoreError
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
+from snnrobust.results.run_identity import is_same_run, run_difference
 from snnrobust.results.serialise import as_plain, from_plain
 
 FORMAT = 4
@@ -210,7 +209,7 @@ class Store:
                 write(self._searches(model), to_json(plain))
 
     def halved(self, model: str) -> list[int]:
-        """Samples in flight after each time that memory ran out."""
+        """The batch size after each time that memory ran out."""
         if model not in self._halved and self.folder is not None and (path := self._memory(model)).is_file():
             self._halved[model] = read_json(path)
         return self._halved.get(model, [])
@@ -263,14 +262,15 @@ class Store:
 
     def _continue(self, folder: Path) -> None:
         held = self.read_run(folder)
-        if held.get("written_by_format") != self.run.get("written_by_format"):
+        former = held.get("written_by_format")
+        if former is not None and self.run.get("written_by_format") is None:
             raise StoreError(
-                f"expected a run of this version in '{folder}', got one of format {held['written_by_format']}, which "
-                f"can be read (Report.load) but not resumed; choose another output folder"
+                f"expected a run of this version in '{folder}', got one of format {former}, which can be read "
+                f"(Report.load) but not resumed; choose another output folder"
             )
-        if held.get("fingerprint") != self.run["fingerprint"] or not _same_signature(held, self.run):
+        if not is_same_run(held, self.run):
             raise StoreError(
-                f"expected this run in '{folder}', got another run ({_different(held, self.run)}); "
+                f"expected this run in '{folder}', got another run ({run_difference(held, self.run)}); "
                 f"choose another output folder"
             )
         self.run = held
@@ -307,23 +307,6 @@ def stored_batch_size(folder: Path | None, *, measured: bool) -> int | None:
     run = Store.read_run(folder)
     size: int | None = run.get("chunk") if measured else run.get("batch_size")
     return size
-
-
-def _different(held: dict[str, Any], run: dict[str, Any]) -> str:
-    """Which of the parts that decide the outcomes differ between two runs' content."""
-    free = ("fingerprint", "signature", "batch_size", "not_bisected", "notes", "environment")
-    run = from_json(to_json(run))  # as the held one was read
-    names = [name for name in run if name not in free and held.get(name) != run[name]]
-    return f"different in: {', '.join(names)}" if names else "its models give other outputs"
-
-
-def _same_signature(held: dict[str, Any], run: dict[str, Any]) -> bool:
-    """Whether two runs' models gave the same logits, up to the rounding of another thread count or device."""
-    ours, theirs = from_json(to_json(run)).get("signature", {}), held.get("signature", {})
-    return ours.keys() == theirs.keys() and all(
-        np.allclose(np.array(ours[name], float), np.array(theirs[name], float), rtol=1e-3, atol=1e-3, equal_nan=True)
-        for name in ours
-    )
 
 
 def _execution_path(plain: Any) -> ExecutionPath:

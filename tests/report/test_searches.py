@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import snnrobust as sr
 from snnrobust import cli
 from snnrobust.report import Report
 from snnrobust.report.searches import searches
 from snnrobust.results.execution_path import ExecutionPath
+from snnrobust.testing.tiny import tiny_data, tiny_model
 
 SEARCH = {
     "a": ExecutionPath(True, kernels={"native": 3}, nodes=3),
@@ -64,3 +66,10 @@ def test_the_page_has_all_paths_and_the_terminal_only_slow_ones(
     printed = capsys.readouterr().out
     assert "Slower search: b, c: eager, <no compiler>" in printed
     assert "native kernels" not in printed
+
+
+def test_the_former_name_gives_sentences_and_warns() -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(), [sr.load("fgsm", epsilon=0.1)], evidence="none", progress=False)
+    (path,) = report.execution_paths()["fgsm"]
+    with pytest.warns(DeprecationWarning, match=r"Report\.ways is now Report\.execution_paths"):
+        assert report.ways("tiny") == {"fgsm": [str(path)]}
