@@ -146,7 +146,7 @@ def attack(
         True
     """
     if not isinstance(model, SpikingModel):
-        raise InputTypeError(f"expected one SpikingModel, got {type(model).__name__}; wrap the net with sr.wrap first")
+        raise InputTypeError(f"expected one SpikingModel, got {type(model).__name__}; pass one wrapped model")
     if not isinstance(task, Task) or task.kind != "attack":
         given = f"a task of kind '{task.kind}'" if isinstance(task, Task) else type(task).__name__
         raise InputTypeError(f"expected an attack from sr.load, got {given}; e.g. sr.load('apgd', epsilon=8 / 255)")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from snnrobust import demo as demonstration
-from snnrobust.campaigns import study
+from snnrobust.campaigns import config_run
 from snnrobust.campaigns.config import read_config
 from snnrobust.common.files import to_json
 from snnrobust.common.warning_lines import one_line_warnings
@@ -74,7 +74,7 @@ def run_config(
             f"expected a new or empty output folder, got '{folder}'; "
             f"pass --resume to continue its run, or another --out"
         )
-    report = study.run_study(config, folder, workers=workers)
+    report = config_run.evaluate_config(config, folder, workers=workers)
     report.to_html(folder / "report.html")
     _print_report(report, folder / "report.html", as_json)
     _exit_if_not_trusted(report, strict)
@@ -99,7 +99,7 @@ def probe_config(
     as_json: Json = False,
 ) -> None:
     """Check a config and its models without evaluating anything; exit status 2 if a fatal check fails."""
-    plan = study.plan_study(read_config(config))
+    plan = config_run.plan_config(read_config(config))
     findings = [finding for model in plan.models.values() for finding in probe_model(model, plan.data)]
     if as_json:
         _print_json([vars(finding) for finding in findings])

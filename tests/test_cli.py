@@ -191,7 +191,7 @@ def test_an_unexpected_error_is_one_line_and_status_3(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("two\nlines")
 
-    monkeypatch.setattr("snnrobust.campaigns.study.run_study", fail)
+    monkeypatch.setattr("snnrobust.campaigns.config_run.evaluate_config", fail)
     monkeypatch.delenv("SNNROBUST_TRACEBACK", raising=False)
     assert call("run", "study.toml", monkeypatch=monkeypatch) == 3
     error = capsys.readouterr().err

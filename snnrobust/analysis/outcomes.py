@@ -57,7 +57,10 @@ class Outcomes:
         """
         task = self.task(label)
         if task["kind"] != "attack":
-            raise InputError(f"expected the label of an attack, got '{label}' of kind '{task['kind']}'; name an attack")
+            raise InputError(
+                f"expected the label of an attack, got '{label}' of kind '{task['kind']}'; name one of "
+                f"{self.labels('attack')}"
+            )
         return task
 
     def quoted(self) -> list[str]:

@@ -204,7 +204,7 @@ def _other_estimator_missing(audited: AuditedAttack) -> str:
         return FULL_EVIDENCE
     # With full evidence the members of `standard` were run: none with another estimator fits the net.
     own = load_call("flips" if audited.norm == "l0" else "pgd", audited.norm, "gradient=...")
-    return f"Use spiking nodes of a known framework, or add an attack with an estimator of your own: {own}."
+    return f"Use spiking nodes of SpikingJelly, or add an attack with an estimator of your own: {own}."
 
 
 def _black_box_missing(audited: AuditedAttack, strength: float) -> str:

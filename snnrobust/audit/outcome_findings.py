@@ -170,7 +170,8 @@ def _skipped_members(audited: AuditedAttack) -> list[Finding]:
             0.0,
             "Number of members of the ensemble that were left out because they don't fit this net. The ensemble is "
             f"weaker without them. Left out: {', '.join(audited.skipped)} ({label}: {reason}).",
-            "Use spiking nodes of a known framework, or add members that fit this net (adaptive=).",
+            "Use SpikingJelly nodes. Otherwise add members that fit this net (adaptive=): the attack is then stronger, "
+            "but this finding stays.",
             model=audited.model,
             label=audited.label,
         )
@@ -217,8 +218,8 @@ def _eot(audited: AuditedAttack) -> Finding:
         eot > 1,
         float(eot),
         2.0,
-        "Number of random draws over which each gradient of this stochastic model is averaged (expectation over "
-        "transformation, EOT). At least 2 are needed: with a single draw the gradient is too noisy to follow.",
+        "Number of random draws over which each gradient, loss or logit that the attack uses is averaged for this "
+        "stochastic model (expectation over transformation, EOT). At least 2 are needed: one draw is too noisy.",
         "Pass eot=10 or more to the attack.",
         model=audited.model,
         label=audited.label,

@@ -46,7 +46,8 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         _check_dtype("x", self.x, torch.float32)
         if self.x.ndim < 2 or self.x.numel() == 0:
             raise InputError(
-                f"expected x of shape [N, *] with at least one sample, got {list(self.x.shape)}; pass some samples"
+                f"expected x of shape [N, *] with at least one sample, got {list(self.x.shape)}; pass at least one "
+                "sample, with the axis of samples before one or more axes of features"
             )
         vectors = {"y": self.y, "index": self.index}
         if self.lengths is not None:

@@ -85,7 +85,7 @@ def _models(model: Any) -> dict[str, SpikingModel]:
     models = {model.name: model} if isinstance(model, SpikingModel) else model
     if not isinstance(models, Mapping) or not all(isinstance(each, SpikingModel) for each in models.values()):
         raise InputTypeError(
-            f"expected a SpikingModel or a mapping of them, got {type(model).__name__}; wrap the net with sr.wrap first"
+            f"expected a SpikingModel or a mapping of them, got {type(model).__name__}; wrap each net with sr.wrap"
         )
     if not models:
         raise InputError("expected at least one model, got none; wrap a net with sr.wrap")

@@ -262,7 +262,9 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
     except PluginError as error:
         return [
             Finding("input-gradient", False, 1.0, 1.0, f"The input gradient can't be computed: {error}", remedy),
-            Finding("zero-gradient", None, NAN, 0.01, why, remedy),
+            Finding(
+                "zero-gradient", None, NAN, 0.01, f"{why} Not measured: the input gradient can't be computed.", remedy
+            ),
         ]
     zero = float((gradient == 0).flatten(1).all(dim=1).float().mean())
     return [

@@ -73,8 +73,8 @@ class EvaluationSettings:
         ):
             if value not in known:
                 raise InputError(f"expected {name} in {list(known)}, got {value!r}; name one of these")
-        check_count("seed", self.seed, 0, "give one")
-        check_count("examples", self.examples, 0, "leave it out")
+        check_count("seed", self.seed, 0, "give a whole number")
+        check_count("examples", self.examples, 0, "give the number of samples whose examples are kept")
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size, 1, "leave it out")
         check_budget(self.memory_budget, self.batch_size)

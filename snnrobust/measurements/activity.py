@@ -58,13 +58,13 @@ class Activity:
         check_count("samples", self.samples)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless the net has spiking nodes of a known framework."""
+        """Raises an `InputError` unless the net has spiking nodes of a supported framework."""
         self._require(model)
 
     def _require(self, model: SpikingModel) -> None:
         if model.adapter is None or not model.adapter.nodes(model.net):
             raise InputError(
-                f"expected spiking nodes of a known framework in model '{model.name}', got {type(model.net).__name__} "
+                f"expected spiking nodes of SpikingJelly in model '{model.name}', got {type(model.net).__name__} "
                 f"without any; activity needs a SpikingJelly net"
             )
 

@@ -66,7 +66,7 @@ class ThresholdMargins:
         nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
         if not nodes:
             raise InputError(
-                f"expected spiking nodes of a known framework in model '{model.name}', got {type(model.net).__name__} "
+                f"expected spiking nodes of SpikingJelly in model '{model.name}', got {type(model.net).__name__} "
                 f"without any; threshold-margins needs a SpikingJelly net"
             )
         if model.domain != "real" and self.epsilon > 1:

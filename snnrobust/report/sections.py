@@ -112,7 +112,7 @@ def _transfer_section(outcomes: Outcomes, records: Records) -> Section:
     """A heat map for each group of attacks that differ only in the source model."""
     pictures = []
     for labels in transfer.transfer_groups(outcomes):
-        for radius in tables.two_strengths(transfer.transfer_strengths(outcomes, labels)):
+        for radius in tables.middle_and_largest(transfer.transfer_strengths(outcomes, labels)):
             found = transfer.transfer(outcomes, radius, labels[0])
             title = f"{outcomes.task(labels[0])['name']}, epsilon {tables.strength(radius)}"
             cells = (

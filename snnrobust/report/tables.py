@@ -113,7 +113,7 @@ def overview_table(audit: AuditResult, records: Sequence[Record]) -> Table:
         for threat, model in threatened(audit.outcomes, records)
     }
     radii = {
-        threat: two_strengths(
+        threat: middle_and_largest(
             sorted({radius for (each, _), curve in worst.items() if each == threat for radius in curve.strength})
         )
         for threat in dict.fromkeys(threat for threat, _ in worst)
@@ -257,7 +257,7 @@ def cost(outcomes: Outcomes, records: Sequence[Record]) -> Table:
     return Table("Compute, over all models and strengths; passes are counted per sample", columns, [("", rows)])
 
 
-def two_strengths(strengths: Sequence[float]) -> list[float]:
+def middle_and_largest(strengths: Sequence[float]) -> list[float]:
     """The middle and the largest strength; all if there are at most two."""
     return list(strengths) if len(strengths) <= 2 else [strengths[(len(strengths) - 1) // 2], strengths[-1]]
 

@@ -101,7 +101,8 @@ class PatchedModule:
             if axis is None:
                 raise PluginError(
                     f"expected node '{self.name}' to compare [N, *] or [T, N, *] for {self.estimator!r}, which "
-                    f"remembers each sample, got {tuple(u.shape)}; name the other nodes in a mapping"
+                    f"remembers each sample, got {tuple(u.shape)}; name only the other nodes: gradient={{'name': "
+                    f"'per-module', 'entries': (('NODE', estimator), ...)}}"
                 )
             context.memory.put(key, context.index, {name: value.movedim(axis, 0) for name, value in memory.items()})
             context.updated.add(key)

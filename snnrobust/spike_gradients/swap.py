@@ -37,7 +37,7 @@ class SpikeGradient:
     this object, over any number of times it is entered; its memory of single samples only inside `at`.
 
     Args:
-        net: A net with spiking nodes of a known framework.
+        net: A net with spiking nodes of a supported framework.
         estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
             `Mixture`, which needs several passes, see `spike_gradient_contexts`.
 
@@ -105,7 +105,8 @@ class SpikeGradient:
         if kind is None and idle:
             raise PluginError(
                 f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
-                f"used it; name the other nodes in a mapping, or use gradient='own'"
+                f"used it; name only the other nodes: gradient={{'name': 'per-module', 'entries': (('NODE', "
+                f"estimator), ...)}}, or a mapping in SpikeGradient; or use gradient='own'"
             )
 
 
@@ -153,7 +154,7 @@ def _patched_modules(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyE
         modules, chosen = dict(nodes), dict.fromkeys(nodes, named)
     else:
         raise InputError(
-            f"expected a net with spiking nodes of a known framework for gradient={estimator!r}, "
+            f"expected a net with spiking nodes of SpikingJelly for gradient={estimator!r}, "
             f"got {type(net).__name__}; use gradient='own'"
         )
     patched = [

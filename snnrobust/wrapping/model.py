@@ -20,7 +20,8 @@ from snnrobust.frameworks.find import find_adapter
 from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.decision import predict
-from snnrobust.wrapping.encoding import EncoderFunction, ReadoutFunction, encode, read_out
+from snnrobust.wrapping.encoding import EncoderFunction, encode
+from snnrobust.wrapping.readout import ReadoutFunction, read_out
 from snnrobust.wrapping.recording import Recording, record
 from snnrobust.wrapping.restore import preserved
 
@@ -243,12 +244,12 @@ class SpikingModel:
         """Spikes and membrane potentials of each spiking layer for the inputs x.
 
         Raises:
-            InputError: If the net has no spiking nodes of a known framework.
+            InputError: If the net has no spiking nodes of a supported framework.
         """
         nodes = self.adapter.nodes(self.net) if self.adapter is not None else {}
         if self.adapter is None or not nodes:
             raise InputError(
-                f"expected spiking nodes of a known framework, got {type(self.net).__name__} without any; "
+                f"expected spiking nodes of SpikingJelly, got {type(self.net).__name__} without any; "
                 f"record a SpikingJelly net"
             )
         with self.session():

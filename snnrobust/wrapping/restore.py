@@ -19,7 +19,7 @@ def preserved(net: nn.Module, adapter: Adapter | None) -> Iterator[None]:
     """Puts `net` in eval mode with fresh state inside; restores it exactly afterwards, also after an exception.
 
     Restored: all that its modules hold as attributes (training flags, parameters, buffers, children, hooks, and the
-    state that a net without a known framework keeps by hand), the containers among these at any depth, the data,
+    state that a net without a supported framework keeps by hand), the containers among these at any depth, the data,
     `.grad` and `requires_grad` of every tensor in them, and the framework's own state. Out of reach is what a module
     keeps inside other objects, and in its class.
     """

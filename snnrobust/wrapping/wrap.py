@@ -10,8 +10,9 @@ from torch import nn
 from snnrobust.common.validate import check_count, check_flag
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.threat_models.threat_model import Domain
-from snnrobust.wrapping.encoding import ENCODERS, READOUTS, EncoderFunction, ReadoutFunction
+from snnrobust.wrapping.encoding import ENCODERS, EncoderFunction
 from snnrobust.wrapping.model import Decide, Layout, SpikingModel, named
+from snnrobust.wrapping.readout import READOUTS, ReadoutFunction
 
 
 def wrap(

@@ -19,8 +19,8 @@ from snnrobust.acceleration.model import AcceleratedModel, NotAccelerated
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin import AnyEstimator
 from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
-from snnrobust.wrapping.encoding import READOUTS
 from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.readout import READOUTS
 from snnrobust_attacks.estimators.atan import ATan
 from snnrobust_attacks.estimators.per_module import Modules
 from snnrobust_attacks.estimators.rectangle import Rectangle

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import snnrobust as sr
-from snnrobust.campaigns import config, study
+from snnrobust.campaigns import config, config_run
 from snnrobust.errors import InputError
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
@@ -79,7 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_config_runs(folder: Path) -> None:
-    report = study.run_study(folder / "config.toml", folder / "out")
+    report = config_run.evaluate_config(folder / "config.toml", folder / "out")
     assert report.models == ["tiny"]
     assert report.run["seed"] == 3
     assert report.task("pgd")["attack"]["gradient"] == "ATan(alpha=4.0)"
@@ -95,7 +95,7 @@ def test_a_config_runs(folder: Path) -> None:
 
 def test_a_config_keeps_examples(folder: Path) -> None:
     (folder / "config.toml").write_text(change("seed = 3", "seed = 3\nexamples = 4"))
-    report = study.run_study(folder / "config.toml", folder / "out")
+    report = config_run.evaluate_config(folder / "config.toml", folder / "out")
     assert len(report.examples("pgd", 0.1)) == 4
     assert report.examples("pgd", 0.0).distance.isnan().all()
 
@@ -106,8 +106,8 @@ def test_workers_give_the_same_result(folder: Path) -> None:
         "[models.tiny]", "[models.other]\nfactory = 'factory_module:build'\nwrap = { steps = 4 }\n\n[models.tiny]"
     )
     (folder / "config.toml").write_text(text)
-    alone = study.run_study(folder / "config.toml", folder / "alone")
-    together = study.run_study(folder / "config.toml", folder / "together", workers=2)
+    alone = config_run.evaluate_config(folder / "config.toml", folder / "alone")
+    together = config_run.evaluate_config(folder / "config.toml", folder / "together", workers=2)
     assert together.models == ["other", "tiny"]
     columns = [column for column in alone.to_frame().columns if column != "seconds"]
     assert together.to_frame()[columns].equals(alone.to_frame()[columns])
@@ -173,7 +173,7 @@ def test_bad_configs_are_refused(folder: Path, text: str, message: str) -> None:
     with (folder / "evil.pt").open("wb") as file:
         pickle.dump(print, file)
     with pytest.raises(sr.SnnRobustError) as caught:
-        study.run_study(folder / "config.toml", folder / "out")
+        config_run.evaluate_config(folder / "config.toml", folder / "out")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "out").exists()
@@ -224,7 +224,7 @@ steps = 3
 name = "spike-deletion"
 severity = 0.5
 """)
-    report = study.run_study(folder / "events.toml", folder / "out")
+    report = config_run.evaluate_config(folder / "events.toml", folder / "out")
     assert report.run["models"]["tiny"]["encoder"] is None
     tasks = [sr.load("pgd", epsilon=1, steps=3), sr.load("spike-deletion", severity=0.5)]
     direct = sr.evaluate({"tiny": tiny_model(temporal=True)}, data, tasks)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import snnrobust as sr
-from snnrobust.wrapping.encoding import READOUTS
+from snnrobust.wrapping.readout import READOUTS
 
 
 @pytest.fixture(autouse=True)

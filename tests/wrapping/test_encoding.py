@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from snnrobust.errors import InputError
-from snnrobust.wrapping.encoding import ENCODERS, READOUTS, encode, read_out
+from snnrobust.wrapping.encoding import ENCODERS, encode
+from snnrobust.wrapping.readout import READOUTS, read_out
 
 T = 6
 UNIT = (0.0, 1.0)

@@ -26,7 +26,8 @@ class Uniform:
         if model.domain != "real":
             raise InputError(
                 f"expected domain 'real' for uniform noise, got '{model.domain}' of model '{model.name}'; "
-                f"use 'spike-deletion' or 'salt-and-pepper'"
+                f"use 'salt-and-pepper' with low={model.bounds[0]:g}, high={model.bounds[1]:g}, or 'spike-deletion' "
+                f"for sequences [N, T, *]"
             )
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:

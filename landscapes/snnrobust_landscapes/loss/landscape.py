@@ -121,7 +121,7 @@ class Landscape(Protocol):
         """Membrane potentials [n, T, *] of each spiking node before the reset, at origin + offset.
 
         Raises:
-            InputError: If the net has no spiking nodes of a known framework.
+            InputError: If the net has no spiking nodes of a supported framework.
         """
 
     def direction(self, rng: Draws) -> Tensor:

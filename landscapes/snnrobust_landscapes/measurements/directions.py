@@ -13,7 +13,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.measurements.ball import Ball
+from snnrobust_landscapes.measurements.scaled_norm import ScaledNorm
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.operators.operator import OperatorSpec
 from snnrobust_landscapes.solvers.lanczos import lanczos
@@ -72,7 +72,7 @@ def make_direction(
     if name == "random":
         return Direction(landscape.direction(rng))
     if name == "adversarial":
-        up = Ball("relative", landscape.scale()).steepest(surrogate_gradient(landscape))
+        up = ScaledNorm("relative", landscape.scale()).steepest(surrogate_gradient(landscape))
         return Direction(_nonzero_at_relative_norm_1(up, landscape, "an adversarial direction"))
     if name == "eigenvector":
         return _eigenvector(landscape, rng, operator_spec(operator), rank)

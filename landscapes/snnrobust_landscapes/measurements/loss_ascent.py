@@ -12,8 +12,8 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust_landscapes.loss.landscape import Landscape
-from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
+from snnrobust_landscapes.measurements.scaled_norm import ScaledNorm
 
 #: Length of the steps after the first, which has the radius, as a share of it.
 STEP_SHARE = 0.25
@@ -42,11 +42,11 @@ class LossAscent:
         """L(origin + offset) - L(origin) of each sample, [N]."""
         return self.landscape.loss(offset).losses - self._loss_at_origin
 
-    def step(self, ball: Ball, radius: float) -> Tensor:
+    def step(self, ball: ScaledNorm, radius: float) -> Tensor:
         """The rise after one step to the edge of the ball, [N]: sharpness-aware minimisation's."""
         return self._stored(f"step {radius}", ball, lambda: self.rise(radius * ball.steepest(self._gradient)))
 
-    def ascent(self, ball: Ball, radius: float) -> Tensor:
+    def ascent(self, ball: ScaledNorm, radius: float) -> Tensor:
         """The largest rise at the steps of a projected ascent, [N], never less than after its first step.
 
         d_1 is the steepest point of the ball's edge and d_(k+1) = P(d_k + r / 4 s_k), with s_k the steepest step of
@@ -84,7 +84,7 @@ class LossAscent:
     def _gradient(self) -> Tensor:
         return surrogate_gradient(self.landscape)
 
-    def _ascent(self, ball: Ball, radius: float) -> Tensor:
+    def _ascent(self, ball: ScaledNorm, radius: float) -> Tensor:
         offset = radius * ball.steepest(self._gradient)
         best = self.step(ball, radius)
         for _ in range(self._steps - 1):
@@ -93,7 +93,7 @@ class LossAscent:
             best = self.larger_rise(best, self.rise(offset))
         return best
 
-    def _stored(self, name: str, ball: Ball, make: Callable[[], Tensor]) -> Tensor:
+    def _stored(self, name: str, ball: ScaledNorm, make: Callable[[], Tensor]) -> Tensor:
         """The result of `make`, stored in the checkpoint."""
         name = f"{self._prefix}, {ball.name}, {name}"
         found = self._checkpoint.get(name)

@@ -25,10 +25,10 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import RADIUS_UNITS, Landscape
 from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.measurements import section_points
-from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.curvature_measurement import Space
 from snnrobust_landscapes.measurements.directions import surrogate_gradient
 from snnrobust_landscapes.measurements.loss_ascent import LossAscent
+from snnrobust_landscapes.measurements.scaled_norm import ScaledNorm
 from snnrobust_landscapes.measurements.setting_checks import require_counts, require_positive
 from snnrobust_landscapes.validity.preliminary_checks import require_finite_loss
 
@@ -159,7 +159,7 @@ class _BallByBall:
     def filter_relative(self) -> Iterator[Record | Artifact]:
         """One step, ascents and random directions in the relative ball."""
         radii = self.settings.radii
-        ball = Ball("relative", self.ascent.landscape.scale())
+        ball = ScaledNorm("relative", self.ascent.landscape.scale())
         along_gradients = self._along_gradients(ball, radii, "one_step", "ascent")
         random = self._random(radii)
         yield from self._records(along_gradients, radii, ball)
@@ -168,7 +168,7 @@ class _BallByBall:
 
     def l2(self) -> Iterator[Record | Artifact]:
         """One step and ascents in the Euclidean ball."""
-        ball = Ball("L2", torch.ones_like(self.ascent.landscape.scale()))
+        ball = ScaledNorm("L2", torch.ones_like(self.ascent.landscape.scale()))
         curves = self._along_gradients(ball, self.settings.rho, "sam", "ascent_l2")
         yield from self._records(curves, self.settings.rho, ball)
         if len(self.settings.rho) > 1:
@@ -177,11 +177,11 @@ class _BallByBall:
     def elementwise(self) -> Iterator[Record]:
         """One step in the ball of adaptive sharpness-aware minimisation."""
         if isinstance(landscape := self.ascent.landscape, WeightLandscape):
-            ball = Ball("elementwise", landscape.flatten(list(landscape.theta.values())).abs())
+            ball = ScaledNorm("elementwise", landscape.flatten(list(landscape.theta.values())).abs())
             rises = [self.ascent.step(ball, radius) for radius in self.settings.asam_rho]
             yield from self._records({"asam": rises}, self.settings.asam_rho, ball)
 
-    def _along_gradients(self, ball: Ball, radii: Sequence[float], step: str, ascent: str) -> Curves:
+    def _along_gradients(self, ball: ScaledNorm, radii: Sequence[float], step: str, ascent: str) -> Curves:
         """Rises of one step, and of an ascent, at least that in a smaller ball."""
         steps = [self.ascent.step(ball, radius) for radius in radii]
         ascents = accumulate((self.ascent.ascent(ball, radius) for radius in radii), self.ascent.larger_rise)
@@ -199,7 +199,9 @@ class _BallByBall:
         ]
         return {"random_max": highest, "random_mean": list(rises[..., 0].T)}
 
-    def _records(self, curves: Curves, radii: Sequence[float], ball: Ball, about: str = GRADIENT) -> Iterator[Record]:
+    def _records(
+        self, curves: Curves, radii: Sequence[float], ball: ScaledNorm, about: str = GRADIENT
+    ) -> Iterator[Record]:
         threat = about if self.settings.space == "weights" else f"{about}, inputs"
         for name, rises in curves.items():
             for radius, each in zip(radii, rises, strict=True):
@@ -217,7 +219,7 @@ class _BallByBall:
                     space=self.settings.space,
                 )
 
-    def _profile(self, curves: Curves, radii: Sequence[float], ball: Ball) -> Profile:
+    def _profile(self, curves: Curves, radii: Sequence[float], ball: ScaledNorm) -> Profile:
         landscape = self.ascent.landscape
         values = {name: np.array([0.0, *(float(each.mean()) for each in rises)]) for name, rises in curves.items()}
         return Profile(

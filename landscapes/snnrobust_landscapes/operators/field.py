@@ -57,7 +57,7 @@ class Field:
         """The operator of this landscape; exact, no draws.
 
         Raises:
-            InputError: If the net has no spiking nodes of a known framework.
+            InputError: If the net has no spiking nodes of a supported framework.
         """
         return _Jacobians(landscape, memory, name=self.name, symmetric=self.part == "symmetric")
 

@@ -44,8 +44,8 @@ class GaussNewton:
     In inputs there is one block for each sample, J_n^T (diag p_n - p_n p_n^T) J_n.
 
     Attributes:
-        surrogate: "matched", or the net's "own". Nodes of an unknown framework, and nodes whose membrane potentials do
-            not move, keep their own.
+        surrogate: "matched", or the net's "own". Nodes of an unsupported framework, and nodes whose membrane potentials
+            do not move, keep their own.
         radius: Filter-relative radius that the surrogates are matched to.
 
     Raises:

@@ -63,7 +63,7 @@ def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str,
         rng: Draws, of which only the seed is used: the result is the same for each operator of a run.
 
     Returns:
-        Without nodes whose membrane potential does not move; empty for a net without nodes of a known framework.
+        Without nodes whose membrane potential does not move; empty for a net without nodes of a supported framework.
     """
     model = landscape.model
     if model.adapter is None or not model.adapter.nodes(model.net):

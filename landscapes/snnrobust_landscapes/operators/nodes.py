@@ -18,13 +18,13 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
         operator: The operator that needs them, in words, for errors.
 
     Raises:
-        InputError: If the net has no spiking nodes of a known framework.
+        InputError: If the net has no spiking nodes of a supported framework.
     """
     adapter = model.adapter
     nodes = {} if adapter is None else adapter.nodes(model.net)
     if adapter is None or not nodes:
         raise InputError(
-            f"expected a net with spiking nodes of a known framework for the {operator}, got "
+            f"expected a net with spiking nodes of SpikingJelly for the {operator}, got "
             f"{type(model.net).__name__}; use operator='gauss-newton' or 'formal'"
         )
     return adapter, nodes

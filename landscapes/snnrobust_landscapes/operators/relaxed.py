@@ -40,7 +40,8 @@ class Relaxed:
         """The operator of this landscape; exact, no draws.
 
         Raises:
-            InputError: If the net has no spiking nodes of a known framework, or a surrogate without a known integral.
+            InputError: If the net has no spiking nodes of a supported framework, or a surrogate
+                without a known integral.
         """
         return Hessian(landscape, memory, name=self.name, spikes=smooth_net(landscape.model))
 

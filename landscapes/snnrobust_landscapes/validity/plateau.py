@@ -67,7 +67,7 @@ def plateau(
         reach: Largest filter-relative radius.
 
     Returns:
-        The plateau; None for a net without spikes of a known framework, or without hidden weights that can move.
+        The plateau; None for a net without spikes of a supported framework, or without hidden weights that can move.
 
     Raises:
         InputError: For a count or reach out of range, or a loss that is not finite.
@@ -100,7 +100,7 @@ def hidden_parameters(landscape: WeightLandscape) -> list[str]:
     """Names of the parameters from which every path to the loss goes through a spike.
 
     Parameters that have a gradient while spikes are constants are read-out parameters; all others are hidden. Empty for
-    a net without spikes, with spikes of an unknown framework, or with smooth ones.
+    a net without spikes, with spikes of an unsupported framework, or with smooth ones.
     """
     chunk = landscape.chunks[0]
     try:

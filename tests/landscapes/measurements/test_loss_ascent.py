@@ -17,8 +17,8 @@ from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.results.checkpoint import MeasurementCheckpoint
 from snnrobust_landscapes.loss.landscape import LossValues
-from snnrobust_landscapes.measurements.ball import Ball
 from snnrobust_landscapes.measurements.loss_ascent import LossAscent
+from snnrobust_landscapes.measurements.scaled_norm import ScaledNorm
 
 RNG = Draws(0, "climb")
 
@@ -74,12 +74,12 @@ def highest(landscape: Quadratic, radius: float) -> float:
     return float(landscape.slope @ offset + offset @ landscape.matrix @ offset / 2)
 
 
-def balls(seed: int) -> tuple[Ball, Tensor, Tensor]:
+def balls(seed: int) -> tuple[ScaledNorm, Tensor, Tensor]:
     """A ball, a gradient and an offset of its shape; one coordinate rests."""
     drawn = Draws(seed, "ball")
     scale, gradient, offset = (drawn.sub(name).normal(torch.arange(3), (6,)).double() for name in ("s", "g", "d"))
     scale[0, 0] = 0.0
-    return Ball("weighted", scale.abs()), gradient, torch.where(scale != 0, offset, 0.0)
+    return ScaledNorm("weighted", scale.abs()), gradient, torch.where(scale != 0, offset, 0.0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,7 +105,7 @@ def test_projection_is_in_the_ball_nearest_and_leaves_what_is_inside(seed: int, 
 
 
 def test_nothing_is_steepest_where_the_gradient_is_zero() -> None:
-    ball = Ball("L2", torch.ones(2, 3, dtype=torch.float64))
+    ball = ScaledNorm("L2", torch.ones(2, 3, dtype=torch.float64))
     gradient = torch.tensor([[0.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
     assert ball.steepest(gradient).tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     assert not ball.project(torch.zeros(2, 3, dtype=torch.float64), 1.0).any()
@@ -115,7 +115,7 @@ def test_nothing_is_steepest_where_the_gradient_is_zero() -> None:
 @pytest.mark.parametrize("radius", [0.01, 0.3, 3.0])
 def test_one_step_and_ascent_on_a_quadratic(seed: int, radius: float) -> None:
     landscape = quadratic(seed)
-    ball = Ball("L2", landscape.scale())
+    ball = ScaledNorm("L2", landscape.scale())
     g, unit = landscape.slope, landscape.slope / landscape.slope.norm()
     step = float(radius * g.norm() + radius**2 / 2 * unit @ landscape.matrix @ unit)
     one, many = loss_ascent(landscape).step(ball, radius), loss_ascent(landscape).ascent(ball, radius)
@@ -128,7 +128,7 @@ def test_one_step_and_ascent_on_a_quadratic(seed: int, radius: float) -> None:
 
 def test_an_ascent_gets_higher_than_one_step_where_the_loss_curves() -> None:
     landscape = quadratic(0)
-    ball = Ball("L2", landscape.scale())
+    ball = ScaledNorm("L2", landscape.scale())
     assert float(loss_ascent(landscape).ascent(ball, 3.0).mean()) > 1.2 * float(
         loss_ascent(landscape).step(ball, 3.0).mean()
     )
@@ -137,7 +137,7 @@ def test_an_ascent_gets_higher_than_one_step_where_the_loss_curves() -> None:
 
 def test_a_gradient_that_points_down_is_not_hidden() -> None:
     landscape = quadratic(1, sign=-1.0)
-    ball = Ball("L2", landscape.scale())
+    ball = ScaledNorm("L2", landscape.scale())
     assert float(loss_ascent(landscape).ascent(ball, 0.01).mean()) < 0
     assert float(loss_ascent(landscape).random([0.01], 20, RNG).max()) > 0
 
@@ -162,12 +162,12 @@ def test_random_rises_are_those_of_the_directions() -> None:
 def test_gradients_that_lead_nowhere(matrix: float, slope: float, found: str) -> None:
     landscape = Quadratic(torch.full((2, 2), matrix, dtype=torch.float64), torch.full((2,), slope, dtype=torch.float64))
     with pytest.raises(InputError, match=found):
-        loss_ascent(landscape).step(Ball("L2", landscape.scale()), 1.0)
+        loss_ascent(landscape).step(ScaledNorm("L2", landscape.scale()), 1.0)
 
 
 def test_what_is_kept_is_not_worked_out_again() -> None:
     landscape, checkpoint = quadratic(3), MeasurementCheckpoint()
-    ball = Ball("L2", landscape.scale())
+    ball = ScaledNorm("L2", landscape.scale())
     first = loss_ascent(landscape, checkpoint=checkpoint)
     wanted = first.ascent(ball, 1.0), first.random([1.0], 6, RNG)
     again = loss_ascent(landscape, checkpoint=checkpoint)
@@ -181,7 +181,7 @@ def test_what_is_kept_is_not_worked_out_again() -> None:
 
 def test_what_another_chunk_size_got_is_not_used() -> None:
     landscape, checkpoint = quadratic(4), MeasurementCheckpoint()
-    ball = Ball("L2", landscape.scale())
+    ball = ScaledNorm("L2", landscape.scale())
     loss_ascent(landscape, checkpoint=checkpoint).step(ball, 1.0)
     checkpoint.put("chunks of 3, L2, step 1.0", np.full(3, 17.0))
     assert (

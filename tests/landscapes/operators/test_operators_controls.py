@@ -181,7 +181,7 @@ class _Unknown(Fused):
 @pytest.mark.parametrize("each", [Relaxed(), Field()])
 def test_spikes_of_no_known_framework(each: OperatorSpec) -> None:
     own = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), layout="N")
-    with pytest.raises(InputError, match=r"spiking nodes of a known framework .* got Sequential; use operator='gauss"):
+    with pytest.raises(InputError, match=r"spiking nodes of SpikingJelly .* got Sequential; use operator='gauss"):
         applied(each, own)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Ball:
-    """All d with |d / scale| <= radius, in the Euclidean norm of each row.
+class ScaledNorm:
+    """The norm |d / scale|, Euclidean in each row; its ball of a radius is all d with |d / scale| <= radius.
 
     With a scale of 1 it is the ball of sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412); with |theta|
     that of its adaptive version, with the norms of filters that of its filter-wise version (Kwon et al. 2021, arXiv
@@ -34,7 +34,7 @@ class Ball:
         """The d of norm 1 with the largest gradient . d: scale^2 g / |scale g|; 0 where the gradient is 0.
 
         Example:
-            >>> Ball("weighted", torch.tensor([1.0, 2.0])).steepest(torch.tensor([3.0, 2.0]))
+            >>> ScaledNorm("weighted", torch.tensor([1.0, 2.0])).steepest(torch.tensor([3.0, 2.0]))
             tensor([0.6000, 1.6000])
         """
         along = self.scale * gradient

@@ -20,13 +20,13 @@ from snnrobust.report import Report
 from snnrobust.results.store import Store
 
 
-def plan_study(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
+def plan_config(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
     """Builds and checks everything in the config, for a run in `out` with that many parallel processes."""
     settings = config.evaluate.settings(processes)
     return make_plan(config.load_models(), config.load_data(), config.load_tasks(), settings, out=out)
 
 
-def run_study(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None) -> Report:
+def evaluate_config(path: Path, out: Path, *, workers: int = 1, progress: bool | None = None) -> Report:
     """Evaluates the config at `path` into the folder `out`, resuming an earlier run of it.
 
     Args:
@@ -38,7 +38,7 @@ def run_study(path: Path, out: Path, *, workers: int = 1, progress: bool | None 
     Raises:
         SnnRobustError: For bad input, before any long computation.
     """
-    checked = plan_study(read_config(path), out, workers)
+    checked = plan_config(read_config(path), out, workers)
     store = Store(out, describe(checked))
     if workers > 1 and len(checked.models) > 1:
         others = set(active_children())
@@ -65,5 +65,5 @@ def run_study(path: Path, out: Path, *, workers: int = 1, progress: bool | None 
 def _run_model(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
     with one_line_warnings():  # as the command line does in the parent process
-        checked = plan_study(read_config(path), out, workers)
+        checked = plan_config(read_config(path), out, workers)
         execute(checked, Store(out, describe(checked)), only=name, progress=False)
