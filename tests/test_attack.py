@@ -122,6 +122,16 @@ def test_a_stochastic_net(poisson_model: Callable[..., sr.SpikingModel]) -> None
     assert torch.equal(found.x[found.success], other.x[found.success])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_examples_keep_the_precision_of_the_model(dtype: torch.dtype) -> None:
+    """An example that is rounded on its way to the user may be none."""
+    model, data = sr.wrap(tiny_model().net.to(dtype), name="tiny", steps=4), tiny_data(count=COUNT)
+    found = sr.attack(model, data, sr.load("pgd", epsilon=0.05, steps=5))
+    assert found.x.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(model.logits(found.x).detach().to(found.logits.dtype), found.logits)
+    assert 0 < int(found.success.sum()) < COUNT
+
+
 def test_padded_sequences() -> None:
     model, plain = tiny_model(temporal=True), tiny_data(temporal=True, count=8)
     lengths = torch.tensor([1, 2, 3, 4, 1, 2, 3, 4])

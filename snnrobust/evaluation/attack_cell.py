@@ -72,7 +72,7 @@ class AttackCell:
         if held is not None:
             return AttackOutcomes.from_partial(held)
         data, count = self.context.data, self.context.examples
-        examples = KeptExamples.none_of(count, tuple(data.x.shape[1:])) if count else None
+        examples = KeptExamples.none_of(count, tuple(data.x.shape[1:]), self.context.model.dtype) if count else None
         return AttackOutcomes.empty(len(data), len(self.task.attacks), examples)
 
     def extend(self, outcomes: AttackOutcomes) -> None:

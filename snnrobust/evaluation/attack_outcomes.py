@@ -33,20 +33,20 @@ class KeptExamples:
     logits: np.ndarray
 
     @classmethod
-    def none_of(cls, count: int, shape: tuple[int, ...]) -> Self:
-        """Without any example yet, for `count` inputs of a shape."""
-        x, logits = np.zeros((count, *shape), dtype=np.float32), np.zeros((count, 0), dtype=np.float32)
-        return cls(np.zeros(count, dtype=bool), x, logits)
+    def none_of(cls, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> Self:
+        """Without any example yet, for `count` inputs of a shape, of a model of type `dtype`."""
+        kind = np.float64 if dtype == torch.float64 else np.float32  # holds half precision exactly
+        return cls(np.zeros(count, dtype=bool), np.zeros((count, *shape), dtype=kind), np.zeros((count, 0), dtype=kind))
 
     def put(self, rows: np.ndarray, x: Tensor, logits: Tensor) -> None:
         """Keeps the examples x [n, *] with logits [n, K] of those samples at `rows` [n] that are among the first."""
         wanted = rows < len(self.x)
         if not self.logits.shape[1]:
-            self.logits = np.full((len(self.x), logits.shape[1]), np.nan, dtype=np.float32)
+            self.logits = np.full((len(self.x), logits.shape[1]), np.nan, dtype=self.x.dtype)
         here = torch.from_numpy(wanted)
         self.held[rows[wanted]] = True
-        self.x[rows[wanted]] = x[here].float().numpy()
-        self.logits[rows[wanted]] = logits[here].float().numpy()
+        self.x[rows[wanted]] = x[here].double().numpy()
+        self.logits[rows[wanted]] = logits[here].double().numpy()
 
     def without(self, dropped: np.ndarray) -> Self:
         """The same without the examples of some samples, a mask [n]."""

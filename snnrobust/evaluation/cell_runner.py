@@ -75,7 +75,7 @@ class CellRunner:
             "silent": np.zeros(count, dtype=bool),
         }
         kept = context.examples
-        examples = KeptExamples.none_of(kept, tuple(context.data.x.shape[1:])) if kept else None
+        examples = KeptExamples.none_of(kept, tuple(context.data.x.shape[1:]), context.model.dtype) if kept else None
         for rows, score in context.sizer.over(torch.arange(count), self._score):
             at, logits, y = rows.numpy(), score.logits, context.data.y[rows].to(context.model.device)
             found = Correctness(logits, y)

@@ -104,7 +104,7 @@ def result(rows: list[int], withstands: list[bool], rank: list[float], value: fl
 
 
 def merged(*results: SearchResult) -> AttackOutcomes:
-    outcomes = AttackOutcomes.empty(4, 2, KeptExamples.none_of(3, (2,)))
+    outcomes = AttackOutcomes.empty(4, 2, KeptExamples.none_of(3, (2,), torch.float32))
     for number, each in enumerate(results):
         originals = torch.zeros(len(each.rows), 2)
         outcomes.merge(each, originals, "l1", member=number, search_number=number, stochastic=False)
