@@ -10,6 +10,7 @@ import numpy as np
 from snnrobust.analysis.members import attribution, first_broken_by
 from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.common.statistics import bootstrap_mean, clopper_pearson
+from snnrobust.common.validate import check_choice
 from snnrobust.errors import InputError
 from snnrobust.results.records import Curve, Sense
 
@@ -25,6 +26,7 @@ def accuracy_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | No
     """
     task = outcomes.task(label)
     if task["kind"] == "noise":
+        _check_sense(sense, ["mean over draws"])
         return _noise_curve(outcomes, label, model)
     if task["kind"] != "attack":
         raise InputError(
@@ -35,6 +37,8 @@ def accuracy_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | No
 
 def _attack_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | None) -> Curve:
     """Robust accuracy under an attack."""
+    bisected = outcomes.bisected(label, model)
+    _check_sense(sense, ["any-iterate", *(["any-iterate, bisect"] if bisected else []), "last-iterate"])
     if sense == "last-iterate":
         if outcomes.run["mode"] != "exhaustive":
             raise InputError(
@@ -44,7 +48,12 @@ def _attack_curve(outcomes: Outcomes, label: str, model: str, sense: Sense | Non
         return share_curve(outcomes, label, model, last, "last-iterate")
     found = share_curve(outcomes, label, model, outcomes.robust(label, model))
     found = dataclasses.replace(found, attribution=attribution(outcomes, label, model))
-    return _with_assumed(found, outcomes.assumed(label, model)) if outcomes.bisected(label, model) else found
+    return _with_assumed(found, outcomes.assumed(label, model)) if bisected else found
+
+
+def _check_sense(sense: object, known: list[str]) -> None:
+    if sense is not None:
+        check_choice("sense", sense, known)
 
 
 def share_curve(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from snnrobust.common.files import Arrays
+from snnrobust.common.validate import check_choice
 from snnrobust.errors import InputError
+from snnrobust.plugin.task import TaskKind
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.records import NAN, Finding, Record
@@ -37,6 +39,8 @@ class Outcomes:
 
     def labels(self, kind: str | None = None) -> list[str]:
         """Labels of the tasks, of one kind ("clean", "attack", "noise", "measurement") or of all."""
+        if kind is not None:
+            check_choice("kind", kind, get_args(TaskKind))
         return [label for label, task in self._tasks.items() if kind in (None, task["kind"])]
 
     def task(self, label: str) -> dict[str, Any]:
@@ -89,6 +93,7 @@ class Outcomes:
     def robust(self, label: str, model: str, by: Literal["correct", "voted"] = "correct") -> np.ndarray:
         """Whether each sample is robust, [strength, sample]: correct when clean, and broken at no strength up to this
         one. An example found at a smaller radius also counts at a larger one."""
+        check_choice("by", by, ("correct", "voted"))
         unbroken = np.stack([cell[by] != 0 for cell in self.cells(model, label)])
         robust: np.ndarray = np.logical_and.accumulate(unbroken, axis=0) & self.clean(model)[by]
         return robust
