@@ -9,6 +9,7 @@ from typing import Any
 
 from snnrobust.analysis.examples import AdversarialExamples, adversarial_examples
 from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.common.ambient import neutral_modes
 from snnrobust.data.evaluation_data import prepare
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.evaluation.execute import execute
@@ -22,6 +23,7 @@ from snnrobust.results.store import Store
 from snnrobust.wrapping.model import SpikingModel
 
 
+@neutral_modes()
 def evaluate(
     model: SpikingModel | Mapping[str, SpikingModel],
     data: Any,
@@ -104,6 +106,7 @@ def evaluate(
     return Report(store)
 
 
+@neutral_modes()
 def attack(
     model: SpikingModel,
     data: Any,
@@ -168,6 +171,7 @@ def attack(
     return adversarial_examples(Outcomes(store), task.label, task.strengths[0], model.name)
 
 
+@neutral_modes()
 def tune(model: SpikingModel, data: Any, task: Task, gradient: Mapping[str, Sequence[Any]], *, seed: int = 0) -> Tuned:
     """Tries all combinations of an estimator's parameters, and keeps the one under which an attack is strongest.
 

@@ -156,7 +156,7 @@ class AcceleratedModel:
     def outputs(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Tensor:
         """As `SpikingModel.outputs`, [N, T, K], whatever the size of the batch. No gradient reaches the weights."""
         model, count = self.model, len(x)
-        x = x.to(device=self.device, dtype=self.dtype)
+        x = model.own_input(x)
         keys = torch.arange(count) if keys is None else keys
         if count < MIN_BATCH:
             rows = torch.cat([torch.arange(count), torch.zeros(MIN_BATCH - count, dtype=torch.long)])

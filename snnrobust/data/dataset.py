@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     name: str = "data"
 
     def __post_init__(self) -> None:
+        for name in ("x", "y", "index", "lengths"):
+            object.__setattr__(self, name, _without_graph(getattr(self, name)))
         _check_dtype("x", self.x, torch.float32)
         if self.x.ndim < 2 or self.x.numel() == 0:
             raise InputError(
@@ -165,6 +168,16 @@ class Splits:
                 f"expected splits without a common sample, got {shared} ids in more than one; "
                 "number the samples through and give each to one split"
             )
+
+
+def _without_graph(value: Any) -> Any:
+    """A tensor that autograd may use and that requires no gradient; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_inference():
+        with torch.inference_mode(False):
+            value = value.clone()
+    return value.detach()
 
 
 def _check_dtype(field: str, value: object, dtype: torch.dtype) -> None:

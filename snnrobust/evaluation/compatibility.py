@@ -27,6 +27,12 @@ def check_data_fits(model: SpikingModel, data: EvaluationData) -> None:
         InputError: If the net does not take the data's shape, labels exceed its classes, or inputs are out of bounds
             or not of the stated domain.
     """
+    frozen = [name for name, p in (*model.net.named_parameters(), *model.net.named_buffers()) if p.is_inference()]
+    if frozen:
+        raise InputError(
+            f"expected weights of model '{model.name}' that autograd can use, got inference tensors {frozen[:3]}; "
+            f"build and load the net outside of torch.inference_mode"
+        )
     low, high = model.bounds
     named = (("test", data.test), ("train", data.train), ("validation", data.validation))
     splits = [(name, split) for name, split in named if split is not None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrobust.common.ambient import neutral_modes
 from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import prepare
@@ -29,6 +30,7 @@ TOLERANCE = 1e-4
 BLACK_BOX = "a black-box attack: 'square' (linf, l2) or 'random-search' (l1, l0)"
 
 
+@neutral_modes()
 def probe(model: SpikingModel, data: Any) -> list[Finding]:
     """Checks a model on a few test samples; each check is a `Finding`.
 

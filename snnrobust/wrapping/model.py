@@ -180,13 +180,21 @@ class SpikingModel:
         Raises:
             InputError: If the net's output is not [N, K] or a sequence of it in the stated layout.
         """
-        x = x.to(device=self.device, dtype=self.dtype)
+        x = self.own_input(x)
         keys = torch.arange(len(x)) if keys is None else keys
         with self.session(), self._randomness(keys, draw):
             self.reset()
             inputs = self.arrange(self.encode(x, keys, draw))
-            out = torch.stack([self._call(step) for step in inputs]) if self.layout == "step" else self._call(inputs)
+            if self.layout == "step":  # each step has memory of its own: a repeated input shares it over time
+                out = torch.stack([self._call(inputs[t].clone()) for t in range(len(inputs))])
+            else:
+                out = self._call(inputs)
             return self.batch_first(out, len(x))
+
+    def own_input(self, x: Tensor) -> Tensor:
+        """Inputs on the model's device and in its dtype, which the net may change in place."""
+        moved = x.to(device=self.device, dtype=self.dtype)
+        return moved.clone() if moved is x else moved
 
     def encode(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
         """The net's input before it is normalised: sequences [N, T, *], or x itself where the net takes it as it is."""

@@ -26,12 +26,41 @@ def preserved(net: nn.Module, adapter: Adapter | None) -> Iterator[None]:
     snapshot = _Snapshot(net)
     state = adapter.save_and_reset_state(net) if adapter is not None else None
     try:
+        _detach_state(net)
         net.eval()
         yield
     finally:
         snapshot.restore()
         if adapter is not None:
             adapter.restore_state(net, state)
+
+
+def _detach_state(net: nn.Module) -> None:
+    """Puts detached copies in place of buffers and attributes that hold a graph of the user's own.
+
+    A reset that detaches in place would change the user's tensor for good: a non-leaf can't be made one again.
+    """
+    for module in net.modules():
+        for held in (module._buffers, module.__dict__):
+            for name, value in list(held.items()):
+                if _holds_graph(value):
+                    held[name] = _detached(value)
+
+
+def _holds_graph(value: object) -> bool:
+    """Whether a value is a tensor with a graph, or a list or tuple with such tensors."""
+    if isinstance(value, list | tuple):
+        return any(_holds_graph(each) for each in value)
+    return isinstance(value, Tensor) and not value.is_leaf
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, list | tuple):
+        copies = [_detached(each) for each in value]
+        return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)  # a named tuple takes each
+    return value
 
 
 class _Snapshot:
@@ -90,7 +119,7 @@ class _Held:
         # Writing would invalidate an autograd graph of the user's own, so only what changed is written.
         if not _same_bytes(tensor, self.values):
             tensor.copy_(self.values)
-        if tensor.is_leaf:
+        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
             tensor.requires_grad_(self.requires_grad)
         if self.gradient is not None:
             self.gradient.restore()

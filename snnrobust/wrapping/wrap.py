@@ -34,7 +34,8 @@ def wrap(
     """Wraps an SNN for evaluation. The net itself is never changed.
 
     Args:
-        net: Any `nn.Module`. SpikingJelly nets are recognised and reset by themselves.
+        net: Any `nn.Module`. SpikingJelly nets are recognised and reset by themselves. Of a net from `torch.compile`
+            the original module is used, which shares its weights.
         name: Name in reports.
         layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step.
             It returns [N, K] or a sequence of it in the same layout.
@@ -68,6 +69,8 @@ def wrap(
     """
     if not isinstance(net, nn.Module):
         raise InputTypeError(f"expected net to be a torch.nn.Module, got {type(net).__name__}; pass the network itself")
+    if isinstance(original := getattr(net, "_orig_mod", None), nn.Module):
+        net = original  # of a net from torch.compile, whose graph allows neither hooks nor other surrogates
     if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise InputTypeError("expected a plain module, got a parallel wrapper; pass net.module")
     _check_name("layout", layout, get_args(Layout))
