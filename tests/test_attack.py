@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import snnrobust as sr
+from snnrobust.evaluation.attack_outcomes import KeptExamples
 from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
@@ -130,6 +131,9 @@ def test_examples_keep_the_precision_of_the_model(dtype: torch.dtype) -> None:
     assert found.x.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(model.logits(found.x).detach().to(found.logits.dtype), found.logits)
     assert 0 < int(found.success.sum()) < COUNT
+    assert torch.equal(found.original, data.x.to(dtype).to(found.x.dtype))
+    size = (found.x - found.original).double().flatten(1).abs().amax(1)
+    torch.testing.assert_close(found.distance[found.success].double(), size[found.success])
 
 
 def test_padded_sequences() -> None:
@@ -175,7 +179,7 @@ def test_bad_input_is_refused(arguments: dict[str, Any], kind: type[Exception], 
         sr.attack(given.pop("model"), given.pop("data"), given.pop("task"), **given)
 
 
-RADII = [0.02, 0.05, 0.1, 0.3]
+RADII = [0.0, 0.02, 0.05, 0.1, 0.3]
 
 
 @pytest.mark.parametrize("mode", ["nested", "exhaustive", "bisect"])
@@ -185,8 +189,10 @@ def test_kept_examples_are_what_the_curve_counts(mode: Any, name: str, tmp_path:
     settings = {} if name == "fast" else {"steps": 5}
     task = sr.load(name, epsilon=RADII, **settings)
     report = sr.evaluate(model, data, [task], mode=mode, evidence="none", examples=8, out=tmp_path)
+    assert report.execution_paths() == sr.Report.load(tmp_path).execution_paths() != {}
     loaded = sr.Report.load(tmp_path)
     loaded.save(tmp_path / "copy")
+    assert sr.Report.load(tmp_path / "copy").execution_paths() == report.execution_paths()
     for k, radius in enumerate(RADII):
         found = report.examples(name, radius)
         assert np.array_equal(~found.success.numpy(), report.robust(name)[k][:8])
@@ -216,6 +222,39 @@ def test_outcomes_do_not_depend_on_what_is_kept(
     changed = {name for name in without if without[name] != kept[name]}
     assert {Path(name).name for name in changed} <= {"run.json"}
     assert set(kept) - set(without) == further
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_an_interrupt_between_two_fields_of_an_outcome_leaves_no_contradiction(
+    at: int, counted: Callable[..., Any], tmp_path: Path
+) -> None:
+    task = sr.load("pgd", epsilon=0.05, steps=4, restarts=2)
+    run = partial(sr.evaluate, tiny_model(), tiny_data(count=20), [task], examples=20, batch_size=4, evidence="none")
+    with pytest.MonkeyPatch.context() as patch:
+        put, left = KeptExamples.put, [at]
+
+        def interrupted(self: KeptExamples, *arguments: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            put(self, *arguments)
+
+        patch.setattr(KeptExamples, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(out=tmp_path)
+    report = run(out=tmp_path)
+    found = report.examples("pgd", 0.05)
+    assert np.array_equal(~found.success.numpy(), report.robust("pgd")[0])
+    same(found, run().examples("pgd", 0.05))
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    report = sr.evaluate(tiny_model(), tiny_data(), [sr.load("fgsm", epsilon=0.1)], evidence="none", examples=4)
+    first = report.examples("fgsm", 0.1)
+    for tensor in (first.x, first.original, first.y, first.index, first.logits, first.success, first.distance):
+        tensor.zero_()
+    assert torch.equal(report.examples("fgsm", 0.1).original, tiny_data().x[:4])
+    assert torch.equal(report.examples("fgsm", 0.1).y, tiny_data().y[:4])
 
 
 def test_an_interrupted_run_keeps_the_same_examples(

@@ -48,13 +48,14 @@ class NotAccelerated(SnnRobustError):
 class AcceleratedModel:
     """Computes a model's outputs with its spiking nodes in fast kernels, and the derivatives that an estimator gives.
 
-    Weights stay the user's own tensors. The numbers of each node and of batch normalisation are read once, when the
-    accelerated model is made: it is valid for a session of the model, in which nobody changes the net.
+    Weights stay the user's own tensors. The numbers of each node and of batch normalisation are read once in a session
+    of the model, and again where a change shows: a net may set a threshold in its own forward pass.
 
     Args:
         model: The model.
         estimator: How a gradient passes a spike: the net's own surrogates, or estimators with a `derivative`.
-        read_once: False to read the numbers at each pass, for a caller that moves the weights.
+        read_once: False to read the numbers at each pass, for a caller that moves the weights through `.data`: such a
+            change does not show.
 
     Attributes:
         fast: Fast nodes by the name of the node that they compute.
@@ -244,8 +245,9 @@ def _close(mine: Tensor, real: Tensor) -> Tensor:
     """Which samples of two tensors [N, *] are equal up to rounding, [N]."""
     if mine.shape != real.shape:
         return torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    scale = real.flatten(1).abs().amax(dim=1)
-    return (mine - real).flatten(1).abs().amax(dim=1) <= 1e-3 * scale + 1e-12
+    scale = real.nan_to_num(posinf=0.0, neginf=0.0).flatten(1).abs().amax(dim=1)
+    difference = torch.where(mine == real, torch.zeros_like(real), mine - real)  # of equal infinities, too
+    return difference.flatten(1).abs().amax(dim=1) <= 1e-3 * scale + 1e-12
 
 
 def _outputs_and_gradient(model: SpikingModel | AcceleratedModel, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,8 @@ class FastNode(nn.Module):
         adapter: Its framework.
         derivative: Gives a spike's derivative in the backward pass.
         backends: The fast kernels, in order of preference.
-        read_once: Whether the node's numbers are read at the first pass only, rather than at each.
+        read_once: Whether the node's numbers are read again only where a change shows, rather than at each pass. A
+            change of weights through `.data`, in place, does not show.
 
     Attributes:
         calls: Passes so far.
@@ -70,6 +71,7 @@ class FastNode(nn.Module):
         self._backends = backends
         self._read_once = read_once
         self._numbers: _Numbers | None = None
+        self._read_version: tuple[object, ...] = ()
         self.calls = 0
         self.kernel = "no"
         self.largest = self.held = 0
@@ -85,7 +87,7 @@ class FastNode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
         self.calls += 1
-        numbers = self._numbers or self._read()
+        numbers = self._current_numbers()
         unit = Unit(numbers.dynamics, numbers.derivative, self.steps or len(x), self.pool)
         if self.conv is not None:
             if (spikes := self._convolved(self.conv, unit, x, numbers.norm)) is not None:
@@ -97,6 +99,15 @@ class FastNode(nn.Module):
         self.largest = self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
         return spikes
 
+    def _current_numbers(self) -> _Numbers:
+        """Equation, derivative and batch normalisation; a net, or a hook, may change them in the forward pass."""
+        if not self._read_once:
+            return self._read()
+        version = numbers_version(self._node[0]) + (() if self.norm is None else numbers_version(self.norm))
+        if self._numbers is None or version != self._read_version:
+            self._numbers, self._read_version = self._read(), version
+        return self._numbers
+
     def _read(self) -> _Numbers:
         """Equation, derivative and batch normalisation as they are now."""
         node, derivative = self._node[0], self._derivative()
@@ -105,10 +116,7 @@ class FastNode(nn.Module):
                 f"expected the surrogate of {type(node).__name__} to stay of a known family, got another; "
                 f"leave the net as it is while it is evaluated"
             )
-        numbers = _Numbers(self._adapter.dynamics(node), derivative, None if self.norm is None else affine(self.norm))
-        if self._read_once:
-            self._numbers = numbers
-        return numbers
+        return _Numbers(self._adapter.dynamics(node), derivative, None if self.norm is None else affine(self.norm))
 
     def _convolved(self, conv: nn.Module, unit: Unit, x: Tensor, norm: Affine | None) -> Tensor | None:
         """The spikes, with the convolution in the same kernel; None where there is no such kernel, or a gradient is
@@ -124,6 +132,21 @@ class FastNode(nn.Module):
         self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
         self.largest = max(self.held, x[:, 0, 0].nbytes * len(weight))
         return spikes
+
+
+def numbers_version(module: nn.Module) -> tuple[object, ...]:
+    """What changes when a number, parameter or buffer of a module or its children changes or is replaced."""
+    found: list[object] = [id(module)]
+    for held in (module.__dict__, module._parameters, module._buffers):
+        for value in held.values():
+            if isinstance(value, Tensor):
+                found += (id(value), value.data_ptr(), value._version)
+            elif value is None or isinstance(value, bool | int | float | str):
+                found.append(value)
+    for child in module._modules.values():
+        if child is not None:
+            found += numbers_version(child)
+    return tuple(found)
 
 
 def affine(norm: nn.Module) -> Affine:

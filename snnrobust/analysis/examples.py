@@ -22,7 +22,7 @@ class AdversarialExamples:
     Attributes:
         x: The strongest example that was found, [N, *]. The original where the model is wrong without an attack, and
             where nothing was attempted since a larger radius was withstood (`mode="bisect"`).
-        original: The inputs, [N, *].
+        original: The inputs in the model's precision, [N, *].
         y: Labels, [N].
         index: Sample ids, [N].
         success: Whether the model misclassifies x, [N]. Its complement is what robust accuracy counts.
@@ -30,6 +30,7 @@ class AdversarialExamples:
         logits: The model's logits at x, [N, K]: the mean over scoring draws for a stochastic model.
         member: The member of the ensemble that made x, or the attack's label, [N]; "" where x is the original.
         queries: Forward passes that were spent on the sample, at this radius and all smaller ones of the run, [N].
+            Those of a minimum-norm attack are spent at its largest radius.
         backwards: Backward passes, [N].
         model: Name of the model.
         label: Label of the attack.
@@ -138,9 +139,9 @@ def adversarial_examples(outcomes: Outcomes, label: str, strength: float, model:
         attempted |= shown
     return AdversarialExamples(
         x=torch.from_numpy(x),
-        original=torch.from_numpy(originals["x"]),
-        y=torch.from_numpy(originals["y"]),
-        index=torch.from_numpy(originals["index"]),
+        original=torch.from_numpy(originals["x"].copy()),
+        y=torch.from_numpy(originals["y"].copy()),
+        index=torch.from_numpy(originals["index"].copy()),
         success=torch.from_numpy(success),
         distance=torch.from_numpy(distance),
         logits=torch.from_numpy(logits),

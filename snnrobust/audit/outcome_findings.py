@@ -35,8 +35,33 @@ def model_findings(outcomes: Outcomes, model: str) -> list[Finding]:
 def attack_findings(audited: AuditedAttack) -> list[Finding]:
     """Findings about all numbers of an attack."""
     found = [_attack_moves(audited), _rescoring(audited), _budget(audited), *_skipped_members(audited)]
-    found += _bisect_monotone(audited)
+    found += [*_bisect_monotone(audited), *_defined_under_attack(audited)]
     return [*found, *([_eot(audited)] if audited.stochastic else [])]
+
+
+def _defined_under_attack(audited: AuditedAttack) -> list[Finding]:
+    """Asked only where there are samples with undefined logits or gradients: most nets have none."""
+    undefined = np.zeros(len(audited.clean), dtype=bool)
+    for epsilon, cell in zip(audited.task["strengths"], audited.cells, strict=True):
+        # Of a minimum-norm attack, examples beyond the radius have no margin at it.
+        within = ~(cell["distance"] > epsilon * BUDGET + ROUNDING)
+        undefined |= (cell["correct"] >= 0) & np.isnan(cell["margin"]) & within
+        undefined |= cell.get("undefined", np.zeros(1, dtype=np.int32)) > 0
+    if not undefined.any():
+        return []
+    return [
+        Finding(
+            "defined-under-attack",
+            False,
+            float(undefined.mean()),
+            0.0,
+            "Share of samples with NaN logits at their example, or a NaN or infinite input gradient in a search. NaN "
+            "logits count as withstood, and a search ends at such a gradient: robust accuracy may be too high.",
+            "Look for divisions by zero, logarithms of zero and overflow in the net, and use a black-box attack, too.",
+            model=audited.model,
+            label=audited.label,
+        )
+    ]
 
 
 def _strict_accuracy(outcomes: Outcomes, model: str) -> Finding:

@@ -77,21 +77,23 @@ class AttackCell:
 
     def extend(self, outcomes: AttackOutcomes) -> None:
         """Attacks the samples whose searches are not over yet, and merges what is found."""
-        context, saved = self.context, time.monotonic()
+        context, saved, merging = self.context, time.monotonic(), False
         for number, restart in enumerate(searches_of(self.task)):
             if self.task.members and restart.task.label in context.skip:
                 continue
 
             def done(found: SearchResult, restart: MemberRestart = restart, number: int = number) -> None:
-                nonlocal saved
+                nonlocal saved, merging
+                merging = True  # should this be interrupted, the outcomes are in between: the last save stands
                 outcomes.merge(
                     found,
-                    context.data.x[found.rows],
+                    context.data.x[found.rows].to(context.model.dtype),  # as the model sees them
                     restart.attack.norm,
                     member=restart.member,
                     search_number=number,
                     stochastic=context.model.stochastic,
                 )
+                merging = False
                 if time.monotonic() - saved > SAVE_EVERY:
                     self.save(outcomes)
                     saved = time.monotonic()
@@ -106,7 +108,8 @@ class AttackCell:
                     else:
                         perturb(search_context, restart.task.plugin, rows, done)
                 except BaseException:
-                    self.save(outcomes)
+                    if not merging:
+                        self.save(outcomes)
                     raise
                 path = search_context.queries.execution.path
                 context.store.save_execution_path(context.model.name, restart.task.label, path)

@@ -44,9 +44,10 @@ class KeptExamples:
         if not self.logits.shape[1]:
             self.logits = np.full((len(self.x), logits.shape[1]), np.nan, dtype=self.x.dtype)
         here = torch.from_numpy(wanted)
+        kind = torch.from_numpy(self.x).dtype
+        self.x[rows[wanted]] = x[here].to(kind).numpy()
+        self.logits[rows[wanted]] = logits[here].to(kind).numpy()
         self.held[rows[wanted]] = True
-        self.x[rows[wanted]] = x[here].double().numpy()
-        self.logits[rows[wanted]] = logits[here].double().numpy()
 
     def without(self, dropped: np.ndarray) -> Self:
         """The same without the examples of some samples, a mask [n]."""
@@ -79,6 +80,7 @@ class AttackOutcomes:
         member_backwards: Backward passes of each member, [M, N].
         searches_done: How many searches each sample has had, [N].
         rank: Rank of the stored search (smaller is stronger), [N].
+        undefined: How many searches met a gradient of NaN or infinity, [N]; stored where there are any.
         examples: The examples of the first samples, where they are kept.
     """
 
@@ -97,6 +99,7 @@ class AttackOutcomes:
     member_backwards: np.ndarray
     searches_done: np.ndarray
     rank: np.ndarray
+    undefined: np.ndarray
     examples: KeptExamples | None = None
 
     @classmethod
@@ -118,6 +121,7 @@ class AttackOutcomes:
             member_backwards=np.zeros((members, count), dtype=np.int32),
             searches_done=np.zeros(count, dtype=np.int32),
             rank=np.full(count, np.inf, dtype=np.float32),
+            undefined=np.zeros(count, dtype=np.int32),
             examples=examples,
         )
 
@@ -139,7 +143,8 @@ class AttackOutcomes:
 
     def finished(self) -> Arrays:
         """What is kept of a finished cell; its examples are kept apart."""
-        return {name: value for name, value in self.partial().items() if name not in (*_RUNNING, *_EXAMPLES)}
+        left_out = {*_RUNNING, *_EXAMPLES, *(() if self.undefined.any() else ("undefined",))}
+        return {name: value for name, value in self.partial().items() if name not in left_out}
 
     @property
     def kept_examples(self) -> Arrays | None:
@@ -182,6 +187,7 @@ class AttackOutcomes:
             total[rows] += spent.numpy().astype(np.int32)
             alone[member][rows] += spent.numpy().astype(np.int32)
         self.disagreements[rows] += found.disagreements.numpy().astype(np.int32)
+        self.undefined[rows] += found.undefined.numpy().astype(np.int32)
         self.searches_done[rows] = search_number + 1
 
 
@@ -220,7 +226,7 @@ def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:
     """Outcomes at `epsilon` of a minimum-norm attack that was run at a larger radius: an example counts at every radius
     from its distance on."""
     derived = {name: value.copy() for name, value in arrays.items()}
-    lost = beyond(arrays, epsilon)
+    lost = (arrays["correct"] == 0) & beyond(arrays, epsilon)
     for name in ("correct", "voted", "last_correct", "member_correct"):
         derived[name][..., lost] = 1
     derived["margin"][lost] = np.nan
@@ -230,8 +236,8 @@ def at_smaller_radius(arrays: Arrays, epsilon: float) -> Arrays:
 
 
 def beyond(arrays: Arrays, epsilon: float) -> np.ndarray:
-    """Which samples of a cell were broken by an example further away than `epsilon`, [N]."""
-    far: np.ndarray = (arrays["correct"] == 0) & ~(arrays["distance"] <= epsilon * (1 + 1e-6))
+    """Of which samples of a cell the example is further away than `epsilon`, [N]; also where there is none."""
+    far: np.ndarray = ~(arrays["distance"] <= epsilon * (1 + 1e-6))
     return far
 
 

@@ -80,12 +80,12 @@ class CellRunner:
             at, logits, y = rows.numpy(), score.logits, context.data.y[rows].to(context.model.device)
             found = Correctness(logits, y)
             arrays["correct"][at] = found.correct.cpu().numpy()
-            arrays["voted"][at] = (score.voted & found.finite).cpu().numpy()
+            arrays["voted"][at] = (score.voted & found.defined).cpu().numpy()
             arrays["margin"][at] = margin(logits, y).float().cpu().numpy()
             arrays["tied"][at] = found.tied.cpu().numpy()
             arrays["silent"][at] = found.silent.cpu().numpy()
             if examples is not None:
-                examples.put(at, context.data.x[rows], logits.cpu())
+                examples.put(at, context.data.x[rows].to(context.model.dtype), logits.cpu())
         if examples is None:
             return arrays, None
         first = context.data.take(kept)

@@ -13,15 +13,24 @@ from snnrobust.wrapping.model import SpikingModel
 TOLERANCE = 1e-4
 
 
+def largest_difference(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest difference of two tensors of logits, and the largest finite entry of the first, at least 1e-12.
+
+    Equal infinities differ by 0, and so do NaN and NaN; NaN in only one of them is an infinite difference.
+    """
+    same = (first == second) | (first.isnan() & second.isnan())
+    gap = (first - second).abs().masked_fill(same, 0.0).nan_to_num(nan=torch.inf)
+    return gap.max(), first.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-12)
+
+
 def gradient_pass_findings(model: SpikingModel, sample: Dataset) -> list[Finding]:
     """Compares a forward pass with gradients, as in attacks, with one without, as in scoring."""
     before = _parameters_and_buffers(model.net)
     scored, scored_steps = _pass_and_steps(model, sample, gradients=False)
     attacked, attacked_steps = _pass_and_steps(model, sample, gradients=True)
     after = _parameters_and_buffers(model.net)
-    # A logit that is NaN in only one of the passes counts as an infinite difference.
-    gap = (scored - attacked).abs().masked_fill(scored.isnan() & attacked.isnan(), 0.0).nan_to_num(nan=torch.inf)
-    difference = float(gap.max() / scored.abs().nan_to_num().max().clamp_min(1e-12))
+    gap, scale = largest_difference(scored, attacked)
+    difference = float(gap / scale)
     changed = [name for name in before if not torch.equal(before[name], after.get(name, torch.empty(0)))]
     missing = sorted(set(before) ^ set(after))
     return [

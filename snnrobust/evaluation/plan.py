@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from snnrobust.data.evaluation_data import EvaluationData
@@ -51,5 +52,5 @@ class Plan:
     def example_bytes(self) -> int:
         """About how large the kept examples are, at all strengths of all attacks on all models, before compression."""
         cells = 1 + sum(len(task.strengths) for task in self.tasks if task.kind == "attack")
-        entries = self.data.test.x[0].numel() + self.data.test.classes
-        return 4 * self.examples * entries * cells * len(self.models)
+        entries = self.examples * cells * (self.data.test.x[0].numel() + self.data.test.classes)
+        return sum(entries * (8 if model.dtype == torch.float64 else 4) for model in self.models.values())

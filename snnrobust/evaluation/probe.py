@@ -13,9 +13,8 @@ from snnrobust.common.ambient import neutral_modes
 from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import prepare
-from snnrobust.errors import PluginError
 from snnrobust.evaluation.compatibility import check_data_fits
-from snnrobust.evaluation.gradient_pass import gradient_pass_findings
+from snnrobust.evaluation.gradient_pass import gradient_pass_findings, largest_difference
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.results.records import NAN, Finding
 from snnrobust.search.queries import ModelQueries
@@ -74,18 +73,18 @@ def _logits(model: SpikingModel, sample: Dataset, draw: int = 0) -> Tensor:
 
 def _relative_difference(a: Tensor, b: Tensor) -> float:
     """Largest difference, divided by the largest logit; infinite if a logit is NaN in only one of them."""
-    scale = float(a.nan_to_num().abs().max().clamp_min(1e-12))
-    return float((a - b).abs().nan_to_num(nan=0.0 if bool((a.isnan() == b.isnan()).all()) else torch.inf).max()) / scale
+    gap, scale = largest_difference(a, b)
+    return float(gap) / float(scale)
 
 
 def _finite_outputs(logits: Tensor) -> Finding:
-    share = float((~torch.isfinite(logits)).any(dim=1).float().mean())
+    share = float(logits.isnan().any(dim=1).float().mean())
     return Finding(
         "finite-outputs",
         share == 0,
         share,
         0.0,
-        "Share of samples with NaN or infinite logits. Such samples can't be classified, with or without an attack.",
+        "Share of samples with NaN logits, which can't be classified, with or without an attack.",
         "Look for divisions by zero and overflow in the net.",
         fatal=True,
     )
@@ -259,14 +258,15 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
         "input. Gradient attacks without a random start do not move these samples."
     )
     remedy = f"Attack with another estimator, e.g. gradient='atan', and with {BLACK_BOX}."
-    try:
-        gradient, _, _ = queries.gradient(batch)
-    except PluginError as error:
+    gradient, _, _ = queries.gradient(batch)
+    undefined = float((~torch.isfinite(gradient).flatten(1).all(dim=1)).float().mean())
+    if undefined:
+        not_computed = (
+            f"The input gradient is NaN or infinite for {undefined:.0%} of the samples, whose searches end there."
+        )
         return [
-            Finding("input-gradient", False, 1.0, 1.0, f"The input gradient can't be computed: {error}", remedy),
-            Finding(
-                "zero-gradient", None, NAN, 0.01, f"{why} Not measured: the input gradient can't be computed.", remedy
-            ),
+            Finding("input-gradient", False, 1.0, 1.0, not_computed, remedy),
+            Finding("zero-gradient", None, NAN, 0.01, f"{why} Not measured: some gradients are not finite.", remedy),
         ]
     zero = float((gradient == 0).flatten(1).all(dim=1).float().mean())
     return [

@@ -11,15 +11,17 @@ from torch.nn import functional
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """True logit minus the best other, [N]: positive when `y` wins outright, zero at a tie.
+    """True logit minus the best other, [N]: positive when `y` wins outright, zero at a tie, also one of infinities.
 
     Example:
         >>> margin(torch.tensor([[2.0, 0.5, 1.0]]), torch.tensor([0]))
         tensor([1.])
     """
-    true = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return true[:, 0] - others.amax(dim=1)
+    true = logits.gather(1, y[:, None])[:, 0]
+    best_other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    difference = true - best_other
+    # Only of infinities: a finite tie has a gradient, which searches follow.
+    return torch.where(true.isinf() & (true == best_other), torch.zeros_like(difference), difference)
 
 
 @dataclass(frozen=True)

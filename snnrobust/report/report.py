@@ -265,6 +265,10 @@ class Report:
                 target.save_halving(model, size)
         for model, findings in self._store.findings.items():
             target.save_findings(model, findings)
+        for model in self.models:
+            for label, paths in self._store.execution_paths(model).items():
+                for path in paths:
+                    target.save_execution_path(model, label, path)
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:

@@ -37,6 +37,7 @@ class StepOutcome:
         disagreements: Iterates misclassified by the search's model but not by the user's net.
         confirmed: Iterates that the user's net misclassifies, too, so their score is known.
         confirmed_logits: Its logits for these, [n, K]; zero for the others.
+        undefined: Whose gradient is NaN or infinite, which ends the search of that sample.
         next_state: The new state of those that are not done.
     """
 
@@ -48,6 +49,7 @@ class StepOutcome:
     disagreements: Tensor
     confirmed: Tensor
     confirmed_logits: Tensor
+    undefined: Tensor
     next_state: State
 
 
@@ -65,6 +67,7 @@ class ActiveBatch:
         forwards: Forward passes, [n].
         backwards: Backward passes, [n].
         disagreements: Iterates misclassified by the search's model but not by the user's net, [n].
+        undefined: Whether the search ended at a gradient of NaN or infinity, [n].
     """
 
     rows: Tensor
@@ -76,6 +79,7 @@ class ActiveBatch:
     forwards: Tensor
     backwards: Tensor
     disagreements: Tensor
+    undefined: Tensor
 
     @classmethod
     def start(cls, context: AttackContext, optimiser: Optimiser, rows: Tensor) -> ActiveBatch:
@@ -92,6 +96,7 @@ class ActiveBatch:
             forwards=torch.zeros(len(rows), dtype=torch.long),
             backwards=torch.zeros(len(rows), dtype=torch.long),
             disagreements=torch.zeros(len(rows), dtype=torch.long),
+            undefined=torch.zeros(len(rows), dtype=torch.bool),
         )
         active._check(context)
         return active
@@ -115,6 +120,8 @@ class ActiveBatch:
                 forwards[wrong] += context.scorer.draws
                 disagreements[wrong & ~confirmed.cpu()] = 1
                 done, better = done | confirmed, better | confirmed
+            undefined = torch.zeros_like(done) if gradient is None else ~done & ~_finite(gradient)
+            done = done | undefined
             next_state = self._stepped(context, optimiser, ~done, gradient, loss)
         return StepOutcome(
             done=done,
@@ -125,6 +132,7 @@ class ActiveBatch:
             disagreements=disagreements,
             confirmed=confirmed,
             confirmed_logits=confirmed_logits,
+            undefined=undefined,
             next_state=next_state,
         )
 
@@ -135,6 +143,7 @@ class ActiveBatch:
         self.forwards += outcome.forwards
         self.backwards += outcome.backwards
         self.disagreements += outcome.disagreements
+        self.undefined |= outcome.undefined.cpu()
         moving = ~outcome.done
         for name, value in outcome.next_state.items():
             self.state[name][moving] = value.to(self.state[name].dtype)
@@ -178,6 +187,7 @@ class ActiveBatch:
             backwards=self.backwards[here],
             unchanged=(last == samples.x).flatten(1).all(dim=1).cpu(),
             disagreements=self.disagreements[here] + missed.long(),
+            undefined=self.undefined[here],
         )
 
     def join(self, other: ActiveBatch) -> ActiveBatch:
@@ -282,6 +292,11 @@ def _rank(withstands: Tensor, size: Tensor) -> Tensor:
     """Broken samples rank at -1 or below, others at 0 or above; within each by margin; NaN is the weakest."""
     size = size.nan_to_num(nan=torch.inf)
     return torch.where(withstands, size.clamp_min(0), size.clamp_max(0) - 1)
+
+
+def _finite(gradient: Tensor) -> Tensor:
+    """Whether the gradient of each sample [n, *] is finite, [n]."""
+    return torch.isfinite(gradient).flatten(1).all(dim=1)
 
 
 def _joined(a: Any, b: Any) -> Any:

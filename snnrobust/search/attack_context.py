@@ -33,6 +33,7 @@ class SearchResult:
         backwards: Backward passes per sample, [n].
         unchanged: Whether the last iterate equals the original, [n].
         disagreements: Iterates misclassified by the search's model but not by the user's net, [n].
+        undefined: Whether the search met a gradient of NaN or infinity, [n].
     """
 
     rows: Tensor
@@ -48,6 +49,7 @@ class SearchResult:
     backwards: Tensor
     unchanged: Tensor
     disagreements: Tensor
+    undefined: Tensor
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,15 @@ class BatchQueries:
     Args:
         queries: The queries.
         batch: The samples.
+
+    Attributes:
+        undefined: Ids of samples with a gradient of NaN or infinity.
     """
 
     def __init__(self, queries: ModelQueries, batch: Batch) -> None:
         self._queries = queries
         self._batch = batch
+        self.undefined: set[int] = set()
         self._order = batch.index.argsort()
         self._sorted = batch.index[self._order].contiguous()
 
@@ -38,8 +42,13 @@ class BatchQueries:
         return self._queries.value(self._with(x, y, index), query)
 
     def gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective gradient [N, *], objective [N] and logits [N, K] at x; see `ModelQueries.gradient`."""
-        return self._queries.gradient(self._with(x, y, index), query)
+        """Objective gradient [N, *], objective [N] and logits [N, K] at x; see `ModelQueries.gradient`.
+
+        A gradient of NaN or infinity is returned as zeros: it must not stop the search of other samples. `undefined`
+        keeps the ids.
+        """
+        gradient, objective, logits = self._queries.gradient(self._with(x, y, index), query)
+        return _defined(gradient, index, self.undefined), objective, logits
 
     def as_module(self, index: Tensor) -> nn.Module:
         """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`.
@@ -53,7 +62,7 @@ class BatchQueries:
                 "expected an estimator of one pass for a third-party attack, got a mixture or a relaxation; "
                 "use one of this package's own attacks with it"
             )
-        return _UnitModule(self._queries, self._batch.select(self._rows(index)))
+        return _UnitModule(self._queries, self._batch.select(self._rows(index)), self.undefined)
 
     def _with(self, x: Tensor, y: Tensor | None, index: Tensor) -> Batch:
         """The samples `index` with other inputs, and other labels where they are given."""
@@ -71,20 +80,33 @@ class BatchQueries:
         return rows
 
 
+def _defined(gradient: Tensor, index: Tensor, undefined: set[int]) -> Tensor:
+    """The gradient [N, *] with zeros for samples where it is NaN or infinite, whose ids `undefined` gets."""
+    finite = torch.isfinite(gradient).flatten(1).all(dim=1)
+    if finite.all():
+        return gradient
+    undefined.update(index[~finite.cpu()].tolist())
+    return gradient.masked_fill(~finite.reshape(-1, *[1] * (gradient.ndim - 1)), 0.0)
+
+
 class _UnitModule(nn.Module):
     """Logits of some samples as torchattacks expects a model: a module with a parameter, inputs in [0, 1]."""
 
-    def __init__(self, queries: ModelQueries, samples: Batch) -> None:
+    def __init__(self, queries: ModelQueries, samples: Batch, undefined: set[int]) -> None:
         super().__init__()
         self._queries = queries
         self._samples = samples
+        self._undefined = undefined
         self.anchor = nn.Parameter(torch.zeros((), device=samples.x.device), requires_grad=False)
         self._asked = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] for x [N, *] in [0, 1]."""
         queries, (low, high) = self._queries, self._queries.bounds
-        samples = self._matching(len(x)).with_inputs(low + x * (high - low))
+        inputs = low + x * (high - low)
+        samples = self._matching(len(x)).with_inputs(inputs)
+        if inputs.requires_grad:
+            inputs.register_hook(lambda gradient: _defined(gradient, samples.index, self._undefined))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         queries.execution.prepare(samples)
         with queries.execution.spike_gradients[0]:
             total = queries.forward(samples, self._asked, 0)[0]

@@ -35,8 +35,9 @@ def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Ca
 def _perturbed(context: AttackContext, plugin: Perturbation, rows: Tensor) -> SearchResult:
     samples, queries = context.batch(rows), context.queries
     x0, index, before = samples.x, samples.index, queries.spent.copy()
+    batch_queries = BatchQueries(queries, samples)
     try:
-        x = plugin.perturb(BatchQueries(queries, samples), x0, samples.y, context.threat, context.rng.on(x0), index)
+        x = plugin.perturb(batch_queries, x0, samples.y, context.threat, context.rng.on(x0), index)
         x = keep_padding(x, x0, samples.lengths)
     finally:
         queries.forget(index)
@@ -59,6 +60,7 @@ def _perturbed(context: AttackContext, plugin: Perturbation, rows: Tensor) -> Se
         backwards=each * (spent.backwards // len(rows)),
         unchanged=(x == x0).flatten(1).all(dim=1).cpu(),
         disagreements=torch.zeros(len(rows), dtype=torch.long),
+        undefined=torch.tensor([sample in batch_queries.undefined for sample in index.tolist()]),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 
@@ -31,19 +30,19 @@ class Correctness:
         self._y = y
 
     @cached_property
-    def finite(self) -> Tensor:
-        """All logits are finite."""
-        return torch.isfinite(self._logits).all(dim=1)
+    def defined(self) -> Tensor:
+        """No logit is NaN. Infinities are numbers like others: the log of a spike count of zero is one."""
+        return ~self._logits.isnan().any(dim=1)
 
     @cached_property
     def correct(self) -> Tensor:
-        """The predicted class is the label, and all logits are finite: what accuracy counts."""
-        return self._predicted & self.finite
+        """The predicted class is the label, and no logit is NaN: what accuracy counts."""
+        return self._predicted & self.defined
 
     @cached_property
     def withstands(self) -> Tensor:
-        """The net withstands an attack that produced these logits: NaN and infinity are never a success."""
-        return self._predicted | ~self.finite
+        """The net withstands an attack that produced these logits: NaN is never a success."""
+        return self._predicted | ~self.defined
 
     @cached_property
     def silent(self) -> Tensor:

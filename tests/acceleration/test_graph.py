@@ -250,3 +250,54 @@ def test_nodes_that_are_called_step_by_step_are_left_alone() -> None:
     check_equal(accelerated, model, x)
     with pytest.raises(NotAccelerated, match=r"'0\.0\.1' \(IFNode\) has no fast kernel"):
         AcceleratedModel(model, ATan())
+
+
+class Adaptive(nn.Module):
+    """Sets the threshold of its node in the forward pass, from the batch that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.node, self.last = nn.Linear(6, 32), neuron.LIFNode(step_mode="m"), nn.Linear(32, 4)
+        with torch.no_grad():
+            self.first.weight.mul_(6)
+            self.last.weight.mul_(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = self.first(x)
+        self.node.v_threshold = 0.3 * float(current.detach().abs().max())
+        out: Tensor = self.last(self.node(current))
+        return out
+
+
+@pytest.mark.parametrize("how", ["forward", "hook"])
+def test_a_threshold_that_the_net_sets_itself_is_never_stale(how: str) -> None:
+    """Searched with the threshold of an earlier batch, robust accuracy would be too high."""
+    net: nn.Module = Adaptive()
+    if how == "hook":
+        plain = Adaptive()
+        net = nn.Sequential(plain.first, plain.node, plain.last)
+
+        def adapt(module: nn.Module, args: object, out: Tensor) -> None:
+            plain.node.v_threshold = 0.3 * float(out.detach().abs().max())
+
+        plain.first.register_forward_hook(adapt)
+    x = torch.rand(32, 6) * torch.linspace(0.05, 1, 32)[:, None]
+    models = [sr.wrap(net, steps=4, accelerate=accelerate) for accelerate in (True, False)]
+    y = torch.cat([models[1].logits(row[None]).argmax(1) for row in x])
+    task = sr.load("pgd", epsilon=[0.05, 0.1], steps=6)
+    fast, eager = (sr.evaluate(each, (x, y), [task], evidence="none", batch_size=1) for each in models)
+    assert fast.curve("pgd").value == eager.curve("pgd").value
+    assert not fast.cell("model", "pgd", 1)["disagreements"].any()
+    assert eager.curve("pgd").value[1] < 0.95
+
+
+def test_a_change_in_a_session_that_the_user_holds_open_is_seen() -> None:
+    net, x = conv_net(), images()
+    model = sr.wrap(net, steps=STEPS)
+    with model.session():
+        accelerated = accelerated_model(model, Own())
+        for what in ("a buffer", "a threshold", "tau", "a reset"):
+            check_equal(accelerated, model, x)
+            CHANGES[what](net)
+            check_equal(accelerated, model, x)

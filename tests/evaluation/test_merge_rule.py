@@ -100,6 +100,7 @@ def result(rows: list[int], withstands: list[bool], rank: list[float], value: fl
         backwards=torch.full((n,), 2),
         unchanged=torch.zeros(n, dtype=torch.bool),
         disagreements=torch.ones(n, dtype=torch.long),
+        undefined=torch.tensor(withstands),
     )
 
 
@@ -133,6 +134,7 @@ def test_everything_that_is_kept_comes_from_the_same_search() -> None:
     assert found.member_backwards.tolist() == [[2, 2, 2, 0], [2, 2, 2, 0]]
     assert found.disagreements.tolist() == [2, 2, 2, 0]
     assert found.searches_done.tolist() == [2, 2, 2, 0]
+    assert found.undefined.tolist() == [1, 1, 2, 0]
     assert found.examples is not None
     assert found.examples.held.tolist() == [True, True, True]
     assert found.examples.x[:, 0].tolist() == pytest.approx([0.1, 0.3, 0.3])

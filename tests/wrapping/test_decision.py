@@ -13,7 +13,7 @@ from snnrobust.wrapping.decision import Correctness, predict
 from snnrobust_attacks.minimum_norm.shared import wrong
 
 NAN, INF = torch.nan, torch.inf
-#: Logits for label 0 -> correct, not broken, finite, silent, tied.
+#: Logits for label 0 -> correct, withstands, defined, silent, tied.
 CASES = [
     ([2.0, 1.0], (True, True, True, False, False)),
     ([1.0, 2.0], (False, False, True, False, False)),
@@ -23,8 +23,13 @@ CASES = [
     ([0.0, -1.0], (True, True, True, False, False)),
     ([NAN, 1.0], (False, True, False, False, False)),  # no answer, and no success of an attack
     ([1.0, NAN], (False, True, False, False, False)),
-    ([INF, 1.0], (False, True, False, False, False)),
-    ([1.0, INF], (False, True, False, False, False)),
+    ([INF, 1.0], (True, True, True, False, False)),  # infinities are compared like numbers
+    ([1.0, INF], (False, False, True, False, False)),
+    ([-INF, 1.0], (False, False, True, False, False)),  # the log of a spike count of zero
+    ([1.0, -INF], (True, True, True, False, False)),
+    ([-INF, -INF], (True, True, True, False, True)),
+    ([INF, INF], (True, True, True, False, True)),
+    ([NAN, INF], (False, True, False, False, False)),
 ]
 
 
@@ -32,7 +37,7 @@ def test_each_case() -> None:
     logits = torch.tensor([row for row, _ in CASES])
     found = Correctness(logits, torch.zeros(len(CASES), dtype=torch.long))
     for at, (row, expected) in enumerate(CASES):
-        names = ("correct", "withstands", "finite", "silent", "tied")
+        names = ("correct", "withstands", "defined", "silent", "tied")
         assert tuple(bool(getattr(found, name)[at]) for name in names) == expected, row
 
 

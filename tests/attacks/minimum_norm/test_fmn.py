@@ -192,8 +192,8 @@ def test_wrong_from_the_start_means_no_distance() -> None:
 
 
 def test_silence_is_wrong_and_nan_is_not() -> None:
-    logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [torch.nan, 1.0], [-1.0, torch.inf]])
-    assert wrong(logits, torch.zeros(5, dtype=torch.long)).tolist() == [True, False, True, False, False]
+    logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [torch.nan, 1.0], [-torch.inf, 1.0]])
+    assert wrong(logits, torch.zeros(5, dtype=torch.long)).tolist() == [True, False, True, False, True]
 
 
 def test_radius_zero_allows_the_original_alone() -> None:
