@@ -131,7 +131,11 @@ def test_examples_keep_the_precision_of_the_model(dtype: torch.dtype) -> None:
     assert found.x.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(model.logits(found.x).detach().to(found.logits.dtype), found.logits)
     assert 0 < int(found.success.sum()) < COUNT
-    assert torch.equal(found.original, data.x.to(dtype).to(found.x.dtype))
+    assert torch.equal(found.original, data.x.to(found.x.dtype))
+    verify(
+        found.x, found.original, ThreatModel("linf", 0.05, model.bounds, model.domain), found.index.tolist(), "attack"
+    )
+    assert found.distance[found.success].max() <= 0.05 * (1 + 1e-6)  # the search is not rounded to the net's precision
     size = (found.x - found.original).double().flatten(1).abs().amax(1)
     torch.testing.assert_close(found.distance[found.success].double(), size[found.success])
 

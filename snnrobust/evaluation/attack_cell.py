@@ -72,7 +72,9 @@ class AttackCell:
         if held is not None:
             return AttackOutcomes.from_partial(held)
         data, count = self.context.data, self.context.examples
-        examples = KeptExamples.none_of(count, tuple(data.x.shape[1:]), self.context.model.dtype) if count else None
+        examples = (
+            KeptExamples.none_of(count, tuple(data.x.shape[1:]), self.context.model.input_dtype) if count else None
+        )
         return AttackOutcomes.empty(len(data), len(self.task.attacks), examples)
 
     def extend(self, outcomes: AttackOutcomes) -> None:
@@ -87,7 +89,7 @@ class AttackCell:
                 merging = True  # should this be interrupted, the outcomes are in between: the last save stands
                 outcomes.merge(
                     found,
-                    context.data.x[found.rows].to(context.model.dtype),  # as the model sees them
+                    context.data.x[found.rows].to(context.model.input_dtype),  # as the model sees them
                     restart.attack.norm,
                     member=restart.member,
                     search_number=number,
@@ -167,7 +169,7 @@ class AttackCell:
         model, targets = context.model, torch.full((len(context.data),), -1)
 
         def at_original(chunk: Tensor) -> Tensor:
-            samples = Batch.of(context.data, chunk, model.device, model.dtype)
+            samples = Batch.of(context.data, chunk, model.device, model.input_dtype)
             return queries.logits(samples, SELECTION)  # (n, K)
 
         for chunk, logits in context.sizer.over(rows, at_original):

@@ -75,7 +75,9 @@ class CellRunner:
             "silent": np.zeros(count, dtype=bool),
         }
         kept = context.examples
-        examples = KeptExamples.none_of(kept, tuple(context.data.x.shape[1:]), context.model.dtype) if kept else None
+        examples = (
+            KeptExamples.none_of(kept, tuple(context.data.x.shape[1:]), context.model.input_dtype) if kept else None
+        )
         for rows, score in context.sizer.over(torch.arange(count), self._score):
             at, logits, y = rows.numpy(), score.logits, context.data.y[rows].to(context.model.device)
             found = Correctness(logits, y)
@@ -85,7 +87,7 @@ class CellRunner:
             arrays["tied"][at] = found.tied.cpu().numpy()
             arrays["silent"][at] = found.silent.cpu().numpy()
             if examples is not None:
-                examples.put(at, context.data.x[rows].to(context.model.dtype), logits.cpu())
+                examples.put(at, context.data.x[rows].to(context.model.input_dtype), logits.cpu())
         if examples is None:
             return arrays, None
         first = context.data.take(kept)
@@ -96,7 +98,7 @@ class CellRunner:
 
     def _batch(self, rows: Tensor) -> Batch:
         model = self.context.model
-        return Batch.of(self.context.data, rows, model.device, model.dtype)
+        return Batch.of(self.context.data, rows, model.device, model.input_dtype)
 
     def _noise(self, task: Task, severity: float) -> Arrays:
         """Accuracy of each sample over `draws` noisy versions."""

@@ -127,7 +127,7 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
 
 def _try_attack(task: Task, attack: AttackSettings, model: SpikingModel, data: EvaluationData) -> None:
     """Computes one gradient, or value, of two samples: an estimator or objective may not fit the net."""
-    few = Batch.of(data.test, torch.arange(min(2, len(data.test))), model.device, model.dtype)
+    few = Batch.of(data.test, torch.arange(min(2, len(data.test))), model.device, model.input_dtype)
     if attack.targeted:
         few = replace(few, targets=(few.y == 0).long())
     queries = ModelQueries(model, attack.objective, attack.gradient, accelerate=False)

@@ -248,7 +248,7 @@ def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: Batch
 
     def swapped(rows: Tensor) -> Tensor:
         partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])
-        x0, shown_x = (data.x[at].to(device=model.device, dtype=model.dtype) for at in (rows, partner))
+        x0, shown_x = (data.x[at].to(device=model.device, dtype=model.input_dtype) for at in (rows, partner))
         x = threat.project(shown_x, x0)
         verify(x, x0, threat, data.index[rows].tolist(), "a swap of classes")
         lengths = None if data.lengths is None else data.lengths[partner]

@@ -81,7 +81,7 @@ def _pass_and_steps(model: SpikingModel, sample: Dataset, *, gradients: bool) ->
     handles = [module.register_forward_hook(count) for module in leaves]
     try:
         with torch.set_grad_enabled(gradients):
-            x = sample.x.to(device=model.device, dtype=model.dtype).requires_grad_(gradients)
+            x = sample.x.to(device=model.device, dtype=model.input_dtype).requires_grad_(gradients)
             logits = model.logits(x, keys=sample.index, lengths=sample.lengths)
             if logits.requires_grad:
                 torch.autograd.grad(logits.sum(), x, allow_unused=True)

@@ -101,7 +101,7 @@ def measure_footprint(model: SpikingModel, data: Dataset) -> Footprint:
             raise
         return Footprint(0.0, math.inf)
     slope = max(0.0, (second - first) / (many - few))
-    copies = COPIES * data.x[0].numel() * torch.empty((), dtype=model.dtype).element_size()
+    copies = COPIES * data.x[0].numel() * torch.empty((), dtype=model.input_dtype).element_size()
     return Footprint(max(0.0, first - few * slope), slope + copies)
 
 
@@ -150,7 +150,7 @@ def _on_cuda(model: SpikingModel, sample: Dataset) -> float:
 def _forward(model: SpikingModel, sample: Dataset) -> tuple[Tensor, Tensor]:
     """Inputs that require a gradient, and their logits."""
     with torch.enable_grad():
-        x = sample.x.to(device=model.device, dtype=model.dtype).requires_grad_()
+        x = sample.x.to(device=model.device, dtype=model.input_dtype).requires_grad_()
         return x, model.logits(x, keys=sample.index, lengths=sample.lengths)
 
 

@@ -252,7 +252,7 @@ def _inputs(model: SpikingModel, sample: Dataset) -> list[Finding]:
 
 def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
     queries = ModelQueries(model, CrossEntropy(), Own())
-    batch = Batch.of(sample, torch.arange(len(sample)), model.device, model.dtype)
+    batch = Batch.of(sample, torch.arange(len(sample)), model.device, model.input_dtype)
     why = (
         "Share of samples whose input gradient through the model's own surrogate is exactly zero at the original "
         "input. Gradient attacks without a random start do not move these samples."

@@ -219,9 +219,10 @@ class ActiveBatch:
             here, before = part.cpu(), queries.spent.copy()
             samples, query = iterates.select(part), self.k[part].cpu()
             if with_gradient and gradient is not None:
-                gradient[part], loss[part], got = queries.gradient(samples, query)
+                gradient[part], objective, got = queries.gradient(samples, query)
             else:
-                loss[part], got = queries.value(samples, query)
+                objective, got = queries.value(samples, query)
+            loss[part] = objective.to(loss.dtype)
             spent = queries.spent.since(before)
             forwards[here] = spent.forwards // len(samples)
             backwards[here] = spent.backwards // len(samples)

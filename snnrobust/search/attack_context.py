@@ -83,7 +83,7 @@ class AttackContext:
     def batch(self, rows: Tensor) -> Batch:
         """The samples at the positions `rows`, on the model's device."""
         model = self.scorer.model
-        samples = Batch.of(self.data, rows, model.device, model.dtype)
+        samples = Batch.of(self.data, rows, model.device, model.input_dtype)
         return samples if self.targets is None else replace(samples, targets=self.targets[rows].to(model.device))
 
     @property

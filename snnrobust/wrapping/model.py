@@ -86,6 +86,11 @@ class SpikingModel:
         return self._anchor().dtype
 
     @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of inputs and iterates, float32 at least: the cast to a net of half precision is part of the model."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
     def straight_through(self) -> bool:
         """Whether input gradients pass the encoder as if it were the identity; of a callable known after one pass."""
         return self._straight_through or self.encoder in ("poisson", "latency")
@@ -242,6 +247,7 @@ class SpikingModel:
             raise InputError(
                 f"expected logits [N, K] with N = {len(outputs)}, got {tuple(logits.shape)}; check the read-out"
             )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # exact, and objectives need the precision
         return -logits if self.decide == "argmin" else logits
 
     def predict(self, logits: Tensor) -> Tensor:
