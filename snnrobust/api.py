@@ -44,7 +44,8 @@ def evaluate(
 
     Args:
         model: A wrapped model, or several by name.
-        data: (x, y), a Dataset, Splits, or {"test": ..., "train": ..., "validation": ...}. Curvature needs "train".
+        data: (x, y) as tensors or numpy arrays, a Dataset, a torch data set or DataLoader, Splits, or
+            {"test": ..., "train": ..., "validation": ...} of these. Curvature needs "train".
         tasks: From `load`, or plain names of tasks that need no strength. Clean accuracy is always measured.
         seed: Seed of all random numbers, which are keyed by sample.
         evidence: "full": the model is probed, further attacks are run on 200 random samples (or all, if fewer) to test

@@ -1,8 +1,9 @@
 """Data sets by name or from your own file, in memory, with an id per sample."""
 
+from snnrobust.data.convert import overlap
 from snnrobust.data.dataset import Dataset, Splits
 from snnrobust.data.named import NAMES, load
 from snnrobust.data.npz import from_npz
 from snnrobust.data.split import stratified_split
 
-__all__ = ["NAMES", "Dataset", "Splits", "from_npz", "load", "stratified_split"]
+__all__ = ["NAMES", "Dataset", "Splits", "from_npz", "load", "overlap", "stratified_split"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from snnrobust.data.convert import INPUT_KEYS, to_dataset
 from snnrobust.data.dataset import Dataset, Splits
-from snnrobust.errors import InputError, InputTypeError
+from snnrobust.errors import InputError
 
 __all__ = ["EvaluationData"]
 
@@ -58,7 +58,7 @@ class EvaluationData:
 
 
 def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
-    """Turns (x, y), a Dataset, or {"test": ..., "train": ..., "validation": ...} into `EvaluationData`.
+    """Turns what `to_dataset` takes, or {"test": ..., "train": ..., "validation": ...} of it, into `EvaluationData`.
 
     Raises:
         InputTypeError: For anything else, or tensors of another type.
@@ -68,52 +68,14 @@ def prepare(data: Any, batch_size: int = BATCH) -> EvaluationData:
         return data
     if isinstance(data, Splits):
         data = {"test": data.test, "train": data.train, "validation": data.validation}
-    elif not isinstance(data, Mapping):
+    elif not isinstance(data, Mapping) or set(data) & set(INPUT_KEYS):
         data = {"test": data}
     if unknown := sorted(set(data) - {"test", "train", "validation"}):
         raise InputError(f"expected splits among 'test', 'train', 'validation', got {unknown}; rename them")
     if "test" not in data:
         raise InputError(f"expected a 'test' split, got {sorted(data)}; name the data to attack 'test'")
-    splits = {name: None if split is None else _to_dataset(split, name) for name, split in data.items()}
+    splits = {name: None if split is None else to_dataset(split, name) for name, split in data.items()}
     test = splits["test"]
     if test is None:
         raise InputError("expected data in the 'test' split, got None; pass (x, y) or a Dataset")
     return EvaluationData(test, splits.get("train"), splits.get("validation"), batch_size)
-
-
-def _to_dataset(split: Any, name: str) -> Dataset:
-    if isinstance(split, Dataset):
-        return split
-    if isinstance(split, tuple | list) and len(split) == 2:
-        x, y = split
-    elif isinstance(split, torch.utils.data.Dataset) and hasattr(split, "__len__"):
-        try:
-            pairs = [split[i] for i in range(len(split))]
-            x, y = torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"expected (x, y) pairs of one shape in '{name}', got {type(split).__name__} that can't be stacked "
-                f"({reason}); pass tensors x [N, *] and y [N]"
-            ) from error
-    else:
-        raise InputTypeError(
-            f"expected (x, y) or a Dataset for '{name}', got {type(split).__name__}; pass tensors x [N, *] and y [N]"
-        )
-    if not (isinstance(x, Tensor) and x.ndim and isinstance(y, Tensor)):
-        raise InputTypeError(
-            f"expected tensors x [N, *] and y [N] in '{name}', got {_describe(x)} and {_describe(y)}; "
-            f"pass torch.as_tensor of them"
-        )
-    if x.is_floating_point():
-        x = x.float()
-    if y.dtype in (torch.int32, torch.int16, torch.uint8):
-        y = y.long()
-    try:
-        return Dataset.of(x, y, name=name)
-    except (InputError, InputTypeError) as error:
-        raise type(error)(f"in '{name}': {error}") from None
-
-
-def _describe(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
