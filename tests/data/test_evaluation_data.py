@@ -101,8 +101,8 @@ def nan() -> Tensor:
         (Pairs([]), InputError),
         (Pairs([(x()[0], 0), (x()[0, :2], 1)]), InputError),
         (Pairs([(x()[0], 0, 1)]), InputError),
-        (Pairs([(x()[0], "cat")]), InputError),
-        (Pairs([(object(), 0)]), InputError),
+        (Pairs([(x()[0], "cat")]), InputTypeError),
+        (Pairs([(object(), 0)]), InputTypeError),
     ],
 )
 def test_bad_data_is_refused_in_one_line(data: Any, kind: type[Exception]) -> None:
