@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -29,6 +29,10 @@ _DECIDED = frozenset({"self", "model", "eps", "norm", "seed", "verbose", "n_clas
 _REAL = frozenset({"scale", "nsig"})
 
 
+#: Arguments by which a trial is kept short.
+_SHORT: dict[str, Any] = {"steps": 2, "n_queries": 2, "nb_sample": 2, "noise_batch_size": 2}
+
+
 @dataclass(frozen=True)
 class Torchattacks:
     """An attack of torchattacks (Kim 2020, arXiv 2010.01950) on static real inputs.
@@ -43,7 +47,8 @@ class Torchattacks:
         options: Further arguments of it as (name, value) pairs, in its own units: lengths such as `alpha` are shares
             of the input range. `eps`, `norm`, `seed` and `n_classes` come from the task and the model. A step `alpha`
             that is left out keeps its default ratio to `eps` and to the number of steps: as a fixed number, it would
-            not reach the edge of a ball larger than the 8/255 that it is meant for.
+            not reach the edge of a ball larger than the 8/255 that it is meant for. A rate `lr` (SPSA) that is left out
+            is 2.5 eps / steps, for the same reason.
 
     Raises:
         MissingExtraError: If torchattacks is not installed.
@@ -101,6 +106,36 @@ class Torchattacks:
                 f"expected options that torchattacks' '{self.attack}' takes, got {dict(self.options)} and "
                 f"{type(error).__name__}: {error}; correct them or leave them out"
             ) from error
+        self._try(model, data, threat)
+
+    def _try(self, model: SpikingModel, data: EvaluationData, threat: ThreatModel) -> None:
+        """Runs a few steps on one sample: an attack may need more classes, or images of another shape.
+
+        Raises:
+            InputError: If it fails.
+        """
+        x = data.test.x[:1].to(device=model.device, dtype=model.input_dtype)
+        images = torch.zeros_like(x if x.ndim == 4 else x.reshape(1, 1, 1, -1))
+        module = nn.Sequential(nn.Flatten(), nn.Unflatten(1, x.shape[1:]), model.as_module())
+        # AutoAttack's first member that asks something of the net is its targeted APGD; all of it takes long.
+        tried = replace(self, attack="APGDT", options=()) if self.attack == "AutoAttack" else self
+        known = _attack_arguments(tried.attack)
+        short = {name: value for name, value in _SHORT.items() if name in known}
+        with torch.no_grad():
+            logits = model.logits(images.reshape(x.shape))
+        if "n_classes" in known:
+            short["n_classes"] = logits.shape[1]
+        try:
+            with torch.enable_grad(), global_rng(0, x.device):
+                tried._build(module, threat, **short)(images, logits.argmax(dim=1))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # third-party code fails in any way
+            raise InputError(
+                f"expected inputs and classes that torchattacks' '{self.attack}' takes, got inputs of shape "
+                f"{tuple(x.shape[1:])}, {short.get('n_classes', 'any')} classes and {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:120]}; use another attack"
+            ) from error
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N].
@@ -151,6 +186,9 @@ class Torchattacks:
             defaults = {name: each.default for name, each in arguments.items()}
             steps = float(defaults.get("steps", 1)) / float(options.get("steps", defaults.get("steps", 1)))
             decided["alpha"] = decided["eps"] * defaults["alpha"] / defaults["eps"] * steps
+        if "lr" in arguments and "lr" not in options:  # Adam moves each entry by at most lr a step
+            steps = int(options.get("nb_iter", arguments["nb_iter"].default))
+            decided["lr"] = 2.5 * decided["eps"] / steps
         return _attack_classes()[self.attack](module, **{**options, **decided})
 
     def _norm(self, norm: Norm) -> str:

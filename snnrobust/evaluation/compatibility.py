@@ -32,6 +32,12 @@ def check_data_fits(model: SpikingModel, data: EvaluationData) -> None:
             f"expected weights of model '{model.name}' that autograd can use, got inference tensors {frozen[:3]}; "
             f"build and load the net outside of torch.inference_mode"
         )
+    for name, value in (*model.net.named_parameters(), *model.net.named_buffers()):
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise InputError(
+                f"expected weights of model '{model.name}' without NaN, got some in '{name}', which silences "
+                f"neurons; load another checkpoint, or train with a lower learning rate"
+            )
     low, high = model.bounds
     named = (("test", data.test), ("train", data.train), ("validation", data.validation))
     splits = [(name, split) for name, split in named if split is not None]

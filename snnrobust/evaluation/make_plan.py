@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from snnrobust.data.evaluation_data import BATCH, EvaluationData, prepare
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.evaluation.bisection import not_bisected
 from snnrobust.evaluation.compatibility import check_data_fits, incompatible_members
-from snnrobust.evaluation.evidence_tasks import EvidenceTask, audited_rows, evidence_tasks
+from snnrobust.evaluation.evidence_tasks import EvidenceTask, audited_rows, evidence_tasks, full_range
 from snnrobust.evaluation.memory import choose_batch_size
 from snnrobust.evaluation.plan import Plan
 from snnrobust.evaluation.settings import EvaluationSettings
@@ -66,6 +67,7 @@ def make_plan(
             evidence[name] = evidence_tasks(listed, each, all_models, features)
             for further in evidence[name]:
                 skipped[name] |= incompatible_members(further.task, each, prepared, all_models)
+    _warn_of_radii(listed, models, prepared.test.x[0].numel())
     bisected = models if settings.mode == "bisect" else {}
     return Plan(
         settings=settings,
@@ -79,6 +81,20 @@ def make_plan(
         not_bisected={name: not_bisected(listed, each, frozenset(skipped[name])) for name, each in bisected.items()},
         memory=memory,
     )
+
+
+def _warn_of_radii(tasks: Iterable[Task], models: Mapping[str, SpikingModel], features: int) -> None:
+    """A radius beyond the range of the inputs is a mistake: 8 where 8 / 255 was meant."""
+    for task in tasks:
+        for model in models.values() if task.kind == "attack" else ():
+            norm, (low, high) = task.attacks[0][1].norm, model.bounds
+            if task.strengths[-1] > full_range(norm, (low, high), features):
+                warnings.warn(
+                    f"epsilon {task.strengths[-1]:g} of '{task.label}' allows every input of model '{model.name}' in "
+                    f"[{low:g}, {high:g}] ({norm}); epsilon is in input units, e.g. 8 / 255 for 8 of 255 levels",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
 
 def _models(model: Any) -> dict[str, SpikingModel]:

@@ -276,7 +276,8 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
             zero,
             1.0,
             "Share of samples whose input gradient is exactly zero. If it is 1, gradient attacks can't find examples.",
-            remedy,
+            f"{remedy} If the net encodes inside (Poisson, latency), no estimator of its nodes helps: take the encoder "
+            "out (encoder= of sr.wrap), or give it an estimator by 'per-module'.",
             fatal=True,
         ),
         Finding("zero-gradient", zero <= 0.01, zero, 0.01, why, remedy),

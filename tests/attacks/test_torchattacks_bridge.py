@@ -219,7 +219,7 @@ def test_check_refuses_options_that_torchattacks_does_not_take(attack: str, opti
         checked(attack, **option)
 
 
-@pytest.mark.parametrize("attack", sorted(_attack_classes()))
+@pytest.mark.parametrize("attack", sorted(set(_attack_classes()) - {"TIFGSM"}))  # which takes three channels alone
 def test_check_accepts_every_attack_as_it_is(attack: str) -> None:
     before = torch.random.get_rng_state()
     checked(attack, "l2" if attack in _L2 else "linf")
@@ -264,3 +264,26 @@ def test_checking_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     model, data = tiny_model(), tiny_data()
     task.plugin.check(model, EvaluationData(data, None, None, 4), task)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("attack", "classes"), [("APGDT", 2), ("APGDT", 3), ("AutoAttack", 2), ("TIFGSM", 10)])
+def test_what_would_fail_at_run_time_is_refused_beforehand(attack: str, classes: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Flatten(2), nn.Linear(36, 16), neuron.LIFNode(step_mode="m"), nn.Linear(16, classes)
+    model, x = wrap(nn.Sequential(*layers), steps=4), images(1, 6, 6)
+    data = prepare((x, torch.zeros(N, dtype=torch.long)), N)
+    task = load(f"torchattacks:{attack}", epsilon=0.1)
+    with pytest.raises(InputError, match=f"torchattacks' '{attack}' takes, got inputs of shape .* use another attack"):
+        task.plugin.check(model, data, task)
+    load("torchattacks:PGD", epsilon=0.1).plugin.check(model, data, task)  # control
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.2])
+def test_spsa_reaches_the_edge_of_its_ball(epsilon: float) -> None:
+    torch.manual_seed(0)
+    model = wrap(nn.Sequential(nn.Flatten(1), nn.Linear(50, 10)), layout="N")  # smooth: SPSA sees a slope everywhere
+    out, _ = run(Torchattacks("SPSA"), model, images(50), epsilon)
+    moved = float((out - images(50)).abs().max())
+    assert moved > 0.9 * epsilon
+    slow, _ = run(Torchattacks("SPSA", (("lr", 0.001),)), model, images(50), epsilon)
+    assert float((slow - images(50)).abs().max()) <= 0.0011  # an lr of the user's own is taken as it is

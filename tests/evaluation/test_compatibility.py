@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import snnrobust as sr
@@ -84,3 +86,26 @@ def test_the_check_of_a_plugin_is_called(monkeypatch: pytest.MonkeyPatch) -> Non
     model, data = tiny_model(), EvaluationData(tiny_data(), None, None, 4)
     asked(task, model, data)
     assert seen == [(model, data, task)]
+
+
+def test_a_radius_beyond_the_range_of_the_inputs_warns() -> None:
+    with pytest.warns(RuntimeWarning, match=r"epsilon 8 of 'pgd' allows every input .* e.g. 8 / 255"):
+        sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=[0.1, 8.0], steps=1)], evidence="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sr.evaluate(tiny_model(), tiny_data(), [sr.load("pgd", epsilon=[0.1, 1.0], steps=1)], evidence="none")
+
+
+@pytest.mark.parametrize("where", ["weight", "buffer"])
+def test_nan_in_a_net_is_refused(where: str) -> None:
+    net = nn.Sequential(nn.Flatten(1), nn.Linear(16, 3), nn.BatchNorm1d(3))
+    model = sr.wrap(net, layout="N", name="net")
+    data = {"test": tiny_data(), "train": tiny_data()}
+    sr.evaluate(model, data, ["clean"], evidence="none")  # control
+    with torch.no_grad():
+        (net[1].weight if where == "weight" else net[2].running_mean)[0] = torch.nan  # type: ignore[index, union-attr]
+    for task in ("clean", sr.load("plane", points=3, samples=4), sr.load("line", points=3, samples=4)):
+        with pytest.raises(
+            sr.InputError, match=rf"without NaN, got some in '{'1.weight' if where == 'weight' else '2.run'}"
+        ):
+            sr.evaluate(model, data, [task])
