@@ -12,7 +12,7 @@ from torch import Tensor
 from snnrobust.common.files import Arrays
 from snnrobust.common.random import Draws
 from snnrobust.data.batch import Batch
-from snnrobust.data.padding import keep_padding
+from snnrobust.data.padding import by_length, without_padding
 from snnrobust.errors import StoreError, ViolationError
 from snnrobust.evaluation.attack_cell import AttackCell
 from snnrobust.evaluation.attack_outcomes import KeptExamples, at_smaller_radius, beyond
@@ -113,19 +113,31 @@ class CellRunner:
     def _right_in_noise(self, task: Task, severity: float, rows: Tensor) -> Tensor:
         """How many noisy versions of each sample the net gets right, [n]; they are clipped to the model's bounds."""
         model, scorer = self.context.model, self.context.scorer
-        low, high = model.bounds
         samples = self._batch(rows)
         right = torch.zeros(len(rows))
         for draw in range(task.draws):
             rng = Draws(self.context.settings.seed, task.label).sub(f"{severity:.12g}", draw).on(samples.x)
-            noisy = task.plugin.apply(samples.x, severity, rng, samples.index).clamp(low, high)
-            noisy = keep_padding(noisy, samples.x, samples.lengths)
-            self._check_noise(noisy, samples, task)
+            noisy = self._noisy(task, severity, rng, samples)
             with torch.no_grad():
                 # One draw of a stochastic net for each draw of the noise: both are averaged over.
                 logits = model.logits(noisy, keys=samples.index, draw=scorer.first_draw + draw, lengths=samples.lengths)
             right += Correctness(logits, samples.y).correct.cpu()
         return right
+
+    def _noisy(self, task: Task, severity: float, rng: Draws, samples: Batch) -> Tensor:
+        """The samples with noise [n, *], which sees no padding, clipped to the model's bounds."""
+        low, high = self.context.model.bounds
+        whole = samples.x
+        for steps, at in by_length(samples.lengths, len(samples)):
+            part = samples if steps is None else samples.select(at)
+            part = part.with_inputs(without_padding(part.x, steps))
+            noisy: Tensor = task.plugin.apply(part.x, severity, rng, part.index).clamp(low, high)
+            self._check_noise(noisy, part, task)
+            if steps is None:
+                return noisy
+            whole = whole.clone() if whole is samples.x else whole
+            whole[at.to(whole.device), :steps] = noisy.to(whole.dtype)
+        return whole
 
     def _check_noise(self, noisy: Tensor, samples: Batch, task: Task) -> None:
         wrong = None

@@ -32,6 +32,15 @@ class Adapter(Protocol):
     def nodes(self, net: nn.Module) -> dict[str, nn.Module]:
         """Spiking nodes by qualified name, each once."""
 
+    def unsupported_nodes(self, net: nn.Module) -> dict[str, nn.Module]:
+        """Modules of `net` by qualified name that spike as well, but can't be swapped or recorded."""
+
+    def ignores_surrogate(self, node: nn.Module) -> bool:
+        """Whether `node`, one of `nodes`, is known not to call its surrogate in eval mode."""
+
+    def is_binary(self, node: nn.Module) -> bool:
+        """Whether the class of `node` is not known to emit other values than 0 and 1."""
+
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
         """Gives `node` another spike function of u = membrane potential minus threshold; returns the old one."""
 

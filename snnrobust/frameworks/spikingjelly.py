@@ -63,6 +63,25 @@ class SpikingJelly(SpikingJellyLayers):
             and isinstance(getattr(module, "surrogate_function", None), nn.Module)
         }
 
+    def unsupported_nodes(self, net: nn.Module) -> dict[str, nn.Module]:
+        """Classes of SpikingJelly's `neuron` package, and modules with a surrogate of their own, that keep no memories
+        in its way (PSN, recurrent cells) or compute spikes without a surrogate (DSR, ST-BIF)."""
+        nodes = list(self.nodes(net).values())
+        known = {id(node) for node in nodes} | {id(node.get_submodule("surrogate_function")) for node in nodes}
+        return {
+            name: module
+            for name, module in net.named_modules()
+            if id(module) not in known and _spikes(module, known) and not isinstance(module, _NO_SPIKES)
+        }
+
+    def ignores_surrogate(self, node: nn.Module) -> bool:
+        """The nodes of online learning (OTTT, SLTT), which use it while training alone."""
+        return isinstance(node, neuron.OTTTLIFNode | neuron.SLTTLIFNode)
+
+    def is_binary(self, node: nn.Module) -> bool:
+        """False for ternary and integer nodes, and those whose output is an activation of the membrane potential."""
+        return not isinstance(node, _GRADED)
+
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
         """Replaces the node's reference; a surrogate object shared with other nodes is not changed."""
         old: nn.Module = node.get_submodule("surrogate_function")
@@ -151,6 +170,10 @@ class SpikingJelly(SpikingJellyLayers):
         return isinstance(module, base.MemoryModule) or (home.startswith("spikingjelly.") and not ready_made)
 
 
+#: Spikes of several sizes or signs.
+_GRADED = (neuron.ILIFNode, neuron.TernaryIFNode, neuron.TernaryLIFNode, neuron.LIAFNode)
+#: Membrane potentials as output.
+_NO_SPIKES = (neuron.NonSpikingBaseNode, neuron.NoisyNonSpikingBaseNode)
 _SIMPLE = (neuron.SimpleIFNode, neuron.SimpleLIFNode)
 _FAMILY = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, *_SIMPLE)
 # In the order of operations of SpikingJelly's own operators.
@@ -163,6 +186,14 @@ _DERIVATIVES: dict[type, Callable[[float], Derivative]] = {
     surrogate.SuperSpike: lambda alpha: Derivative("fast-sigmoid", 1.0, alpha),
     surrogate.Erf: lambda alpha: Derivative("gaussian", alpha, alpha / math.sqrt(math.pi)),
 }
+
+
+def _spikes(module: nn.Module, known: set[int]) -> bool:
+    """Whether a module is a neuron of SpikingJelly or has a surrogate that is not among `known`."""
+    own = (child for name, child in module.named_children() if name.startswith("surrogate_function"))
+    return any(f"{cls.__module__}.".startswith(f"{neuron.__name__}.") for cls in type(module).__mro__) or any(
+        id(child) not in known for child in own
+    )
 
 
 def _numbers(settings: Any) -> bool:

@@ -14,7 +14,7 @@ from snnrobust.common.statistics import clopper_pearson
 from snnrobust.common.validate import check_count
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.errors import InputError
+from snnrobust.measurements.counted_nodes import counted_nodes
 from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
 from snnrobust.wrapping.decision import Correctness
@@ -58,20 +58,13 @@ class Activity:
         check_count("samples", self.samples)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless the net has spiking nodes of a supported framework."""
-        self._require(model)
-
-    def _require(self, model: SpikingModel) -> None:
-        if model.adapter is None or not model.adapter.nodes(model.net):
-            raise InputError(
-                f"expected spiking nodes of SpikingJelly in model '{model.name}', got {type(model.net).__name__} "
-                f"without any; activity needs a SpikingJelly net"
-            )
+        """Raises an `InputError` unless the net has spiking nodes of a supported framework, all with spikes 0 and 1."""
+        counted_nodes(model, "activity")
 
     @torch.no_grad()
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
         """Records of all of the above."""
-        self._require(model)
+        counted_nodes(model, "activity")
         test = data.test.take(min(self.samples, len(data.test)))
         layers: dict[str, _Layer] = {}
         synops, macs = op_counter.SynOpCounter(), op_counter.MACCounter(extra_rules=_BATCH_NORM_IS_FREE)

@@ -16,6 +16,7 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.data.padding import keep_padding
 from snnrobust.errors import InputError
+from snnrobust.measurements.counted_nodes import counted_nodes
 from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
 from snnrobust.spike_gradients.swap import Own
@@ -63,12 +64,7 @@ class ThresholdMargins:
         self._nodes(model)
 
     def _nodes(self, model: SpikingModel) -> dict[str, nn.Module]:
-        nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
-        if not nodes:
-            raise InputError(
-                f"expected spiking nodes of SpikingJelly in model '{model.name}', got {type(model.net).__name__} "
-                f"without any; threshold-margins needs a SpikingJelly net"
-            )
+        nodes = counted_nodes(model, "threshold-margins")
         if model.domain != "real" and self.epsilon > 1:
             raise InputError(
                 f"expected epsilon <= 1 in domain '{model.domain}', got {self.epsilon:g}; give the probability that an "

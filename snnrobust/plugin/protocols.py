@@ -34,6 +34,8 @@ State = dict[str, Tensor]
 class Optimiser(Protocol):
     """Searches a threat model for a larger objective; the core owns the loop and removes samples that are done.
 
+    Padded sequences come without their padding, those of one length in one call.
+
     Attributes:
         needs: "gradient" for a gradient-based attack, "loss" for a black-box attack.
         steps: Evaluations of the objective that a sample gets.
@@ -95,7 +97,7 @@ class Queries(Protocol):
 
 @runtime_checkable
 class Perturbation(Protocol):
-    """An attack with its own loop."""
+    """An attack with its own loop. Padded sequences come without their padding, those of one length in one call."""
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N]."""
@@ -105,6 +107,7 @@ class Perturbation(Protocol):
 class Corruption(Protocol):
     """Noise of a given severity on the input; severity 0 does not change it.
 
+    Padded sequences come without their padding, those of one length in one call.
     One without random numbers (contrast, blur) sets `deterministic: ClassVar[bool] = True`.
     """
 
@@ -240,7 +243,8 @@ class Objective(Protocol):
     Two class attributes may be set. `of` is the input of the objective, "logits" by default. Where the
     output layer does not spike, "membrane" and "current" are its outputs. `targeted = True`
     marks an objective towards a target class: it is called with a third argument, the target classes [N], which are
-    the other classes in order of falling logit at the original input, one for each restart.
+    the other classes in order of falling logit at the original input, one for each restart. Values over time of padded
+    sequences come without the padding, those of one length in one call.
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:

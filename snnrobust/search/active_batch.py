@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnrobust.data.batch import Batch
-from snnrobust.data.padding import keep_padding
+from snnrobust.data.padding import by_length, keep_padding, without_padding
 from snnrobust.errors import PluginError
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, State
 from snnrobust.search.attack_context import AttackContext, SearchResult
+from snnrobust.search.padded_state import Shapes, initial_state, joined_state, part_of, within
 from snnrobust.search.scoring import Score
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.decision import Correctness
@@ -60,7 +61,8 @@ class ActiveBatch:
     Attributes:
         rows: Positions in the data set, [n].
         samples: Original inputs, with labels, ids, lengths and targets.
-        state: The optimiser's state; "x" is the iterate to be evaluated next.
+        state: The optimiser's state; "x" is the iterate to be evaluated next. Optimisers see no padding: where samples
+            differ in length, smaller entries are filled up with zeros here, and "x" with the original's padding.
         k: Steps taken, [n].
         best_x: The strongest iterate so far, [n, *].
         best_rank: How strong it is, [n].
@@ -68,6 +70,7 @@ class ActiveBatch:
         backwards: Backward passes, [n].
         disagreements: Iterates misclassified by the search's model but not by the user's net, [n].
         undefined: Whether the search ended at a gradient of NaN or infinity, [n].
+        shapes: By length and name: the shape of an entry of the optimiser's state, for one sample.
     """
 
     rows: Tensor
@@ -80,16 +83,18 @@ class ActiveBatch:
     backwards: Tensor
     disagreements: Tensor
     undefined: Tensor
+    shapes: Shapes = field(default_factory=dict)
 
     @classmethod
     def start(cls, context: AttackContext, optimiser: Optimiser, rows: Tensor) -> ActiveBatch:
         """The samples at the positions `rows`, before their first evaluation."""
         samples = context.batch(rows)
         x0 = samples.x
-        active = cls(
+        state, shapes = initial_state(context, optimiser, samples)
+        return cls(
             rows=rows,
             samples=samples,
-            state=optimiser.init(x0, context.threat, context.rng.on(x0), samples.index),
+            state=state,
             k=torch.zeros(len(rows), dtype=torch.long, device=x0.device),
             best_x=x0.clone(),
             best_rank=torch.full((len(rows),), torch.inf, device=x0.device, dtype=x0.dtype),
@@ -97,9 +102,8 @@ class ActiveBatch:
             backwards=torch.zeros(len(rows), dtype=torch.long),
             disagreements=torch.zeros(len(rows), dtype=torch.long),
             undefined=torch.zeros(len(rows), dtype=torch.bool),
+            shapes=shapes,
         )
-        active._check(context)
-        return active
 
     def evaluate_and_step(self, context: AttackContext, optimiser: Optimiser) -> StepOutcome:
         """Evaluates all iterates and takes the optimiser's step where one is left. Nothing changes before `apply`, so
@@ -148,7 +152,6 @@ class ActiveBatch:
         for name, value in outcome.next_state.items():
             self.state[name][moving] = value.to(self.state[name].dtype)
         self.k[moving] += 1
-        self._keep_padding()
 
     def finish(self, context: AttackContext, outcome: StepOutcome, at: Tensor) -> SearchResult:
         """Verifies and scores the samples at the positions `at`, which are done; confirmed ones are scored already."""
@@ -192,11 +195,12 @@ class ActiveBatch:
 
     def join(self, other: ActiveBatch) -> ActiveBatch:
         """These samples and those of another active batch."""
-        return ActiveBatch(**{name: _joined(value, getattr(other, name)) for name, value in vars(self).items()})
+        return ActiveBatch(**{name: _joined(self, other, name) for name in vars(self)})
 
     def select(self, which: Tensor) -> ActiveBatch:
         """Some of the samples: positions or a mask [n]."""
-        return ActiveBatch(**{name: _selected(value, which) for name, value in vars(self).items()})
+        rows = {name: _selected(value, which) for name, value in vars(self).items() if name != "shapes"}
+        return ActiveBatch(**rows, shapes=self.shapes)
 
     def split(self, count: int) -> tuple[ActiveBatch, ActiveBatch]:
         """The first `count` samples, and the others."""
@@ -230,6 +234,8 @@ class ActiveBatch:
             logits[part] = got
         if logits is None:
             raise PluginError(f"expected active samples of '{context.name}', got none; report this as a bug")
+        if gradient is not None and self.samples.lengths is not None:
+            gradient = keep_padding(gradient, torch.zeros_like(gradient), self.samples.lengths)
         return gradient, loss, logits, forwards, backwards
 
     def _confirmed(self, context: AttackContext, wrong: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,38 +248,42 @@ class ActiveBatch:
     def _stepped(
         self, context: AttackContext, optimiser: Optimiser, moving: Tensor, gradient: Tensor | None, loss: Tensor
     ) -> State:
-        """The state of the samples `moving` [n] after a step."""
+        """The state of the samples `moving` [n] after a step; the optimiser sees no padding."""
         if not moving.any():
             return {}
-        stepped = optimiser.step(
-            {name: value[moving] for name, value in self.state.items()},
-            None if gradient is None else gradient[moving],
-            loss[moving],
-            self.samples.x[moving],
-            self.k[moving],
-            context.threat,
-            context.rng.on(self.samples.x),
-            self.samples.index[moving.cpu()],
-        )
-        for name, value in stepped.items():
-            if name not in self.state or value.shape != (int(moving.sum()), *self.state[name].shape[1:]):
-                raise PluginError(
-                    f"expected '{context.name}' to keep its state's names and shapes, got '{name}' of "
-                    f"{tuple(value.shape)}; create every entry in init"
-                )
-        return stepped
-
-    def _check(self, context: AttackContext) -> None:
-        x, x0 = self.state.get("x"), self.samples.x
-        if x is None or x.shape != x0.shape:
-            raise PluginError(
-                f"expected '{context.name}' to put iterates of shape {tuple(x0.shape)} into state['x'], "
-                f"got {None if x is None else tuple(x.shape)}; see Optimiser.init"
+        rows = moving.nonzero()[:, 0]
+        lengths = None if self.samples.lengths is None else self.samples.lengths[rows.cpu()]
+        groups = by_length(lengths, len(rows))
+        stepped: State = {}
+        for steps, at in groups:
+            here = rows if steps is None else rows[at.to(rows.device)]
+            shapes = self.shapes[steps]
+            found = optimiser.step(
+                {name: part_of(value[here], shapes[name]) for name, value in self.state.items()},
+                None if gradient is None else without_padding(gradient[here], steps),
+                loss[here],
+                without_padding(self.samples.x[here], steps),
+                self.k[here],
+                context.threat,
+                context.rng.on(self.samples.x),
+                self.samples.index[here.cpu()],
             )
-        self._keep_padding()
-
-    def _keep_padding(self) -> None:
-        self.state["x"] = keep_padding(self.state["x"], self.samples.x, self.samples.lengths)
+            for name, value in found.items():
+                if name not in shapes or value.shape != (len(here), *shapes[name]):
+                    raise PluginError(
+                        f"expected '{context.name}' to keep its state's names and shapes, got '{name}' of "
+                        f"{tuple(value.shape)}; create every entry in init"
+                    )
+                if steps is None:
+                    stepped[name] = value
+                    continue
+                if name not in stepped:
+                    stepped[name] = self.state[name][rows]  # a copy
+                place = at.to(rows.device)
+                whole = stepped[name][place]
+                whole[within(shapes[name])] = value.to(whole.dtype)
+                stepped[name][place] = whole
+        return stepped
 
 
 def restart_rank(context: AttackContext, samples: Batch, score: Score) -> Tensor:
@@ -300,12 +310,15 @@ def _finite(gradient: Tensor) -> Tensor:
     return torch.isfinite(gradient).flatten(1).all(dim=1)
 
 
-def _joined(a: Any, b: Any) -> Any:
-    if isinstance(a, Batch):
-        return Batch.concatenate([a, b])
-    if isinstance(a, dict):
-        return {name: torch.cat([value, b[name]]) for name, value in a.items()}
-    return torch.cat([a, b])
+def _joined(a: ActiveBatch, b: ActiveBatch, name: str) -> Any:
+    mine, others = getattr(a, name), getattr(b, name)
+    if name == "samples":
+        return Batch.concatenate([mine, others])
+    if name == "state":
+        return joined_state(mine, others)
+    if name == "shapes":
+        return {**mine, **others}
+    return torch.cat([mine, others])
 
 
 def _selected(value: Any, which: Tensor) -> Any:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrobust.data.batch import Batch
+from snnrobust.data.padding import with_padding
 from snnrobust.errors import PluginError
 from snnrobust.search.queries import ModelQueries
 
@@ -15,7 +16,7 @@ class BatchQueries:
 
     Args:
         queries: The queries.
-        batch: The samples.
+        batch: The samples. Sequences may be asked about without their padding, which is then added.
 
     Attributes:
         undefined: Ids of samples with a gradient of NaN or infinity.
@@ -48,6 +49,8 @@ class BatchQueries:
         keeps the ids.
         """
         gradient, objective, logits = self._queries.gradient(self._with(x, y, index), query)
+        if self._batch.lengths is not None:
+            gradient = gradient[:, : x.shape[1]].contiguous()
         return _defined(gradient, index, self.undefined), objective, logits
 
     def as_module(self, index: Tensor) -> nn.Module:
@@ -66,8 +69,9 @@ class BatchQueries:
 
     def _with(self, x: Tensor, y: Tensor | None, index: Tensor) -> Batch:
         """The samples `index` with other inputs, and other labels where they are given."""
-        samples = self._batch.select(self._rows(index)).with_inputs(x)
-        return samples if y is None else Batch(x, y, samples.index, samples.lengths, samples.targets)
+        samples = self._batch.select(self._rows(index))
+        samples = samples.with_inputs(x if samples.lengths is None else with_padding(x, samples.x))
+        return samples if y is None else Batch(samples.x, y, samples.index, samples.lengths, samples.targets)
 
     def _rows(self, index: Tensor) -> Tensor:
         """Positions in the batch of the sample ids `index` [N]."""
@@ -104,7 +108,8 @@ class _UnitModule(nn.Module):
         """Logits [N, K] for x [N, *] in [0, 1]."""
         queries, (low, high) = self._queries, self._queries.bounds
         inputs = low + x * (high - low)
-        samples = self._matching(len(x)).with_inputs(inputs)
+        samples = self._matching(len(x))
+        samples = samples.with_inputs(inputs if samples.lengths is None else with_padding(inputs, samples.x))
         if inputs.requires_grad:
             inputs.register_hook(lambda gradient: _defined(gradient, samples.index, self._undefined))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         queries.execution.prepare(samples)

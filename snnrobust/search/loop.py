@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from snnrobust.data.padding import keep_padding
+from snnrobust.data.padding import by_length, with_padding, without_padding
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.protocols import Optimiser, Perturbation
 from snnrobust.search.active_batch import ActiveBatch, restart_rank
@@ -28,17 +28,21 @@ def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Ca
         ViolationError: If an example breaks the threat model or is not finite.
         MemoryLimitError: If memory runs out with a single sample.
     """
-    for _, result in context.sizer.over(rows, partial(_perturbed, context, plugin)):
-        done(result)
+    lengths = context.data.lengths
+    for steps, at in by_length(None if lengths is None else lengths[rows], len(rows)):
+        for _, result in context.sizer.over(rows[at], partial(_perturbed, context, plugin, steps)):
+            done(result)
 
 
-def _perturbed(context: AttackContext, plugin: Perturbation, rows: Tensor) -> SearchResult:
+def _perturbed(context: AttackContext, plugin: Perturbation, steps: int | None, rows: Tensor) -> SearchResult:
+    """The result for samples of `steps` valid steps, without the others where given: the plugin sees no padding."""
     samples, queries = context.batch(rows), context.queries
     x0, index, before = samples.x, samples.index, queries.spent.copy()
     batch_queries = BatchQueries(queries, samples)
     try:
-        x = plugin.perturb(batch_queries, x0, samples.y, context.threat, context.rng.on(x0), index)
-        x = keep_padding(x, x0, samples.lengths)
+        valid = without_padding(x0, steps)
+        x = plugin.perturb(batch_queries, valid, samples.y, context.threat, context.rng.on(x0), index)
+        x = with_padding(x, x0) if x.shape == valid.shape else x  # `verify` reports a wrong shape
     finally:
         queries.forget(index)
     verify(x, x0, context.threat, index.tolist(), context.name)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.data.batch import Batch
+from snnrobust.data.padding import by_length, with_padding, without_padding
 from snnrobust.plugin.protocols import AnyEstimator, Objective, View
 from snnrobust.search.execution import CheckInputs, Execution
 from snnrobust.search.pass_counter import PassCounter
@@ -103,10 +104,17 @@ class ModelQueries:
         A missing gradient is returned as zeros; rows of NaN or infinity are for the caller to find.
         """
         self.execution.prepare(batch)
-        found = self.execution.by_parts(batch, lambda part, at: self._gradient(part, _of(query, at)))
-        if len(found) == 1:
-            return found[0]
-        gradient, losses, logits = (torch.cat(each) for each in zip(*found, strict=True))
+        if batch.lengths is None or not any(each.over_time for each in self.execution.spike_gradients):
+            return self._gradients(batch, query)
+        groups = by_length(batch.lengths, len(batch))
+        found = []
+        for steps, at in groups:
+            part = batch.select(at)
+            asked = query[at] if isinstance(query, Tensor) else query
+            gradient, loss, logits = self._gradients(part.with_inputs(without_padding(part.x, steps)), asked)
+            found.append((with_padding(gradient, torch.zeros_like(part.x)), loss, logits))
+        back = torch.cat([at for _, at in groups]).argsort()
+        gradient, losses, logits = (torch.cat(each)[back.to(batch.x.device)] for each in zip(*found, strict=True))
         return gradient, losses, logits
 
     @contextmanager
@@ -132,13 +140,21 @@ class ModelQueries:
         sign = -1 if self._model.decide == "argmin" else 1  # objectives assume that the largest value is the prediction
         if self._view == "outputs":
             outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
-            return self._model.read(outputs, batch.lengths), _without_padding(sign * outputs, batch.lengths)
+            return self._model.read(outputs, batch.lengths), sign * outputs
         if self._output_layer is None:
             self._output_layer = OutputLayer(self._model, batch.x.detach()[:2])
         with self._output_layer.capture(self._view):
             outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
             graded = sign * self._output_layer.captured(outputs)
-            return self._model.read(outputs, batch.lengths), _without_padding(graded, batch.lengths)
+            return self._model.read(outputs, batch.lengths), graded
+
+    def _gradients(self, batch: Batch, query: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`gradient`, with all steps of the inputs going through the net."""
+        found = self.execution.by_parts(batch, lambda part, at: self._gradient(part, _of(query, at)))
+        if len(found) == 1:
+            return found[0]
+        gradient, losses, logits = (torch.cat(each) for each in zip(*found, strict=True))
+        return gradient, losses, logits
 
     def _gradient(self, batch: Batch, query: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         leaf = batch.with_inputs(batch.x.detach().requires_grad_())
@@ -165,19 +181,15 @@ class ModelQueries:
         """Objective [N] and logits [N, K] of one forward pass."""
         logits, seen = self.forward(batch, query, e)
         targets = () if batch.targets is None else (batch.targets,)  # a targeted objective takes a third argument
-        return self._objective(seen, batch.y, *targets), logits
+        if self._view == "logits" or batch.lengths is None or seen.shape[1] == 1:
+            return self._objective(seen, batch.y, *targets), logits
+        groups = [(steps, at.to(seen.device)) for steps, at in by_length(batch.lengths, len(batch))]
+        found = [
+            self._objective(without_padding(seen[at], steps), batch.y[at], *(each[at] for each in targets))
+            for steps, at in groups
+        ]
+        return torch.cat(found)[torch.cat([at for _, at in groups]).argsort()], logits
 
 
 def _of(query: int | Tensor, part: slice) -> int | Tensor:
     return query[part] if isinstance(query, Tensor) else query
-
-
-def _without_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Replaces padded steps of a sequence [N, T, K] by the mean over its valid steps, so that a mean over time equals
-    the mean over valid steps."""
-    if lengths is None or sequence.shape[1] == 1:
-        return sequence
-    clock = torch.arange(sequence.shape[1], device=sequence.device)
-    valid = (clock < lengths.to(sequence.device)[:, None])[..., None]  # (N, T, 1)
-    mean = (sequence * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True)  # (N, 1, K)
-    return torch.where(valid, sequence, mean)

@@ -15,6 +15,7 @@ from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.spike import spike
 from snnrobust.plugin.protocols import Estimator, NodeEstimator, Relaxation
+from snnrobust.spike_gradients.heaviside import emits_heaviside, same_as_heaviside
 from snnrobust.spike_gradients.sample_memory import SampleMemory
 
 
@@ -56,6 +57,18 @@ class PatchedModule:
         self._shapes: tuple[torch.Size, ...] = ()
         # What the estimator keeps here lives as long as this object. On a module, a session would put it back.
         self._state: dict[str, Any] = {}
+        self._checked: nn.Module | None = None
+        self._unsure = False
+
+    def check_surrogate(self) -> None:
+        """Raises an `InputError` if the node's own surrogate emits other values than an estimator would."""
+        own = self._module.get_submodule("surrogate_function")
+        if own is self._checked:
+            return
+        emits = emits_heaviside(own)
+        if emits == "no":
+            self._refuse(own)
+        self._checked, self._unsure = own, emits == "unsure"
 
     def place(self, context: PassContext | None) -> ExitStack:
         """Puts the estimator in; closing the result removes it."""
@@ -65,6 +78,7 @@ class PatchedModule:
             self._context = context
             undo.callback(module.register_forward_hook(self._after_forward).remove)
             if adapter is not None and isinstance(self.estimator, Estimator | Relaxation):
+                self.check_surrogate()
                 own = module.get_submodule("surrogate_function")
                 if not (isinstance(own, _PatchedSurrogate) and own.patched is self):  # entered twice
                     self._state["surrogate"] = own.forward  # the bound method: registers no submodule
@@ -86,7 +100,18 @@ class PatchedModule:
         if isinstance(self.estimator, Relaxation):
             self._state.update(calls=calls, call=call, axis=axis, memory={}, frozen=False)
             return self.estimator.primitive(u, self._state)
+        own = self._checked if self._unsure and not torch._C._functorch.is_functorch_wrapped_tensor(u) else None
+        if own is not None and not same_as_heaviside(own, u):
+            self._refuse(own)
         return spike(u, lambda at: self._derivative(at, calls, call, axis, context))
+
+    def _refuse(self, own: nn.Module) -> None:
+        raise InputError(
+            f"expected nodes that emit spikes 0 and 1, 1 where the membrane potential is at least the threshold, got "
+            f"node '{self.name}' ({type(self._module).__name__}) whose surrogate {type(own).__name__} emits other "
+            f"values, which {self.estimator!r} would change; use gradient='own', or name only the other nodes: "
+            f"gradient={{'name': 'per-module', 'entries': (('NODE', estimator), ...)}}"
+        )
 
     def _derivative(
         self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, context: PassContext | None
@@ -138,6 +163,11 @@ class PatchedModule:
 
 class _PatchedSurrogate(nn.Module):
     """Calls the estimator in place of a node's surrogate function."""
+
+    #: Not the net's own surrogate.
+    stands_in = True
+    #: CLIF reads it: in eval mode it calls no surrogate that says it spikes.
+    spiking = False
 
     def __init__(self, patched: PatchedModule) -> None:
         super().__init__()

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError, PluginError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import find_adapter
+from snnrobust.frameworks.find import (
+    LIKE_IN_EVAL,
+    find_adapter,
+    listed,
+    refuse_unsupported_nodes,
+    unsupported_nodes,
+)
 from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
 from snnrobust.spike_gradients.patched_module import PassContext, PatchedModule
 from snnrobust.spike_gradients.sample_memory import SampleMemory
@@ -46,8 +52,9 @@ class SpikeGradient:
 
     Raises:
         InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
-            swapped emits smooth values instead of spikes (a surrogate with `spiking=False`), or a `NodeEstimator` is
-            used for a node that is called step by step.
+            swapped emits other values than spikes 0 and 1 or ignores its surrogate in eval mode, one estimator for all
+            nodes leaves some out that can't be swapped, or a `NodeEstimator` is used for a node that is called step by
+            step.
         PluginError: On leaving, if a node ran without the estimator because it computes its gradient elsewhere.
 
     Example:
@@ -72,6 +79,11 @@ class SpikeGradient:
     def exact(self) -> bool:
         """Whether forward values are the net's own: they are, unless a `Relaxation` is in place."""
         return not any(isinstance(each.estimator, Relaxation) for each in self._patched)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether an estimator sees a node's whole sequence, of which it may take means over all steps."""
+        return any(isinstance(each.estimator, NodeEstimator) for each in self._patched)
 
     @contextmanager
     def at(self, index: Tensor, frozen: bool = False) -> Iterator[Self]:
@@ -128,6 +140,12 @@ def batch_dependent(estimator: AnyEstimator) -> bool:
     return bool(getattr(estimator, "batch_dependent", False))
 
 
+_NAME_OTHERS = (
+    "name the nodes to swap: gradient={'name': 'per-module', 'entries': (('NODE', estimator), ...)}, or a mapping in "
+    "SpikeGradient; or use gradient='own'"
+)
+
+
 def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
     if not isinstance(estimator, Mixture):
         return [estimator]
@@ -151,17 +169,24 @@ def _patched_modules(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyE
             )
         chosen = {name: each for name, each in named.items() if not isinstance(each, Own)}
     elif nodes:
+        refuse_unsupported_nodes(net, "swapped", f"they would keep their own gradient: {_NAME_OTHERS}")
         modules, chosen = dict(nodes), dict.fromkeys(nodes, named)
     else:
         raise InputError(
             f"expected a net with spiking nodes of SpikingJelly for gradient={estimator!r}, "
-            f"got {type(net).__name__}; use gradient='own'"
+            f"got {type(net).__name__}{_without(net)}; use gradient='own'"
         )
     patched = [
         PatchedModule(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()
     ]
     _check(patched, nodes, adapter)
     return patched
+
+
+def _without(net: nn.Module) -> str:
+    """What spikes in a net without nodes that can be swapped, for an error."""
+    others = unsupported_nodes(net)
+    return f" with {listed(others)}, which can't be swapped" if others else ""
 
 
 def _check(patched: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
@@ -185,6 +210,19 @@ def _check(patched: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter
         raise InputError(
             f"expected nodes that emit spikes, got {smooth} whose surrogate has spiking=False and emits smooth "
             f"values, which a swap would change; set spiking=True, or leave these nodes out"
+        )
+    for each in patched:
+        if each.name in comparing and each.name in nodes:
+            each.check_surrogate()
+    deaf = {
+        name: nodes[name]
+        for name in comparing
+        if name in nodes and adapter is not None and adapter.ignores_surrogate(nodes[name]) and not nodes[name].training
+    }
+    if deaf:
+        raise InputError(
+            f"expected nodes that call their surrogate in eval mode, got {listed(deaf)}; {LIKE_IN_EVAL}, or attack "
+            f"without gradients: 'square' (linf, l2), 'random-search' (l1, l0)"
         )
     whole = [each for each in patched if isinstance(each.estimator, NodeEstimator) and each.name in nodes]
     stepwise = [each.name for each in whole if adapter is not None and not adapter.is_multi_step(nodes[each.name])]

@@ -16,7 +16,7 @@ from snnrobust.common.batching import even_parts
 from snnrobust.common.random import Draws, global_rng
 from snnrobust.common.session_cache import SessionCache
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.frameworks.find import find_adapter
+from snnrobust.frameworks.find import find_adapter, listed, refuse_unsupported_nodes, unsupported_nodes
 from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.decision import predict
@@ -72,6 +72,7 @@ class SpikingModel:
         self._reset = reset
         self._depth = 0
         self._straight_through = False
+        self._samples_first = False  # whether layout "N" was seen to be that of the outputs over time
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
 
@@ -194,7 +195,24 @@ class SpikingModel:
                 out = torch.stack([self._call(inputs[t].clone()) for t in range(len(inputs))])
             else:
                 out = self._call(inputs)
-            return self.batch_first(out, len(x))
+            outputs = self.batch_first(out, len(x))
+            if self.layout == "N" and out.ndim == 3 and not self._samples_first:
+                self._check_samples_first(inputs, out)
+            return outputs
+
+    @torch.no_grad()
+    def _check_samples_first(self, inputs: Tensor, out: Tensor) -> None:
+        """Raises an `InputError` if the net returns [T, N, K], which as many samples as steps would hide."""
+        if out.shape[0] == out.shape[1] and len(out) > 1:
+            self.reset()
+            alone = self._call(inputs[:1].clone())
+            if len(alone) != 1:
+                raise InputError(
+                    f"expected outputs over time as [N, T, K] in layout 'N', got [T, N, K]: {tuple(alone.shape)} for "
+                    f"one sample; return their mean over time, or let the net return out.transpose(0, 1)"
+                )
+        if out.shape[1] > 1:  # one step of one sample says nothing
+            self._samples_first = True
 
     def own_input(self, x: Tensor) -> Tensor:
         """Inputs on the model's device and in its dtype, which the net may change in place."""
@@ -258,15 +276,20 @@ class SpikingModel:
         """Spikes and membrane potentials of each spiking layer for the inputs x.
 
         Raises:
-            InputError: If the net has no spiking nodes of a supported framework.
+            InputError: If the net has no spiking nodes of a supported framework, or some that can't be recorded.
         """
         nodes = self.adapter.nodes(self.net) if self.adapter is not None else {}
         if self.adapter is None or not nodes:
+            others = unsupported_nodes(self.net)
             raise InputError(
-                f"expected spiking nodes of SpikingJelly, got {type(self.net).__name__} without any; "
+                f"expected spiking nodes of SpikingJelly, got {type(self.net).__name__} "
+                f"{f'with {listed(others)}, which cannot be recorded' if others else 'without any'}; "
                 f"record a SpikingJelly net"
             )
+        refuse_unsupported_nodes(self.net, "recorded", "record a net without these nodes")
         with self.session():
+            if self.layout == "N" and not self._samples_first:
+                self.outputs(x[:1], keys=None if keys is None else keys[:1])  # not while it is recorded
             return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
 
     def as_module(self) -> nn.Module:

@@ -19,7 +19,7 @@ from snnrobust.wrapping.model import SpikingModel
 class TimeJitter:
     """Each spike moved in time by round(severity n) steps, n standard normal.
 
-    Severity is the standard deviation in time steps. Times are clamped to the sequence (with its padding), and spikes
+    Severity is the standard deviation in time steps. Times are clamped to the sequence (without padding), and spikes
     of one entry that meet at a step merge into one: the number of spikes can only fall.
 
     Raises:
