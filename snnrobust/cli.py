@@ -1,16 +1,21 @@
 """The command line.
 
 Exit status: 0 done, 1 a verdict below "trusted" with --strict, 2 bad input or a file that can't be read or written,
-3 an unexpected error (with SNNROBUST_TRACEBACK set, its traceback), 130 interrupted.
+3 an unexpected error (with SNNROBUST_TRACEBACK set, its traceback), 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,7 +25,7 @@ from rich.table import Table
 from snnrobust import demo as demonstration
 from snnrobust.campaigns import config_run
 from snnrobust.campaigns.config import read_config
-from snnrobust.common.files import to_json
+from snnrobust.common.files import exists, to_json
 from snnrobust.common.warning_lines import one_line_warnings
 from snnrobust.errors import SnnRobustError, StoreError
 from snnrobust.evaluation.probe import probe as probe_model
@@ -38,7 +43,7 @@ app = typer.Typer(
 _out = Console(highlight=False, markup=False)
 #: Newer typer includes its own click and older typer depends on click: this is the UsageError of both.
 _UsageError: Any = typer.BadParameter.__mro__[1]
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Strict = Annotated[bool, typer.Option("--strict", help='Exit with status 1 if the verdict is below "trusted".')]
@@ -120,7 +125,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report page of a finished run again and print its table."""
-    loaded = Report.load(folder / "results" if (folder / "results" / "run.json").is_file() else folder)
+    loaded = Report.load(folder / "results" if exists(folder / "results" / "run.json") else folder)
     loaded.to_html(folder / "report.html")
     _print_report(loaded, folder / "report.html", as_json)
     _exit_if_not_trusted(loaded, strict)
@@ -128,9 +133,10 @@ def report(
 
 def main() -> None:
     """Entry point: prints every failure as one line with its own exit status, and every warning as one line."""
+    terminations: list[int] = []
     try:
         # Standalone, typer would swallow an interruption; otherwise some versions return 130 and others raise Abort.
-        with one_line_warnings():
+        with one_line_warnings(), _interrupted_by_sigterm(terminations):
             status = app(standalone_mode=False)
     except _UsageError as error:
         error.show()
@@ -144,8 +150,29 @@ def main() -> None:
     except Exception as error:
         _unexpected(error)
     if status == _INTERRUPTED:
-        _stop("interrupted; finished results are saved, resume to continue", _INTERRUPTED)
+        status = _TERMINATED if terminations else _INTERRUPTED
+        _stop("interrupted; finished results are saved, resume to continue", status)
     sys.exit(status)
+
+
+@contextmanager
+def _interrupted_by_sigterm(terminations: list[int]) -> Iterator[None]:
+    """Lets SIGTERM interrupt as SIGINT does, so that a running cell is saved, and notes it in `terminations`."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        terminations.append(number)
+        raise KeyboardInterrupt
+
+    # Elsewhere handlers can't be set, and one of the user's own, or an ignored signal, stays as it is.
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -41,7 +41,7 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
         ({"tasks": ["pgdd"]}, "did you mean 'pgd'"),
         ({"tasks": [3]}, "expected tasks"),
         ({"tasks": [sr.load("gaussian", severity=0.1), sr.load("gaussian", severity=0.2)]}, "label once"),
-        ({"model": tiny_model().net}, "wrap the net"),
+        ({"model": tiny_model().net}, "wrap each net with sr.wrap"),
         ({"model": {}}, "at least one model"),
         ({"data": {"train": None}}, "'test' split"),
         ({"data": {"test": None}}, "None"),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from snnrobust import cli
+from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data
 
 
@@ -229,8 +232,12 @@ def build():
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_run_says_so_and_goes_on(folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("workers", "sent", "expected"), [(1, signal.SIGINT, 130), (2, signal.SIGINT, 130), (1, signal.SIGTERM, 143)]
+)
+def test_an_interrupted_run_says_so_and_goes_on(
+    folder: Path, workers: int, sent: signal.Signals, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "cli_factory.py").write_text(SLOW_NET)
     text = (folder / "study.toml").read_text()
     (folder / "study.toml").write_text(text.replace("[data]", f"{text.split('[data]')[0].replace('tiny', 'b')}[data]"))
@@ -241,9 +248,9 @@ def test_an_interrupted_run_says_so_and_goes_on(folder: Path, workers: int, monk
     deadline = time.monotonic() + 60
     while not list((folder / "cut").rglob("findings.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     status, error = finish(process)
-    assert status == 130
+    assert status == expected
     assert error.splitlines()[-1].startswith("snnrobust: interrupted; ")
     assert "Traceback" not in error
     assert not (folder / "cut" / "report.html").exists()
@@ -251,6 +258,70 @@ def test_an_interrupted_run_says_so_and_goes_on(folder: Path, workers: int, monk
     (folder / "slow").unlink()
     assert call("run", "study.toml", "--out", "cut", "--resume", monkeypatch=monkeypatch) == 0
     assert results(folder / "cut") == results(folder / "whole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
+def test_sigterm_interrupts_and_the_cell_is_saved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former, count = ModelQueries.gradient, 0
+
+    def terminated(self: ModelQueries, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return former(self, *arguments)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelQueries, "gradient", terminated)
+        assert call("run", "study.toml", monkeypatch=monkeypatch) == 143
+    assert capsys.readouterr().err.splitlines()[-1].startswith("snnrobust: interrupted; ")
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert list((folder / "study").rglob("*.partial.npz"))
+    assert call("run", "study.toml", "--resume", monkeypatch=monkeypatch) == 0
+
+
+def test_a_damaged_folder_is_one_line_with_a_cure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "study.toml", monkeypatch=monkeypatch) == 0
+    page, cell = (folder / "study" / "report.html").read_bytes(), folder / "study/cells/tiny/pgd/1.npz"
+    for arguments in (("report", "study"), ("run", "study.toml", "--resume")):
+        cell.write_bytes(b"PK")
+        capsys.readouterr()
+        assert call(*arguments, monkeypatch=monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"'{cell}', got a damaged file" in error
+        assert "; delete it and resume (`--resume`" in error
+        cell.unlink()
+        assert call("run", "study.toml", "--resume", monkeypatch=monkeypatch) == 0
+    run = folder / "study" / "run.json"
+    run.write_text("{}")
+    for arguments in (("report", "study"), ("run", "study.toml", "--resume")):
+        capsys.readouterr()
+        assert call(*arguments, monkeypatch=monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"'{run}', got a damaged file" in error
+        assert error.endswith("; it can't be repaired: start again in another output folder\n")
+    assert call("run", "study.toml", "--out", "other", monkeypatch=monkeypatch) == 0
+    assert len((folder / "other" / "report.html").read_bytes()) == pytest.approx(len(page), rel=0.01)
+
+
+def test_a_checkpoint_with_a_pickle_in_it_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (folder / "w.pt").open("wb") as file:
+        pickle.dump(print, file)
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace("wrap =", 'checkpoint = "w.pt"\nwrap ='))
+    assert call("run", "study.toml", monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"expected a state dict in '{folder / 'w.pt'}', got a file that can't be read as weights only" in error
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

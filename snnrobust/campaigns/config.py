@@ -10,6 +10,7 @@ import importlib
 import inspect
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -279,10 +280,12 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"expected a checkpoint at '{path}', got no such file; write one with torch.save")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of the protocol of a pickle that it then refuses
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors alike mean that it can't be read safely
         raise InputError(
-            f"expected a state dict in '{path.name}', got a file that can't be read as weights only "
+            f"expected a state dict in '{path}', got a file that can't be read as weights only "
             f"({_error_text(error).split('. ')[0]}); save net.state_dict()"
         ) from error
     for wrapper in ("state_dict", "model"):

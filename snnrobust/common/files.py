@@ -6,7 +6,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from torch import Tensor
 from snnrobust.errors import StoreError
 
 Arrays = dict[str, np.ndarray]
+#: What to do about a damaged file of which nothing more is known.
+_ANOTHER = "name another file, or write it again"
 
 
 def slug(name: str) -> str:
@@ -56,7 +61,7 @@ def check_folder(folder: Path) -> Path:
     Raises:
         StoreError: If it is a file, or holds anything but a run.
     """
-    if folder.exists() and not folder.is_dir():
+    if exists(folder) and not folder.is_dir():
         raise StoreError(f"expected a folder at '{folder}', got a file; choose another output folder")
     # A run that was killed while writing its first file leaves this temporary file.
     held = {path.name for path in folder.iterdir()} - {".run.json.tmp"} if folder.exists() else set()
@@ -75,18 +80,62 @@ def from_json(content: bytes) -> Any:
     return json.loads(content)
 
 
-def read_json(path: Path) -> Any:
+def exists(path: Path) -> bool:
+    """Whether anything is at `path`, be it a file, a folder or a broken link.
+
+    Raises:
+        StoreError: If a file is where a folder on the way should be, or a folder can't be searched.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        file = next(each for each in path.parents if os.path.lexists(each) and not each.is_dir())
+        raise StoreError(
+            f"expected a folder at '{file.absolute()}', got a file; delete it and resume, or choose another folder"
+        ) from None
+    except PermissionError as error:
+        raise StoreError(
+            f"expected a folder that can be read at '{path.parent.absolute()}', got {error.strerror}; "
+            f"change its permissions, or choose another folder"
+        ) from error
+    return True
+
+
+@contextmanager
+def reading(path: Path, what: str, cure: str = _ANOTHER) -> Iterator[None]:
+    """Around reading a file: any failure becomes a `StoreError` in one line, with the whole path and the cure."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except PermissionError as error:
+        raise StoreError(
+            f"expected {what} in '{path.absolute()}', got a file that can't be read ({error.strerror}); "
+            f"change its permissions, or {cure}"
+        ) from error
+    except Exception as error:  # whatever it is: another type, a missing key and a wrong shape alike mean damage
+        reason = f"missing {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
+        raise StoreError(
+            f"expected {what} in '{path.absolute()}', got a damaged file ({' '.join(reason.split())}); {cure}"
+        ) from error
+
+
+def read_json(path: Path, cure: str = _ANOTHER) -> Any:
     """The value in a JSON file.
+
+    Args:
+        path: The file.
+        cure: What to do if it is damaged, for the error.
 
     Raises:
         StoreError: If the file is damaged.
     """
-    try:
+    with reading(path, "JSON", cure):
         return from_json(path.read_bytes())
-    except ValueError as error:
-        raise StoreError(
-            f"expected JSON in '{path}', got a damaged file ({error}); delete it and resume, or start again elsewhere"
-        ) from error
 
 
 def pack(arrays: Arrays) -> bytes:
@@ -96,19 +145,18 @@ def pack(arrays: Arrays) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(path: Path) -> Arrays:
+def unpack(path: Path, cure: str = _ANOTHER) -> Arrays:
     """Arrays of an .npz file.
+
+    Args:
+        path: The file.
+        cure: What to do if it is damaged, for the error.
 
     Raises:
         StoreError: If the file is damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zip, header and value errors alike mean a damaged file
-        raise StoreError(
-            f"expected arrays in {path.name}, got a damaged file ({error}); delete it and resume"
-        ) from error
+    with reading(path, "arrays", cure), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _json_value(value: Any) -> Any:

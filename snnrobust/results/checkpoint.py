@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from snnrobust.common.files import Arrays, pack, unpack, write
+from snnrobust.common.batching import out_of_memory
+from snnrobust.common.files import Arrays, exists, pack, reading, unpack, write
+from snnrobust.errors import PluginError, SnnRobustError
 
+#: What to do about a damaged file.
+CURE = "delete it and resume (`--resume`, or the same out=)"
 #: Seconds between two writes: about what a kill may cost.
 EVERY = 2.0
 
@@ -44,7 +48,8 @@ class MeasurementCheckpoint:
         self._path = path
         self._every = every
         self._on_put = on_put
-        self._arrays: Arrays = unpack(path) if path is not None and path.is_file() else {}
+        self._arrays: Arrays = unpack(path, CURE) if path is not None and exists(path) else {}
+        self._resumed = bool(self._arrays)
         self._written = time.monotonic()
         self._changed = False
 
@@ -69,8 +74,18 @@ class MeasurementCheckpoint:
 
     @contextmanager
     def written(self) -> Iterator[MeasurementCheckpoint]:
-        """Writes what was put on leaving, too, also after an interruption or an error."""
+        """Writes what was put on leaving, too, also after an interruption or an error.
+
+        Raises:
+            StoreError: If a measurement fails on what an earlier process kept.
+        """
         try:
             yield self
+        except Exception as error:
+            ours = isinstance(error, SnnRobustError) and not isinstance(error, PluginError)
+            if ours or out_of_memory(error) or not self._resumed or self._path is None:
+                raise
+            with reading(self._path, "intermediate results of this measurement", CURE):
+                raise
         finally:
             self.write()

@@ -24,14 +24,24 @@ def is_same_run(held: dict[str, Any], run: dict[str, Any]) -> bool:
     if held.get("fingerprint") != run["fingerprint"]:
         return False
     ours, theirs = from_json(to_json(run)).get("signature", {}), held.get("signature", {})
-    return ours.keys() == theirs.keys() and all(
-        np.allclose(np.array(ours[name], float), np.array(theirs[name], float), rtol=1e-3, atol=1e-3, equal_nan=True)
-        for name in ours
-    )
+    return ours.keys() == theirs.keys() and all(_close(ours[name], theirs[name]) for name in ours)
 
 
 def run_difference(held: dict[str, Any], run: dict[str, Any]) -> str:
     """Which of the entries that decide the outcomes differ between two runs, for an error message."""
-    run = from_json(to_json(run))  # as the held one was read
-    names = [name for name in run if name not in FREE and held.get(name) != run[name]]
+    names = different_entries(held, run)
     return f"different in: {', '.join(names)}" if names else "its models give other outputs"
+
+
+def different_entries(held: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """Names of the entries that decide the outcomes and differ between two runs."""
+    run = from_json(to_json(run))  # as the held one was read
+    return [name for name in run if name not in FREE and held.get(name) != run[name]]
+
+
+def _close(ours: Any, theirs: Any) -> bool:
+    try:
+        first, second = np.array(ours, float), np.array(theirs, float)
+    except (TypeError, ValueError):  # no table of numbers
+        return False
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True)

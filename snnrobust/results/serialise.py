@@ -58,12 +58,39 @@ def from_plain(described: Sequence[dict[str, Any]], arrays: Arrays) -> list[Arti
     return [_artifact(plain, arrays, i) for i, plain in enumerate(described)]
 
 
-def _artifact(plain: dict[str, Any], arrays: Arrays, i: int) -> Artifact:
+def array_names(described: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the arrays that `from_plain` takes for what JSON holds of artifacts.
+
+    Raises:
+        StoreError: If one is of no known kind.
+        ValueError: If a part of the description is missing or of another type.
+    """
+    names = []
+    for i, plain in enumerate(described):
+        for each in dataclasses.fields(_kind(plain)):
+            if each.type == _ARRAY:
+                names.append(f"{i}.{each.name}")
+                continue
+            value: Any = plain[each.name]
+            several = each.type != "str"
+            if not isinstance(value, list if several else str) or not all(isinstance(part, str) for part in value):
+                raise ValueError(f"{type(value).__name__} for '{each.name}' of a {plain['kind']}")
+            if each.type == _ARRAYS:
+                names += [f"{i}.{each.name}.{k}" for k in range(len(value))]
+    return names
+
+
+def _kind(plain: dict[str, Any]) -> type[Artifact]:
     kind = _KINDS.get(plain["kind"])
     if kind is None:
         raise StoreError(
             f"expected an artifact of a kind in {list(_KINDS)}, got {plain['kind']!r}; use the version that wrote it"
         )
+    return kind
+
+
+def _artifact(plain: dict[str, Any], arrays: Arrays, i: int) -> Artifact:
+    kind = _kind(plain)
     values: dict[str, Any] = {}
     for each in dataclasses.fields(kind):
         name = f"{i}.{each.name}"

@@ -8,6 +8,11 @@ cells/MODEL/LABEL/measure.*   records (.json) and artifacts (.json, .npz) of a m
 cells/MODEL/findings.json     what the probe found
 cells/MODEL/memory.json       batch sizes after memory ran out, where it did
 cells/MODEL/timings.json      seconds a cell; apart, so that equal runs have equal result bytes
+cells/MODEL/searches.json     what each search ran on
+
+Any file may be damaged. The last three only describe: damaged ones are ignored with a warning. Any other one is
+refused, with a cure that ends with a report: a file below cells/ can be deleted and is computed again by resuming, so a
+file whose companion is gone counts as absent.
 
 No file is written by two models, so that each may be evaluated by a process of its own.
 """
@@ -15,26 +20,39 @@ No file is written by two models, so that each may be evaluated by a process of 
 from __future__ import annotations
 
 import dataclasses
-import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from snnrobust.common.files import Arrays, check_folder, pack, read_json, slug, to_json, unpack, write
+from snnrobust.common.files import Arrays, check_folder, exists, pack, read_json, reading, slug, to_json, unpack, write
 from snnrobust.errors import InputError, StoreError
 from snnrobust.results.artifacts import Artifact
-from snnrobust.results.checkpoint import MeasurementCheckpoint
+from snnrobust.results.checkpoint import CURE, MeasurementCheckpoint
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
-from snnrobust.results.run_identity import is_same_run, run_difference
-from snnrobust.results.serialise import as_plain, from_plain
+from snnrobust.results.run_identity import different_entries, is_same_run, run_difference
+from snnrobust.results.serialise import array_names, as_plain, from_plain
+from snnrobust.results.soundness import (
+    check_cell,
+    check_examples,
+    check_numbers,
+    check_partial,
+    check_run,
+    check_swap,
+    examples_differ,
+    from_fields,
+)
 
 FORMAT = 4
+T = TypeVar("T")
 #: What goes before the labels of the audit's own attacks.
 EVIDENCE = "evidence/"
 #: The label of the audit's swap of each sample for one of another class.
 ANOTHER_CLASS = EVIDENCE + "another class"
+#: What to do about a damaged run.json: nothing else says what the cells are of.
+_RUN_CURE = "it can't be repaired: start again in another output folder"
 
 
 class Store:
@@ -61,7 +79,7 @@ class Store:
         if folder is None:
             return
         check_folder(folder)
-        if (folder / "run.json").is_file():
+        if exists(folder / "run.json"):
             self._continue(folder)
         else:
             write(folder / "run.json", to_json(run))
@@ -83,36 +101,73 @@ class Store:
             StoreError: If there is none, or it is damaged or of another format.
         """
         path = folder / "run.json"
-        if not path.is_file():
+        if not exists(path):
             raise StoreError(f"expected a run in '{folder}', got no run.json there; name a folder that a run wrote")
-        run = read_json(path)
-        if isinstance(run, dict) and run.get("format") == 3:
-            return upgrade_run(run)
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
-            raise StoreError(
-                f"expected a run of format 3 or {FORMAT} in '{folder}', got another; use the version that wrote it"
-            )
-        return run
+        run = read_json(path, _RUN_CURE)
+        with reading(path, "the description of a run", _RUN_CURE):
+            if not isinstance(run, dict) or not isinstance(run.get("format"), int):
+                raise ValueError("no format")
+            if run["format"] not in (3, FORMAT):
+                raise StoreError(
+                    f"expected a run of format 3 or {FORMAT} in '{path.absolute()}', got format {run['format']}; "
+                    f"use the version that wrote it, or start again in another output folder"
+                )
+            if run["format"] == 3:
+                run = upgrade_run(run)
+            check_run(run)
+        described: dict[str, Any] = run
+        return described
 
     def cell(self, model: str, label: str, position: int) -> Arrays | None:
-        """The finished cell, or None."""
+        """The finished cell, or None.
+
+        Raises:
+            StoreError: If its file is damaged.
+        """
         key = (model, label, position)
-        if key not in self.cells and self.folder is not None and (path := self._path(key)).is_file():
-            self.cells[key] = unpack(path)
+        if key not in self.cells and self.folder is not None and exists(path := self._path(key)):
+            if self._examples_of(label) and not exists(self._path(key, ".examples.npz")):
+                return None  # a damaged file of examples was deleted: both are computed again
+            arrays = unpack(path, CURE)
+            with reading(path, f"outcomes of '{label}'", CURE):
+                self._check_cell(key, arrays)
+            self.cells[key] = arrays
         return self.cells.get(key)
 
     def partial(self, model: str, label: str, position: int) -> Arrays | None:
-        """What an interrupted cell had finished, or None."""
-        path = self._path((model, label, position), ".partial.npz") if self.folder is not None else None
-        return unpack(path) if path is not None and path.is_file() else None
+        """What an interrupted cell had finished, or None.
+
+        Raises:
+            StoreError: If its file is damaged.
+        """
+        if self.folder is None or not exists(path := self._path((model, label, position), ".partial.npz")):
+            return None
+        arrays, (task, count) = unpack(path, CURE), self._described(label, model)
+        if task is not None:
+            with reading(path, f"unfinished outcomes of '{label}'", CURE):
+                check_partial(task, arrays, count, self._examples_of(label))
+            if self._examples_of(label):
+                kept = {name: arrays[f"example_{name}"] for name in ("x", "logits")}
+                self._check_shapes(kept, path, model)
+        return arrays
 
     def examples(self, model: str, label: str, position: int) -> Arrays | None:
-        """The examples that were kept of a finished cell: held [n], x [n, *] and logits [n, K]; None where none."""
+        """The examples that were kept of a finished cell: held [n], x [n, *] and logits [n, K]; None where none.
+
+        Raises:
+            StoreError: If their file is damaged.
+        """
         key = (model, label, position)
         if key not in self._examples and self.folder is not None:
             path = self._path(key, ".examples.npz")
-            if path.is_file():
-                self._examples[key] = unpack(path)
+            if exists(path):
+                arrays = unpack(path, CURE)
+                if count := self._examples_of(label):
+                    with reading(path, f"examples of '{label}'", CURE):
+                        check_examples(arrays, count, clean=label == "clean")
+                    if label != "clean":
+                        self._check_shapes(arrays, path, model)
+                self._examples[key] = arrays
         return self._examples.get(key)
 
     def save_partial(self, model: str, label: str, position: int, arrays: Arrays) -> None:
@@ -143,17 +198,26 @@ class Store:
             self._path(key, ".partial.npz").unlink(missing_ok=True)
 
     def measurement(self, model: str, label: str) -> tuple[list[Record], list[Artifact]] | None:
-        """What a finished measurement yielded, or None."""
+        """What a finished measurement yielded, or None.
+
+        Raises:
+            StoreError: If a file of it is damaged.
+        """
         key = (model, label)
         if key not in self.measured and self.folder is not None:
-            path = self._measure_path(key, ".json")
-            if path.is_file():
-                content = read_json(path)
-                arrays = unpack(self._measure_path(key, ".npz"))
-                old = "quantity" not in content["records"][0] if content["records"] else False
-                plain = [upgrade_record(each) if old else each for each in content["records"]]
-                records = [Record(**_floats(Record, each)) for each in plain]
-                self.measured[key] = records, from_plain(content["artifacts"], arrays)
+            path, beside = self._measure_path(key, ".json"), self._measure_path(key, ".npz")
+            if exists(path) and exists(beside):
+                content, arrays = read_json(path, CURE), unpack(beside, CURE)
+                with reading(path, f"records of '{label}'", CURE):
+                    upgraded = self.run.get("written_by_format") is not None and content["records"]
+                    old = bool(upgraded) and "quantity" not in content["records"][0]
+                    plain = [upgrade_record(each) if old else each for each in content["records"]]
+                    records, described = [from_fields(Record, each, old=old) for each in plain], content["artifacts"]
+                    expected = array_names(described)
+                with reading(beside, f"arrays of '{label}'", CURE):
+                    if missing := [name for name in expected if name not in arrays]:
+                        raise ValueError(f"no arrays {missing}")
+                    self.measured[key] = records, from_plain(described, arrays)
         return self.measured.get(key)
 
     def checkpoint(self, model: str, label: str, on_put: Callable[[str, float], object]) -> MeasurementCheckpoint:
@@ -177,11 +241,21 @@ class Store:
             self._measure_path(key, ".partial.npz").unlink(missing_ok=True)
 
     def probe_findings(self, model: str) -> list[Finding] | None:
-        """What the probe found for a model, or None if it has not run."""
+        """What the probe found for a model, or None if it has not run.
+
+        Raises:
+            StoreError: If its file is damaged.
+        """
         if model not in self.findings and self.folder is not None:
             path = self.folder / "cells" / slug(model) / "findings.json"
-            if path.is_file():
-                self.findings[model] = [Finding(**_floats(Finding, each)) for each in read_json(path)]
+            if exists(path):
+                content = read_json(path, CURE)
+                with reading(path, "findings of the probe", CURE):
+                    if not isinstance(content, list):
+                        raise ValueError(f"{type(content).__name__} where a list should be")
+                    if not content and self.run.get("evidence", "none") != "none":
+                        raise ValueError("no findings")
+                    self.findings[model] = [from_fields(Finding, each) for each in content]
         return self.findings.get(model)
 
     def save_findings(self, model: str, findings: list[Finding]) -> None:
@@ -194,9 +268,8 @@ class Store:
     def execution_paths(self, model: str) -> dict[str, list[ExecutionPath]]:
         """What the searches of each task, or member of an ensemble, ran on."""
         if model not in self._paths:
-            known = self.folder is not None and (path := self._searches(model)).is_file()
-            plain: dict[str, list[Any]] = read_json(path) if known else {}
-            self._paths[model] = {label: [_execution_path(each) for each in found] for label, found in plain.items()}
+            path = None if self.folder is None else self._searches(model)
+            self._paths[model] = _described(path, "what searches ran on", _execution_paths, {})
         return self._paths[model]
 
     def save_execution_path(self, model: str, label: str, path: ExecutionPath) -> None:
@@ -206,28 +279,32 @@ class Store:
             known.append(path)
             if self.folder is not None:
                 plain = {name: [each.plain() for each in paths] for name, paths in self.execution_paths(model).items()}
-                write(self._searches(model), to_json(plain))
+                _write_described(self._searches(model), plain)
 
     def halved(self, model: str) -> list[int]:
         """The batch size after each time that memory ran out."""
-        if model not in self._halved and self.folder is not None and (path := self._memory(model)).is_file():
-            self._halved[model] = read_json(path)
+        if model not in self._halved and self.folder is not None and exists(path := self._memory(model)):
+            self._halved[model] = _described(path, "batch sizes", _sizes, [])
         return self._halved.get(model, [])
 
     def save_halving(self, model: str, size: int) -> None:
         """Records a reduced batch size."""
         self._halved[model] = [*self.halved(model), size]
         if self.folder is not None:
-            write(self._memory(model), to_json(self._halved[model]))
+            _write_described(self._memory(model), self._halved[model])
 
     def load_all(self) -> None:
         """Reads every result of the run's tasks into memory.
 
         Raises:
             InputError: If one is missing because the run is not finished.
+            StoreError: If a file is damaged.
         """
         for model in self.run["models"]:
-            self.probe_findings(model)
+            if self.probe_findings(model) is None and self.run.get("evidence", "none") != "none":
+                raise InputError(
+                    f"expected a finished run in '{self.folder}', got one without the probe of '{model}'; resume it"
+                )
             self.halved(model)
             further = [each["task"] for each in self.run["evidence_tasks"][model]]
             evidence = [{**task, "label": EVIDENCE + task["label"]} for task in further]
@@ -246,13 +323,13 @@ class Store:
     def read_timings(self) -> None:
         """Reads the seconds that every model's cells took."""
         for model in self.seconds:
-            if self.folder is not None and (path := self._timings(model)).is_file():
-                self.seconds[model] = read_json(path)
+            if self.folder is not None and exists(path := self._timings(model)):
+                self.seconds[model] = _described(path, "seconds of cells", _seconds, {})
 
     def _time(self, model: str, name: str, seconds: float) -> None:
         self.seconds[model][name] = seconds
         if self.folder is not None:
-            write(self._timings(model), to_json(self.seconds[model]))
+            _write_described(self._timings(model), self.seconds[model])
 
     def _memory(self, model: str) -> Path:
         return self._folder() / "cells" / slug(model) / "memory.json"
@@ -273,8 +350,47 @@ class Store:
                 f"expected this run in '{folder}', got another run ({run_difference(held, self.run)}); "
                 f"choose another output folder"
             )
+        if names := different_entries(held, self.run):  # with equal fingerprints, which are made of these entries
+            with reading(folder / "run.json", "the description of a run", _RUN_CURE):
+                raise ValueError(f"{', '.join(names)} don't fit its fingerprint")
         self.run = held
         self.read_timings()
+
+    def _check_shapes(self, arrays: Arrays, path: Path, model: str) -> None:
+        """Checks that the examples of an attack, from the file at `path`, have the shapes of the originals."""
+        originals = self.examples(model, "clean", 0)
+        if originals is not None and (shapes := examples_differ(arrays, originals)):
+            clean = self._path((model, "clean", 0), ".examples.npz")
+            raise StoreError(
+                f"expected examples and originals of one shape in '{path.absolute()}' and '{clean.absolute()}', got "
+                f"{shapes}; delete both and resume (`--resume`, or the same out=)"
+            )
+
+    def _examples_of(self, label: str) -> int:
+        """Of how many samples a task's cells keep examples."""
+        kinds = {task["label"]: task["kind"] for task in self.run["tasks"]}
+        kept = min(self.run.get("examples", 0), self.run.get("data", {}).get("samples", 0))
+        return kept if kinds.get(label) in ("clean", "attack") else 0
+
+    def _described(self, label: str, model: str) -> tuple[dict[str, Any] | None, int]:
+        """The recorded settings of a task, or of one of the audit's own, and the number of its samples."""
+        for task in self.run["tasks"]:
+            if task["label"] == label:
+                return task, self.run["data"]["samples"]
+        for each in self.run["evidence_tasks"][model]:
+            if EVIDENCE + each["task"]["label"] == label:
+                return each["task"], min(each["samples"], len(self.run["rows"]))
+        return None, len(self.run["rows"])
+
+    def _check_cell(self, key: tuple[str, str, int], arrays: Arrays) -> None:
+        model, label, _ = key
+        task, count = self._described(label, model)
+        if task is not None:
+            bisected = self.run["mode"] == "bisect" and not label.startswith(EVIDENCE)
+            bisected = bisected and label not in self.run["not_bisected"].get(model, {})
+            check_cell(task, arrays, count, bisected=bisected)
+        elif label == ANOTHER_CLASS:
+            check_swap(arrays, count)
 
     def _searches(self, model: str) -> Path:
         return self._folder() / "cells" / slug(model) / "searches.json"
@@ -302,23 +418,54 @@ def stored_batch_size(folder: Path | None, *, measured: bool) -> int | None:
     Raises:
         StoreError: If the run's description is damaged or of another format.
     """
-    if folder is None or not (folder / "run.json").is_file():
+    if folder is None or not exists(folder / "run.json"):
         return None
     run = Store.read_run(folder)
     size: int | None = run.get("chunk") if measured else run.get("batch_size")
     return size
 
 
+def _described(path: Path | None, what: str, parse: Callable[[Any], T], otherwise: T) -> T:
+    """The content of a file that no result depends on; a damaged one is ignored with a warning."""
+    try:
+        if path is None or not exists(path):
+            return otherwise
+        content = read_json(path)
+        with reading(path, what):
+            return parse(content)
+    except StoreError as error:
+        said = str(error).rpartition("; ")[0]
+        warnings.warn(f"{said}; it is ignored, the results stand: delete it to stop this warning", stacklevel=4)
+        return otherwise
+
+
+def _write_described(path: Path, content: Any) -> None:
+    """Writes a file that no result depends on; a folder in its place stays."""
+    if not path.is_dir():
+        write(path, to_json(content))
+
+
+def _seconds(plain: Any) -> dict[str, float]:
+    check_numbers(plain, dict)
+    return dict(plain)
+
+
+def _sizes(plain: Any) -> list[int]:
+    check_numbers(plain, list)
+    if any(not isinstance(each, int) or each < 1 for each in plain):
+        raise ValueError("batch sizes that are no whole numbers")
+    return list(plain)
+
+
+def _execution_paths(plain: Any) -> dict[str, list[ExecutionPath]]:
+    return {label: [_execution_path(each) for each in found] for label, found in plain.items()}
+
+
 def _execution_path(plain: Any) -> ExecutionPath:
-    return ExecutionPath.from_format_3(plain) if isinstance(plain, str) else ExecutionPath(**plain)
-
-
-def _floats(kind: type, plain: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a dataclass from JSON: where a float is expected, null stands for NaN and text for an infinity."""
-    types = {each.name: each.type for each in dataclasses.fields(kind)}
-    nan = {name: math.nan for name, value in plain.items() if value is None and types[name] == "float"}
-    return (
-        plain
-        | nan
-        | {name: float(value) for name, value in plain.items() if value in ("inf", "-inf") and types[name] == "float"}
-    )
+    if isinstance(plain, str):
+        return ExecutionPath.from_format_3(plain)
+    path = ExecutionPath(**plain)
+    check_numbers([path.nodes, *path.kernels.values()], list)
+    if not isinstance(path.accelerated, bool) or not isinstance(path.reason, str):
+        raise ValueError("a search that is neither accelerated nor says why")
+    return path

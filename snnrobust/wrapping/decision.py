@@ -19,6 +19,7 @@ class Correctness:
     """How logits [N, K] compare with labels [N]; each property is [N], bool.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[2.0, 1.0], [1.0, 1.0], [0.0, 0.0], [torch.nan, 1.0]])
         >>> found = Correctness(logits, torch.tensor([0, 0, 0, 0]))
         >>> found.correct.tolist(), found.withstands.tolist()

@@ -210,7 +210,9 @@ class Bench:
         for name, right in self.clean.items():
             store.save_findings(name, [replace(each, model=name) for each in self.probed])
             margins = np.where(right, 1.0, -1.0)
-            store.save_cell(name, "clean", 0, {"correct": right, "voted": right, "margin": margins}, 0.0)
+            never = np.zeros_like(right)
+            clean = {"correct": right, "voted": right, "tied": never, "silent": never, "margin": margins}
+            store.save_cell(name, "clean", 0, clean, 0.0)
             for mark, attack in enumerate(self.attacks):
                 for k, made in enumerate(attack.cells(right, np.arange(COUNT), 0.01 * mark)):
                     store.save_cell(name, attack.label, k, made, 0.0)
@@ -222,7 +224,9 @@ class Bench:
                     store.save_cell(name, EVIDENCE + each.attack.label, k, made, 0.0)
             shares = np.full(COUNT, self.noise, dtype=np.float32) if isinstance(self.noise, float) else self.noise
             for k in range(len(self.radii)):
-                store.save_cell(name, EVIDENCE + "linf/noise", k, {"fraction": shares[self.rows]}, 0.0)
+                passes = np.ones(len(self.rows), dtype=np.int32)
+                noise = {"fraction": shares[self.rows], "forwards": passes, "backwards": 0 * passes}
+                store.save_cell(name, EVIDENCE + "linf/noise", k, noise, 0.0)
             store.save_cell(name, ANOTHER_CLASS, 0, {"correct": self.class_swap}, 0.0)
         return Report(store)
 

@@ -149,7 +149,7 @@ class MadeUp:
         data = {"name": "mnist5k", "samples": 200, "classes": 10, "fingerprint": "aa55" * 8}
         settings = {"fingerprint": "d41d8cd98f00b204e9800998ecf8427e", "data": data, "batch_size": 100}
         described = [self.model(name) for name in models]
-        return dict(self.made.run(described, tasks, 200, **settings, environment=packages, **more))
+        return dict(self.made.run(described, tasks, 200, **settings, environment=packages, chunk=None, **more))
 
     def report(self, models: list[str], tasks: list[dict[str, Any]], samples: int = 200, **more: Any) -> Report:
         store, rng = Store(None, self.run(models, tasks, **more)), np.random.default_rng(0)
@@ -159,7 +159,8 @@ class MadeUp:
             tied = rng.random(samples) < 0.01 * m
             margin = np.where(tied, 0, np.where(right, 1, -1) * limit).astype(np.float32)
             ones, zeros = np.ones(samples, np.int32), np.zeros(samples, np.int32)
-            clean = {"correct": right, "margin": margin, "tied": tied, "silent": ~right & tied, "forwards": ones}
+            clean = {"correct": right, "voted": right, "margin": margin, "tied": tied, "silent": ~right & tied}
+            clean |= {"forwards": ones}
             store.save_cell(model, "clean", 0, clean, 0.4)
             for t, each in enumerate(tasks):
                 for k, value in enumerate(each["strengths"]):

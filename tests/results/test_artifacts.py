@@ -19,7 +19,8 @@ from snnrobust.errors import PluginError, StoreError
 from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
 from snnrobust.results.records import Record
 from snnrobust.results.serialise import as_plain, from_plain
-from snnrobust.results.store import FORMAT, Store
+from snnrobust.results.store import Store
+from snnrobust.testing.tiny import tiny_data, tiny_model
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 DTYPES = st.sampled_from(["f8", "f4", "i8", "?", ">f8"])
@@ -107,9 +108,9 @@ def test_a_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
         Profile(x, {"loss": x**2}, "radius", "A line.", "lif", "eig"),
         Surface(x, x[:2], {"loss": np.full((2, 3), np.nan)}, ("first", "second"), "A plane.", "lif", "eig"),
     ]
-    run = {"format": FORMAT, "fingerprint": "f", "models": {"lif": {}}, "tasks": [], "evidence_tasks": {"lif": []}}
-    Store(tmp_path, run).save_measurement("lif", "eig", [Record("trace", 1.0)], drawn, 1.0)
-    held = Store.open(tmp_path).measurement("lif", "eig")
+    sr.evaluate(tiny_model(), tiny_data(count=4), [sr.load("fgsm", epsilon=0.1)], evidence="none", out=tmp_path)
+    Store.open(tmp_path).save_measurement("tiny", "eig", [Record("trace", 1.0)], drawn, 1.0)
+    held = Store.open(tmp_path).measurement("tiny", "eig")
     assert held is not None
     assert all(map(equal, drawn, held[1]))
     assert len(held[1]) == len(drawn)
