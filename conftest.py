@@ -30,7 +30,7 @@ settings.load_profile("same")
 
 def _seed() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  # the global generator is what is seeded
+    np.random.seed(0)  # noqa: NPY002  # third-party nets and data draw from the global generator
     torch.manual_seed(0)
 
 

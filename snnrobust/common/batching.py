@@ -54,7 +54,7 @@ class BatchSizer:
                     f"free memory, use fewer time steps, or use a larger device"
                 ) from error
         # After the except clause: the error referenced the frames, and so the tensors of the attempt.
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no annotations for it
             torch.cuda.empty_cache()
         self.size = max(1, min(self.size, count) // 2)
         if self._halved is not None:

@@ -103,17 +103,17 @@ def global_rng(seed: int, device: torch.device) -> Iterator[None]:
     numpy nor that of `random`.
     """
     cuda = device.type == "cuda"
-    state_numpy, state_random = np.random.get_state(), random.getstate()  # noqa: NPY002 - saved for the caller's sake
+    state_numpy, state_random = np.random.get_state(), random.getstate()  # noqa: NPY002  # the caller's global state, to restore
     with torch.random.fork_rng(devices=[device] if cuda else []):
         # torch.manual_seed would reseed every CUDA device, also those whose state is not kept here.
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code reads this global
+        np.random.seed(seed % 2**32)  # noqa: NPY002  # third-party code draws from it
         random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(state_numpy)  # noqa: NPY002 - restored for the caller
+            np.random.set_state(state_numpy)  # noqa: NPY002  # the caller's state again
             random.setstate(state_random)

@@ -141,7 +141,9 @@ def _on_cuda(model: SpikingModel, sample: Dataset) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     x, logits = _forward(model, sample)
     if logits.requires_grad:
-        with suppress(NotImplementedError):  # such an error is reported by the attack itself
+        with suppress(
+            NotImplementedError
+        ):  # no backward pass: the attack that needs one says so
             torch.autograd.grad(logits.sum(), x, allow_unused=True)
     torch.cuda.synchronize(device)
     return float(torch.cuda.max_memory_allocated(device) - before)

@@ -92,7 +92,7 @@ class SpikingJelly(SpikingJellyLayers):
         """Sets the node's `detach_reset`, where it has one."""
         old = bool(getattr(node, "detach_reset", detach))
         if old != detach:
-            node.detach_reset = detach  # type: ignore[assignment]  # torch declares modules and tensors alone
+            node.detach_reset = detach  # type: ignore[assignment]  # torch annotates attributes of a Module as Tensor | Module, this is a bool
         return old
 
     def is_reset(self, node: nn.Module) -> bool:

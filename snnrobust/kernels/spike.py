@@ -40,7 +40,7 @@ class Spike(torch.autograd.Function):
         """Forward-mode derivative along `tangent`."""
         # Torch switches forward mode off in here: a jvp of a jvp would silently lose the derivative's own derivative.
         with forward_ad._set_fwd_grad_enabled(True):
-            u = forward_ad.unpack_dual(ctx.saved_tensors[0]).primal  # type: ignore[no-untyped-call]  # torch's own
+            u = forward_ad.unpack_dual(ctx.saved_tensors[0]).primal  # type: ignore[no-untyped-call]  # torch has no annotations for it
             along: Tensor = tangent * ctx.derivative(u)
         return along
 

@@ -26,7 +26,7 @@ from snnrobust.results.artifacts import Profile, Scatter, Spectrum, Surface
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]  # not typed by matplotlib
+    from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]  # matplotlib ships no annotations for mpl_toolkits
 
 #: Share of the highest peak under which a density is not drawn: there it is only the broadening.
 FAINT = 1e-6

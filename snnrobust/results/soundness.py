@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from snnrobust.common.files import Arrays
+from snnrobust.results.records import Finding, Record
 
-R = TypeVar("R")
+R = TypeVar("R", Record, Finding)
 
 _NUMBER = (int, float)
 #: Entries of run.json that readers need, with the type that JSON gives them.
@@ -157,7 +158,7 @@ def from_fields(kind: type[R], plain: Any, *, old: bool = False) -> R:
     """
     if not isinstance(plain, dict):
         raise ValueError(f"{type(plain).__name__} for a {kind.__name__}")
-    types = {each.name: str(each.type) for each in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    types = {each.name: str(each.type) for each in dataclasses.fields(kind)}
     values = dict(plain)
     if not old and (missing := [name for name in types if name not in plain]):
         raise ValueError(f"a {kind.__name__} without {missing}")

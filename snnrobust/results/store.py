@@ -20,15 +20,21 @@ No file is written by two models, so that each may be evaluated by a process of 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from snnrobust.common.files import Arrays, check_folder, exists, pack, read_json, reading, slug, to_json, unpack, write
 from snnrobust.errors import InputError, StoreError
 from snnrobust.results.artifacts import Artifact
 from snnrobust.results.checkpoint import CURE, MeasurementCheckpoint
+from snnrobust.results.descriptions import (
+    parse_batch_sizes,
+    parse_execution_paths,
+    parse_seconds,
+    read_description,
+    write_description,
+)
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
@@ -37,7 +43,6 @@ from snnrobust.results.serialise import array_names, as_plain, from_plain
 from snnrobust.results.soundness import (
     check_cell,
     check_examples,
-    check_numbers,
     check_partial,
     check_run,
     check_swap,
@@ -46,7 +51,6 @@ from snnrobust.results.soundness import (
 )
 
 FORMAT = 4
-T = TypeVar("T")
 #: What goes before the labels of the audit's own attacks.
 EVIDENCE = "evidence/"
 #: The label of the audit's swap of each sample for one of another class.
@@ -269,7 +273,7 @@ class Store:
         """What the searches of each task, or member of an ensemble, ran on."""
         if model not in self._paths:
             path = None if self.folder is None else self._searches(model)
-            self._paths[model] = _described(path, "what searches ran on", _execution_paths, {})
+            self._paths[model] = read_description(path, "what searches ran on", parse_execution_paths, {})
         return self._paths[model]
 
     def save_execution_path(self, model: str, label: str, path: ExecutionPath) -> None:
@@ -279,19 +283,19 @@ class Store:
             known.append(path)
             if self.folder is not None:
                 plain = {name: [each.plain() for each in paths] for name, paths in self.execution_paths(model).items()}
-                _write_described(self._searches(model), plain)
+                write_description(self._searches(model), plain)
 
     def halved(self, model: str) -> list[int]:
         """The batch size after each time that memory ran out."""
         if model not in self._halved and self.folder is not None and exists(path := self._memory(model)):
-            self._halved[model] = _described(path, "batch sizes", _sizes, [])
+            self._halved[model] = read_description(path, "batch sizes", parse_batch_sizes, [])
         return self._halved.get(model, [])
 
     def save_halving(self, model: str, size: int) -> None:
         """Records a reduced batch size."""
         self._halved[model] = [*self.halved(model), size]
         if self.folder is not None:
-            _write_described(self._memory(model), self._halved[model])
+            write_description(self._memory(model), self._halved[model])
 
     def load_all(self) -> None:
         """Reads every result of the run's tasks into memory.
@@ -324,12 +328,12 @@ class Store:
         """Reads the seconds that every model's cells took."""
         for model in self.seconds:
             if self.folder is not None and exists(path := self._timings(model)):
-                self.seconds[model] = _described(path, "seconds of cells", _seconds, {})
+                self.seconds[model] = read_description(path, "seconds of cells", parse_seconds, {})
 
     def _time(self, model: str, name: str, seconds: float) -> None:
         self.seconds[model][name] = seconds
         if self.folder is not None:
-            _write_described(self._timings(model), self.seconds[model])
+            write_description(self._timings(model), self.seconds[model])
 
     def _memory(self, model: str) -> Path:
         return self._folder() / "cells" / slug(model) / "memory.json"
@@ -423,49 +427,3 @@ def stored_batch_size(folder: Path | None, *, measured: bool) -> int | None:
     run = Store.read_run(folder)
     size: int | None = run.get("chunk") if measured else run.get("batch_size")
     return size
-
-
-def _described(path: Path | None, what: str, parse: Callable[[Any], T], otherwise: T) -> T:
-    """The content of a file that no result depends on; a damaged one is ignored with a warning."""
-    try:
-        if path is None or not exists(path):
-            return otherwise
-        content = read_json(path)
-        with reading(path, what):
-            return parse(content)
-    except StoreError as error:
-        said = str(error).rpartition("; ")[0]
-        warnings.warn(f"{said}; it is ignored, the results stand: delete it to stop this warning", stacklevel=4)
-        return otherwise
-
-
-def _write_described(path: Path, content: Any) -> None:
-    """Writes a file that no result depends on; a folder in its place stays."""
-    if not path.is_dir():
-        write(path, to_json(content))
-
-
-def _seconds(plain: Any) -> dict[str, float]:
-    check_numbers(plain, dict)
-    return dict(plain)
-
-
-def _sizes(plain: Any) -> list[int]:
-    check_numbers(plain, list)
-    if any(not isinstance(each, int) or each < 1 for each in plain):
-        raise ValueError("batch sizes that are no whole numbers")
-    return list(plain)
-
-
-def _execution_paths(plain: Any) -> dict[str, list[ExecutionPath]]:
-    return {label: [_execution_path(each) for each in found] for label, found in plain.items()}
-
-
-def _execution_path(plain: Any) -> ExecutionPath:
-    if isinstance(plain, str):
-        return ExecutionPath.from_format_3(plain)
-    path = ExecutionPath(**plain)
-    check_numbers([path.nodes, *path.kernels.values()], list)
-    if not isinstance(path.accelerated, bool) or not isinstance(path.reason, str):
-        raise ValueError("a search that is neither accelerated nor says why")
-    return path

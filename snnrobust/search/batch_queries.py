@@ -111,7 +111,7 @@ class _UnitModule(nn.Module):
         samples = self._matching(len(x))
         samples = samples.with_inputs(inputs if samples.lengths is None else with_padding(inputs, samples.x))
         if inputs.requires_grad:
-            inputs.register_hook(lambda gradient: _defined(gradient, samples.index, self._undefined))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            inputs.register_hook(lambda gradient: _defined(gradient, samples.index, self._undefined))  # type: ignore[no-untyped-call]  # torch has no annotations for it
         queries.execution.prepare(samples)
         with queries.execution.spike_gradients[0]:
             total = queries.forward(samples, self._asked, 0)[0]
@@ -119,7 +119,7 @@ class _UnitModule(nn.Module):
                 total = total + queries.forward(samples, self._asked, e)[0]
         self._asked += 1
         if total.requires_grad:
-            total.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            total.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch has no annotations for it
         return total / queries.eot
 
     def _matching(self, count: int) -> Batch:
