@@ -141,9 +141,7 @@ def _on_cuda(model: SpikingModel, sample: Dataset) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     x, logits = _forward(model, sample)
     if logits.requires_grad:
-        with suppress(
-            NotImplementedError
-        ):  # no backward pass: the attack that needs one says so
+        with suppress(NotImplementedError):  # no backward pass: the attack that needs one says so
             torch.autograd.grad(logits.sum(), x, allow_unused=True)
     torch.cuda.synchronize(device)
     return float(torch.cuda.max_memory_allocated(device) - before)
