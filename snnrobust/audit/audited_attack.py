@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.audit.gaps import Gap
 from snnrobust.common.files import Arrays
 from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE
 
@@ -20,7 +21,8 @@ class OtherAttack:
     Attributes:
         label: Label of the attack, or of the member where it is a member of an evidence task's ensemble.
         rows: Positions of the samples in the test data, [n].
-        robust: Which of them it does not break, [n].
+        robust: Which of them it does not break, [n]; also those that it did not attack.
+        known: Which of them it attacked, or the model gets wrong without an attack, [n].
         gradients: Whether it used gradients of the audited model.
         estimators: Its gradient estimators; empty where it used no gradients.
         transfer: Whether its examples were made on another model.
@@ -30,10 +32,19 @@ class OtherAttack:
     label: str
     rows: np.ndarray
     robust: np.ndarray
+    known: np.ndarray
     gradients: bool
     estimators: frozenset[str]
     transfer: bool
     kind: str = ""
+
+    def gap_below(self, robust: np.ndarray) -> Gap:
+        """The gap between the samples `robust` [n] to another attack and those robust to this one.
+
+        Samples that this one did not attack count for neither. They were broken before it came to them: at worst, the
+        true gap is smaller.
+        """
+        return Gap.between(robust & self.known, self.robust & self.known, self.name)
 
     @property
     def name(self) -> str:
@@ -50,12 +61,14 @@ class EvidenceResult:
         cells: Outcomes at each of its strengths.
         rows: Positions of its samples in the test data, [n].
         clean: Which of them the model classifies correctly without an attack, [n].
+        skipped: Labels of members that were not run, since they don't fit the model.
     """
 
     settings: dict[str, Any]
     cells: list[Arrays]
     rows: np.ndarray
     clean: np.ndarray
+    skipped: frozenset[str] = frozenset()
 
     @property
     def strengths(self) -> list[float]:
@@ -79,9 +92,13 @@ class EvidenceResult:
         kind = self.settings["kind"] if task["members"] else ""
         found = []
         for m, member in enumerate(task["members"] or [task]):
-            robust = (cell["member_correct"][m] != 0) & self.clean
-            gradients = bool(cell["member_backwards"][m].any())
-            found.append(_other_attack(member["label"], self.rows, robust, gradients, [member], kind))
+            if member["label"] in self.skipped:
+                continue
+            correct = cell["member_correct"][m]
+            robust, known = (correct != 0) & self.clean, (correct >= 0) | ~self.clean
+            gradients = member.get("uses_gradients")  # missing in runs of format 3
+            gradients = bool(cell["member_backwards"][m].any()) if gradients is None else gradients
+            found.append(_other_attack(member["label"], self.rows, robust, known, gradients, [member], kind))
         return found
 
     def robust_to_gradient_attacks(self, strength: float, like: EvidenceResult | None = None) -> np.ndarray | None:
@@ -202,7 +219,8 @@ class AuditedAttack:
                 continue
             robust = outcomes.robust(label, self.model)[task["strengths"].index(strength)]
             gradients = any(cell["backwards"].any() for cell in outcomes.cells(self.model, label))
-            found.append(_other_attack(label, np.arange(len(robust)), robust, gradients, task["members"] or [task]))
+            rows, known = np.arange(len(robust)), np.ones(len(robust), dtype=bool)
+            found.append(_other_attack(label, rows, robust, known, gradients, task["members"] or [task]))
         for kind in ("estimators", "steps-100", "transfer"):
             for result in self.evidence_under_norm(kind):
                 found += result.attacks(strength)
@@ -213,15 +231,22 @@ class AuditedAttack:
         rows = np.array(self.outcomes.run["rows"])[: settings["samples"]]
         rows = rows[::-1] if settings["reverse"] else rows
         cells = [self.outcomes.cell(self.model, EVIDENCE + task["label"], k) for k in range(len(task["strengths"]))]
-        return EvidenceResult(settings, cells, rows, self.clean[rows])
+        skipped = frozenset(self.outcomes.run["skipped"][self.model]) if task["members"] else frozenset()
+        return EvidenceResult(settings, cells, rows, self.clean[rows], skipped)
 
 
 def _other_attack(
-    label: str, rows: np.ndarray, robust: np.ndarray, gradients: bool, members: list[dict[str, Any]], kind: str = ""
+    label: str,
+    rows: np.ndarray,
+    robust: np.ndarray,
+    known: np.ndarray,
+    gradients: bool,
+    members: list[dict[str, Any]],
+    kind: str = "",
 ) -> OtherAttack:
     transfer = all(member["attack"]["source"] is not None for member in members)
     estimators = frozenset(member["attack"]["gradient"] for member in members) if gradients else frozenset()
-    return OtherAttack(label, rows, robust, gradients and not transfer, estimators, transfer, kind)
+    return OtherAttack(label, rows, robust, known, gradients and not transfer, estimators, transfer, kind)
 
 
 def _same_margins(first: np.ndarray, second: np.ndarray) -> bool:

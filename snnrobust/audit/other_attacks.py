@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import stats
 
@@ -42,7 +44,7 @@ def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAt
     gaps = []
     for each in others:
         if each.gradients:
-            gap = Gap.between(robust[each.rows], each.robust, each.name)
+            gap = each.gap_below(robust[each.rows])
             # An attack with the same estimator counts only if it is stronger.
             if gap.value > SURROGATE_GAP or each.estimators - own or len(own) > 1:
                 gaps.append(gap)
@@ -134,7 +136,7 @@ def _gaps_to_gradient_attacks(
             robust[at] &= values
             known[at] = True
         if known.any():
-            gaps.append(Gap.between(robust[known], each.robust[known], each.name))
+            gaps.append(replace(each, robust=each.robust[known], known=each.known[known]).gap_below(robust[known]))
     return gaps
 
 
@@ -145,11 +147,13 @@ def _own_gradient_attacks(audited: AuditedAttack, strength: float) -> OtherAttac
         # An example found at a smaller radius counts here, as it does for the user's own attacks.
         smaller = (longer.robust_to_gradient_attacks(radius) for radius in longer.strengths if radius <= strength)
         robust = np.logical_and.reduce([each for each in smaller if each is not None])
-        return OtherAttack(audited.label, longer.rows, robust, True, frozenset(), False)
+        everywhere = np.ones(len(robust), dtype=bool)
+        return OtherAttack(audited.label, longer.rows, robust, everywhere, True, frozenset(), False)
     if audited.task["members"] or not any(cell["backwards"].any() for cell in audited.cells):
         return None
     robust = audited.robust(strength)
-    return OtherAttack(audited.label, np.arange(len(robust)), robust, True, frozenset(), False)
+    everywhere = np.ones(len(robust), dtype=bool)
+    return OtherAttack(audited.label, np.arange(len(robust)), robust, everywhere, True, frozenset(), False)
 
 
 def _noise_not_stronger(audited: AuditedAttack, strength: float) -> Finding:

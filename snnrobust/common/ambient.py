@@ -25,7 +25,8 @@ def neutral_modes() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.device("cpu"))  # the default device
+        if torch.get_default_device().type != "cpu":  # the context slows every call of torch down
+            stack.enter_context(torch.device("cpu"))
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.callback(torch.set_default_dtype, dtype)

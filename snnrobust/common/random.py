@@ -14,6 +14,9 @@ from torch import Tensor
 
 __all__ = ["Draws"]
 
+#: Between the labels of a key.
+SEPARATOR = "\x1f"
+
 
 def key(seed: int, *parts: object, bits: int = 128) -> int:
     """A number from `seed` and any further labels, spread over `bits` bits by BLAKE2b.
@@ -24,8 +27,12 @@ def key(seed: int, *parts: object, bits: int = 128) -> int:
         >>> key(0, "pgd", 17) == key(1, "pgd", 17)
         False
     """
-    text = "\x1f".join([str(seed), *map(str, parts)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=bits // 8).digest(), "little")
+    return int.from_bytes(digest(seed, *parts, bits=bits).digest(), "little")
+
+
+def digest(seed: int, *parts: object, bits: int = 128) -> hashlib.blake2b:
+    """The hash that `key` takes, which further labels can be added to."""
+    return hashlib.blake2b(SEPARATOR.join([str(seed), *map(str, parts)]).encode(), digest_size=bits // 8)
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,11 @@ class Draws:
         # One generator whose state is set for each row: a new one would read system entropy that it does not use.
         philox = np.random.Philox(key=0)
         generator, fresh = np.random.Generator(philox), philox.state
+        prefix = digest(self.seed, self.label)
         for row, (sample, number) in enumerate(zip(ids, draws, strict=True)):
-            wide = key(self.seed, self.label, sample, number)
+            own = prefix.copy()
+            own.update(f"{SEPARATOR}{sample}{SEPARATOR}{number}".encode())
+            wide = int.from_bytes(own.digest(), "little")
             fresh["state"]["key"][:] = wide & (2**64 - 1), wide >> 64
             philox.state = fresh
             fill(generator, block[row])

@@ -14,7 +14,7 @@ from snnrobust.data.batch import Batch
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes, KeptExamples
 from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import AttackSettings, Task
+from snnrobust.plugin.task import AttackSettings, Task, uses_gradients
 from snnrobust.search.active_batch import SELECTION
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.loop import perturb, search
@@ -23,12 +23,15 @@ from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Seconds between two saves of a cell that is still running.
 SAVE_EVERY = 20.0
+#: Least number of samples that a black-box member is run on to compare it with gradient members.
+AT_LEAST = 16
 
 
 @dataclass(frozen=True)
 class MemberRestart:
-    """One search: a restart of a member of the ensemble, or of the attack itself."""
+    """One search: a restart of a member of the ensemble, or of the attack itself; `number` counts all searches."""
 
+    number: int
     member: int
     task: Task
     attack: AttackSettings
@@ -37,11 +40,12 @@ class MemberRestart:
 
 def searches_of(task: Task) -> list[MemberRestart]:
     """All searches of a task, in order."""
-    return [
-        MemberRestart(member, each, attack, restart)
+    listed = [
+        (member, each, attack, restart)
         for member, (each, attack) in enumerate(task.attacks)
         for restart in range(attack.restarts)
     ]
+    return [MemberRestart(number, *each) for number, each in enumerate(listed)]
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class AttackCell:
         """Outcomes of all samples."""
         outcomes = self.resumed()
         self.extend(outcomes)
+        if self.context.effort.compare_black_box and not self.context.model.stochastic:
+            self._compare_black_box(outcomes)
         return outcomes
 
     def resumed(self) -> AttackOutcomes:
@@ -75,46 +81,91 @@ class AttackCell:
         examples = (
             KeptExamples.none_of(count, tuple(data.x.shape[1:]), self.context.model.input_dtype) if count else None
         )
-        return AttackOutcomes.empty(len(data), len(self.task.attacks), examples)
+        outcomes = AttackOutcomes.empty(len(data), len(self.task.attacks), examples)
+        epsilon = self.task.strengths[self.position]
+        if self.context.earlier is not None and (cell := self.context.earlier.of(self.task, epsilon)) is not None:
+            outcomes.take_over(cell)
+            outcomes.searches_done[outcomes.correct >= 0] = len(searches_of(self.task))
+            if not self.context.model.stochastic:
+                # What a member broke, later ones have not attacked; they may be due here.
+                broken = outcomes.correct == 0
+                after = np.cumsum([attack.restarts for _, attack in self.task.attacks])
+                outcomes.searches_done[broken] = after[outcomes.member[broken]]
+        return outcomes
 
     def extend(self, outcomes: AttackOutcomes) -> None:
         """Attacks the samples whose searches are not over yet, and merges what is found."""
-        context, saved, merging = self.context, time.monotonic(), False
-        for number, restart in enumerate(searches_of(self.task)):
-            if self.task.members and restart.task.label in context.skip:
+        for restart in searches_of(self.task):
+            if self.task.members and restart.task.label in self.context.skip:
                 continue
+            due = np.flatnonzero(self._due(outcomes, restart))
+            before = outcomes.searches_done[self.attacked]
+            outcomes.searches_done[self.attacked] = np.maximum(before, restart.number)
+            self._search(outcomes, restart, due)
 
-            def done(found: SearchResult, restart: MemberRestart = restart, number: int = number) -> None:
-                nonlocal saved, merging
-                merging = True  # should this be interrupted, the outcomes are in between: the last save stands
-                outcomes.merge(
-                    found,
-                    context.data.x[found.rows].to(context.model.input_dtype),  # as the model sees them
-                    restart.attack.norm,
-                    member=restart.member,
-                    search_number=number,
-                    stochastic=context.model.stochastic,
-                )
-                merging = False
-                if time.monotonic() - saved > SAVE_EVERY:
-                    self.save(outcomes)
-                    saved = time.monotonic()
+    def _search(self, outcomes: AttackOutcomes, restart: MemberRestart, due: np.ndarray) -> None:
+        """One search of the samples at the positions `due`; saves what is found from time to time."""
+        if not len(due):
+            return
+        context, rows = self.context, torch.from_numpy(due)
+        saved, merging = time.monotonic(), False
 
-            rows = torch.from_numpy(np.flatnonzero(self._due(outcomes, restart, number)))
-            outcomes.searches_done[self.attacked] = np.maximum(outcomes.searches_done[self.attacked], number)
-            if len(rows):
-                search_context = self._attack_context(restart, rows)
-                try:
-                    if isinstance(restart.task.plugin, Optimiser):
-                        search(search_context, restart.task.plugin, rows, done)
-                    else:
-                        perturb(search_context, restart.task.plugin, rows, done)
-                except BaseException:
-                    if not merging:
-                        self.save(outcomes)
-                    raise
-                path = search_context.queries.execution.path
-                context.store.save_execution_path(context.model.name, restart.task.label, path)
+        def done(found: SearchResult) -> None:
+            nonlocal saved, merging
+            merging = True  # should this be interrupted, the outcomes are in between: the last save stands
+            outcomes.merge(
+                found,
+                context.data.x[found.rows].to(context.model.input_dtype),  # as the model sees them
+                restart.attack.norm,
+                member=restart.member,
+                search_number=restart.number,
+                stochastic=context.model.stochastic,
+            )
+            merging = False
+            if time.monotonic() - saved > SAVE_EVERY:
+                self.save(outcomes)
+                saved = time.monotonic()
+
+        search_context = self._attack_context(restart, rows)
+        try:
+            if isinstance(restart.task.plugin, Optimiser):
+                search(search_context, restart.task.plugin, rows, done)
+            else:
+                perturb(search_context, restart.task.plugin, rows, done)
+        except BaseException:
+            if not merging:
+                self.save(outcomes)
+            raise
+        path = search_context.queries.execution.path
+        context.store.save_execution_path(context.model.name, restart.task.label, path)
+
+    def _compare_black_box(self, outcomes: AttackOutcomes) -> None:
+        """Runs black-box members that broke samples which gradient members did not on samples that these broke.
+
+        The audit asks whether a black-box member breaks more samples than the gradient members. It does not, as soon as
+        it leaves as many of theirs robust as it broke beyond theirs: the samples that it has not seen can only add to
+        the former.
+        """
+        broken = self._broken_by_gradients(outcomes)
+        for member, (each, _) in enumerate(self.task.attacks):
+            alone = outcomes.member_correct[member]
+            unseen = np.flatnonzero(self.attacked & broken & (alone < 0))
+            if uses_gradients(each) is not False or each.label in self.context.skip:
+                continue
+            while len(unseen):
+                lead = int((~broken & (alone == 0)).sum()) - int((broken & (alone == 1)).sum())
+                if lead <= 0:
+                    break
+                now, unseen = np.split(unseen, [max(AT_LEAST, 2 * lead)])
+                for restart in searches_of(self.task):
+                    if restart.member == member:
+                        self._search(outcomes, restart, now[alone[now] != 0])
+
+    def _broken_by_gradients(self, outcomes: AttackOutcomes) -> np.ndarray:
+        """Which samples a gradient member broke, [N]."""
+        members = [m for m, (each, _) in enumerate(self.task.attacks) if uses_gradients(each)]
+        broken: np.ndarray = (outcomes.member_correct[members] == 0).any(axis=0)
+        return broken
 
     def save(self, outcomes: AttackOutcomes) -> None:
         """Keeps a cell that is not finished."""
@@ -124,15 +175,23 @@ class AttackCell:
     def _key(self) -> tuple[str, str, int]:
         return self.context.model.name, self.context.prefix + self.task.label, self.position
 
-    def _due(self, outcomes: AttackOutcomes, restart: MemberRestart, number: int) -> np.ndarray:
+    def _due(self, outcomes: AttackOutcomes, restart: MemberRestart) -> np.ndarray:
         """Which samples get this search, [N]."""
         effort = self.context.effort
-        due: np.ndarray = self.attacked & (outcomes.searches_done <= number)
-        if (
-            effort.stop and not self.context.model.stochastic
-        ):  # results on the scoring draws must not decide which searches run
-            correct = outcomes.correct if effort.cascade else outcomes.member_correct[restart.member]
-            due &= correct != 0
+        due: np.ndarray = self.attacked & (outcomes.searches_done <= restart.number)
+        if self.context.model.stochastic:  # results on the scoring draws must not decide which searches run
+            return due
+        if effort.compare_black_box and uses_gradients(restart.task):
+            withstood = ~self._broken_by_gradients(outcomes)
+        elif effort.cascade:
+            withstood = outcomes.correct != 0
+            if not effort.stop:
+                withstood |= outcomes.last_correct != 0
+        elif effort.stop:
+            withstood = outcomes.member_correct[restart.member] != 0
+        else:
+            return due
+        due &= withstood
         return due
 
     def _attack_context(self, restart: MemberRestart, rows: Tensor) -> AttackContext:

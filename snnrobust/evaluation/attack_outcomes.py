@@ -146,6 +146,13 @@ class AttackOutcomes:
         left_out = {*_RUNNING, *_EXAMPLES, *(() if self.undefined.any() else ("undefined",))}
         return {name: value for name, value in self.partial().items() if name not in left_out}
 
+    def take_over(self, cell: Arrays) -> None:
+        """Takes over the finished outcomes [N] of an equal attack, of the samples that it attempted."""
+        done = cell["correct"] >= 0
+        for name, value in cell.items():
+            getattr(self, name)[..., done] = value[..., done]
+        self.rank[done] = -np.inf  # nothing that follows replaces them
+
     @property
     def kept_examples(self) -> Arrays | None:
         """The kept examples as the store keeps them; None where none are kept."""

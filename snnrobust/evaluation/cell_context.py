@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.data.dataset import Dataset
+from snnrobust.evaluation.earlier_outcomes import EarlierOutcomes
 from snnrobust.evaluation.settings import Effort, EvaluationSettings
 from snnrobust.results.store import Store
 from snnrobust.search.execution import CheckInputs
@@ -32,6 +33,7 @@ class CellContext:
         check_inputs: Samples on which accelerated models are compared with their nets.
         prefix: What goes before a task's label in the store.
         clean: Clean outcomes of the samples, if `data` is a subset; None: read from the store.
+        earlier: What the evaluation itself found with equal attacks; None: nothing is taken over.
     """
 
     model: SpikingModel
@@ -46,6 +48,7 @@ class CellContext:
     check_inputs: CheckInputs
     prefix: str = ""
     clean: Arrays | None = None
+    earlier: EarlierOutcomes | None = None
 
     @property
     def examples(self) -> int:

@@ -17,6 +17,7 @@ from snnrobust.errors import StoreError, ViolationError
 from snnrobust.evaluation.attack_cell import AttackCell
 from snnrobust.evaluation.attack_outcomes import KeptExamples, at_smaller_radius, beyond
 from snnrobust.evaluation.cell_context import CellContext
+from snnrobust.evaluation.settings import EXHAUSTIVE
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
 from snnrobust.search.scoring import Score
@@ -176,7 +177,7 @@ class CellRunner:
         """Which samples are attacked: all of them when exhaustive, else those right so far by mean or by vote."""
         effort = self.context.effort
         attacked = np.ones(len(self.context.data), dtype=bool)
-        if not effort.stop:
+        if effort == EXHAUSTIVE:
             return attacked
         attacked &= self.right()
         for earlier in range(position) if effort.carry else ():

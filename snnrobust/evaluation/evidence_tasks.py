@@ -1,7 +1,8 @@
 """What an audit needs beside the numbers themselves: further attacks on a fixed random part of the test data.
 
-The part is small, and its attacks are not cascaded: every member of an ensemble meets every sample at every radius, so
-that members, radii and numbers of steps can be compared sample by sample.
+The part is small, and its attacks run at every radius by themselves, so that radii and numbers of steps can be compared
+sample by sample. Where only the outcome of a whole ensemble is compared, a sample that one member broke is done, and
+what the evaluation itself found with equal members at that radius is taken over.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from snnrobust.common.random import Draws
 from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.evaluation.settings import EXHAUSTIVE, FACTORIAL, Effort
-from snnrobust.plugin.protocols import Optimiser
-from snnrobust.plugin.task import AttackSettings, Task, load, with_steps
+from snnrobust.evaluation.settings import COMPARED, EACH_RADIUS, FACTORIAL, LAST_ITERATES, Effort
+from snnrobust.plugin.task import AttackSettings, Task, load, uses_gradients, with_steps
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import batch_dependent
 from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
@@ -75,6 +75,7 @@ class EvidenceTask:
         samples: How many of the audit's samples it is run on.
         batch_size: Batch size of the searches; None: as in the evaluation.
         reverse: Whether the samples are taken in reverse order.
+        takes_over: Whether it takes over what the evaluation found with equal attacks.
     """
 
     kind: EvidenceKind
@@ -84,6 +85,7 @@ class EvidenceTask:
     samples: int = SAMPLES
     batch_size: int | None = None
     reverse: bool = False
+    takes_over: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the outcome, as plain values."""
@@ -174,7 +176,8 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
         return []
 
     def variant(kind: EvidenceKind, other: Task, strengths: Sequence[float], **more: Any) -> EvidenceTask:
-        return EvidenceTask(kind, label, replace(other, label=f"{label}/{kind}", strengths=tuple(strengths)), **more)
+        named = replace(other, label=f"{label}/{kind}", strengths=tuple(strengths))
+        return EvidenceTask(kind, label, named, **{"effort": EACH_RADIUS, **more})
 
     everything = full_range(attacks[0][1].norm, model.bounds, features)
     found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
@@ -182,8 +185,8 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
         found.append(variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW))
     if any(_takes_gradient_steps(each) for each, _ in attacks):
         with_gradients = replace(task, members=tuple(each for each in task.members if _takes_gradient_steps(each)))
-        found.append(variant("steps-50", with_steps(with_gradients, 50), radii, effort=EXHAUSTIVE))
-        found.append(variant("steps-100", with_steps(task, 100), radii))
+        found.append(variant("steps-50", with_steps(with_gradients, 50), radii, effort=LAST_ITERATES))
+        found.append(variant("steps-100", with_steps(task, 100), radii, effort=COMPARED, takes_over=True))
     # Estimators that are declared to depend on the batch are not tested for it.
     keyed = tuple(each for each, attack in attacks if not batch_dependent(attack.gradient))
     steady = replace(task, members=keyed) if task.members and keyed else task
@@ -196,7 +199,7 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
             attack=None if task.attack is None else _doubled(task.attack),
             members=tuple(replace(each, attack=_doubled(attack)) for each, attack in attacks) if task.members else (),
         )
-        found.append(EvidenceTask("eot", label, replace(doubled, label=f"{label}/eot", strengths=radii)))
+        found.append(variant("eot", doubled, radii))
     return found
 
 
@@ -214,7 +217,7 @@ def _doubled(attack: AttackSettings | None) -> AttackSettings:
 
 def _takes_gradient_steps(task: Task) -> bool:
     """Whether an attack takes several steps along a gradient."""
-    return isinstance(task.plugin, Optimiser) and task.plugin.needs == "gradient" and task.plugin.steps > 1
+    return bool(uses_gradients(task)) and task.plugin.steps > 1
 
 
 def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:

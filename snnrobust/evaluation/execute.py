@@ -15,6 +15,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.bisection import bisect, why_not_bisected
 from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.evaluation.cell_runner import CellRunner
+from snnrobust.evaluation.earlier_outcomes import EarlierOutcomes
 from snnrobust.evaluation.evidence_tasks import another_class
 from snnrobust.evaluation.plan import Plan
 from snnrobust.evaluation.probe import SAMPLES, probe
@@ -113,6 +114,7 @@ class _ModelRun:
         for evidence in plan.evidence_tasks[model.name]:
             here = evidence.rows(plan.evidence_rows).numpy()
             data = evidence.part(plan.data, plan.evidence_rows)
+            earlier = EarlierOutcomes(store, model.name, plan.tasks, here)
             part_context = replace(
                 context,
                 data=data.test,
@@ -120,6 +122,7 @@ class _ModelRun:
                 sizer=context.sizer.at_most(data.batch_size),
                 prefix=EVIDENCE,
                 clean={name: clean[name][here] for name in ("correct", "voted")},
+                earlier=earlier if evidence.takes_over else None,
             )
             self._run_cells(evidence.task, CellRunner(part_context))
 

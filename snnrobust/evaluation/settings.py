@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from snnrobust.common.validate import check_count
@@ -23,17 +23,27 @@ class Effort:
         stop: Whether a sample leaves a search at its first success.
         cascade: Whether a sample that one member of an ensemble broke is not attacked by later members.
         carry: Whether a sample that broke at one radius is not attacked at larger radii.
+        compare_black_box: Whether the gradient members of an ensemble can be compared with its black-box members:
+            gradient members attack what a black-box member broke, and black-box members as many samples that gradient
+            members broke as it takes.
     """
 
     stop: bool
     cascade: bool
     carry: bool
+    compare_black_box: bool = False
 
 
 NESTED = Effort(stop=True, cascade=True, carry=True)
 EXHAUSTIVE = Effort(stop=False, cascade=False, carry=False)
 #: Every member alone, at every radius by itself.
 FACTORIAL = Effort(stop=True, cascade=False, carry=False)
+#: An ensemble as a whole, at every radius by itself.
+EACH_RADIUS = Effort(stop=True, cascade=True, carry=False)
+#: As EACH_RADIUS, with what a comparison of gradient and black-box members needs.
+COMPARED = replace(EACH_RADIUS, compare_black_box=True)
+#: As EACH_RADIUS, with the last iterates of full-length searches: a sample is done when one of them is broken.
+LAST_ITERATES = Effort(stop=False, cascade=True, carry=False)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Task:
             "members": [member.settings() for member in self.members],
             "draws": self.draws,
             "tuned": self.tuned,
+            "uses_gradients": uses_gradients(self),
         }
 
     def _factors(self) -> dict[str, Any] | None:
@@ -188,6 +189,11 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         source=source,
     )
     return Task(name, label, kind, info.origin, plugin, strengths, attack)
+
+
+def uses_gradients(task: Task) -> bool | None:
+    """Whether an attack asks for gradients; None for what has members or its own loop, where that is not declared."""
+    return task.plugin.needs == "gradient" if isinstance(task.plugin, Optimiser) else None
 
 
 def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:

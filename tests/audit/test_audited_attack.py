@@ -93,3 +93,28 @@ def test_texts_of_findings_are_sentences(make_bench: Any, plain: Any, evidence: 
             assert text.endswith("."), each
             assert "  " not in text, each
             assert ".." not in text.replace("...", ""), each
+
+
+def test_samples_that_an_attack_did_not_meet_count_for_neither(make_bench: Any, plain: Any) -> None:
+    """Those that members before it broke: the gap is that over all others, and never smaller than the true one."""
+    bench = make_bench(plain("pgd", 0.5))
+    attack = bench.evidence_tasks["steps-100"].attack
+
+    def not_met(cell: dict[str, Any]) -> None:
+        cell["member_correct"][:, 300:400] = -1
+
+    whole = next(each for each in audited(bench).other_attacks(0.1) if "steps-100" in each.name)
+    bench.evidence_tasks["steps-100"].attack = replace(attack, robust=[[0.3]], modify=not_met)
+    some = next(each for each in audited(bench).other_attacks(0.1) if "steps-100" in each.name)
+    robust = bench.robust_samples(0.5)[some.rows]
+    assert whole.known.all()
+    assert (~some.known).sum() == 100
+    assert some.gap_below(robust).value == Gap.between(robust & some.known, some.robust & some.known).value < 0.2
+    assert whole.gap_below(robust).value == 0.0
+
+
+def test_a_black_box_member_that_was_not_run_is_no_evidence(bench: Any) -> None:
+    """A member that does not fit the model attacked nothing: that it broke nothing says nothing."""
+    assert bench.finding("black-box-not-stronger").passed is True
+    bench.skipped = {"square": "needs images"}
+    assert bench.finding("black-box-not-stronger").passed is None
