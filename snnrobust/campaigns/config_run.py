@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from snnrobust.campaigns.config import Config, read_config
-from snnrobust.common.progress import progress_bar
+from snnrobust.common.progress import progress_of
 from snnrobust.common.warning_lines import one_line_warnings
 from snnrobust.evaluation.execute import execute
 from snnrobust.evaluation.make_plan import make_plan
@@ -45,13 +45,14 @@ def evaluate_config(path: Path, out: Path, *, workers: int = 1, progress: bool |
         threads = max(1, (os.cpu_count() or 1) // workers)
         with (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
-            progress_bar(len(checked.models), progress) as steps,
+            progress_of(len(checked.models), progress, "models") as shown,
         ):
             futures = [executor.submit(_run_model, path, out, name, threads, workers) for name in checked.models]
+            shown.doing(f"{workers} processes, a model each")
             try:
                 for future in as_completed(futures):
                     future.result()
-                    steps.advance()
+                    shown.advance()
             except KeyboardInterrupt:  # leaving the executor would wait for all pending models
                 executor.shutdown(wait=False, cancel_futures=True)
                 for child in set(active_children()) - others:

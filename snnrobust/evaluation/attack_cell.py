@@ -108,6 +108,9 @@ class AttackCell:
         if not len(due):
             return
         context, rows = self.context, torch.from_numpy(due)
+        count = len(searches_of(self.task))
+        if count > 1:
+            context.progress.within(f"{restart.task.label} ({restart.number + 1} of {count} searches)")
         saved, merging = time.monotonic(), False
 
         def done(found: SearchResult) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from snnrobust.common.progress import Steps
+from snnrobust.common.progress import Progress
 from snnrobust.common.random import Draws
 from snnrobust.evaluation.attack_cell import AttackCell
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes
@@ -63,7 +63,7 @@ def not_bisected(tasks: Iterable[Task], model: SpikingModel, skipped: frozenset[
     return {label: why for label, why in reasons.items() if why is not None}
 
 
-def bisect(task: Task, cells: CellRunner, steps: Steps, *, audit: bool) -> None:
+def bisect(task: Task, cells: CellRunner, progress: Progress, *, audit: bool) -> None:
     """Computes the cells of `task` at all its strengths, unless the store holds them.
 
     Each sample is first attacked in the middle of its radii, then in the middle of the half that is left, and so on:
@@ -73,7 +73,7 @@ def bisect(task: Task, cells: CellRunner, steps: Steps, *, audit: bool) -> None:
     Args:
         task: An attack for which `why_not_bisected` is None.
         cells: Runs attacks at single radii; their effort should stop at the first success.
-        steps: Progress, by as many parts as there are strengths.
+        progress: Advances by as many parts as there are strengths.
         audit: Whether the assumed outcomes of up to `AUDITED` samples are checked by an attack.
     """
     grid, count = _Grid(task, cells), len(task.strengths)
@@ -87,18 +87,18 @@ def bisect(task: Task, cells: CellRunner, steps: Steps, *, audit: bool) -> None:
         middle = (low + high + 1) // 2
         for position in np.unique(middle[high - low > 1]).tolist():
             here = (high - low > 1) & (middle == position)
-            steps.doing(f"{name}: {task.label} bisection {number + 1}/{rounds}, {_at(task, position)}")
+            progress.doing(f"{name}: {task.label} bisection {number + 1}/{rounds}, {_at(task, position)}")
             right = grid.attack(position, here)
             tried[position] |= here
             low, high = np.where(here & right, position, low), np.where(here & ~right, position, high)
-        steps.advance(count / (rounds + 1))
+        progress.advance(count / (rounds + 1))
     assumed = (np.arange(count)[:, None] < low) & ~tried  # (m, N)
     audited = assumed & _drawn(assumed, cells) if audit else np.zeros_like(assumed)
     for position in np.flatnonzero(audited.any(axis=1)).tolist():
-        steps.doing(f"{name}: {task.label} audit, {_at(task, position)}")
+        progress.doing(f"{name}: {task.label} audit, {_at(task, position)}")
         grid.attack(position, audited[position])
     grid.finish(assumed & ~audited, audited)
-    steps.advance(count / (rounds + 1))
+    progress.advance(count / (rounds + 1))
 
 
 class _Grid:

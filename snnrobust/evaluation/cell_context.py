@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
+from snnrobust.common.progress import Progress
 from snnrobust.data.dataset import Dataset
 from snnrobust.evaluation.earlier_outcomes import EarlierOutcomes
 from snnrobust.evaluation.settings import Effort, EvaluationSettings
@@ -31,6 +32,7 @@ class CellContext:
         sources: All models by name, for transfer.
         skip: Labels of members of ensembles that the model does not allow.
         check_inputs: Samples on which accelerated models are compared with their nets.
+        progress: Is told which search is running.
         prefix: What goes before a task's label in the store.
         clean: Clean outcomes of the samples, if `data` is a subset; None: read from the store.
         earlier: What the evaluation itself found with equal attacks; None: nothing is taken over.
@@ -46,6 +48,7 @@ class CellContext:
     sources: Mapping[str, SpikingModel]
     skip: frozenset[str]
     check_inputs: CheckInputs
+    progress: Progress
     prefix: str = ""
     clean: Arrays | None = None
     earlier: EarlierOutcomes | None = None

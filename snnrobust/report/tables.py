@@ -12,6 +12,7 @@ from snnrobust.analysis.outcomes import Outcomes
 from snnrobust.audit.judgement import AuditResult
 from snnrobust.report.findings import checks, deciding_findings, model_verdict, summary
 from snnrobust.results.records import Curve, Record
+from snnrobust.results.store import EVIDENCE
 
 #: Quantities of the energy table and their column names.
 COSTS = {"synops": "SynOps", "macs": "MACs", "energy_pj": "Energy (pJ)"}
@@ -254,7 +255,25 @@ def cost(outcomes: Outcomes, records: Sequence[Record]) -> Table:
         spent = TableCell(f"{sum(seconds):.1f}" if seconds else "–")
         rows.append(TableRow(label, [*(TableCell(f"{count:,}" if count else "–") for count in counts), spent]))
     columns = ["Task", "Forward passes", "Backward passes", "Seconds"]
-    return Table("Compute, over all models and strengths; passes are counted per sample", columns, [("", rows)])
+    evidence = _evidence_cost(outcomes)
+    groups = [("", rows), *([("Evidence for the audit", evidence)] if evidence else [])]
+    return Table("Compute, over all models and strengths; passes are counted per sample", columns, groups)
+
+
+def _evidence_cost(outcomes: Outcomes) -> list[TableRow]:
+    """Seconds of each evidence task; its passes are partly those of the evaluation itself."""
+    spent: dict[str, float] = {}
+    for model in outcomes.models:
+        for settings in outcomes.run["evidence_tasks"][model]:
+            task = settings["task"]
+            for position in range(len(task["strengths"])):
+                seconds = outcomes.seconds(model, f"{EVIDENCE}{task['label']}/{position}")
+                spent[task["label"]] = spent.get(task["label"], 0.0) + seconds
+    unknown = TableCell("–")
+    return [
+        TableRow(label, [unknown, unknown, unknown if math.isnan(total) else TableCell(f"{total:.1f}")])
+        for label, total in spent.items()
+    ]
 
 
 def middle_and_largest(strengths: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import snnrobust as sr
 from snnrobust.common.batching import BatchSizer
+from snnrobust.common.progress import Progress
 from snnrobust.data import Dataset
 from snnrobust.evaluation.attack_cell import AttackCell, searches_of
 from snnrobust.evaluation.attack_outcomes import at_smaller_radius
@@ -56,6 +57,7 @@ def cells(task: sr.Task, data: Dataset, effort: Any, model: Any = None) -> list[
         sources={model.name: model},
         skip=frozenset(),
         check_inputs=CheckInputs(data.x, data.index),
+        progress=Progress(1),
     )
     made = CellRunner(context)
     with model.session():

@@ -136,13 +136,21 @@ def test_the_size_of_the_evidence(made: Any) -> None:
     assert evidence_summary(found.outcomes) == "none"
     found.run["evidence"] = "basic"
     assert "probe" in evidence_summary(found.outcomes)
-    found.run.update({"evidence": "full", "evidence_tasks": {"m": [{"kind": "order"}]}, "rows": list(range(200))})
+    found.run.update(
+        {
+            "evidence": "full",
+            "evidence_tasks": {"m": [{"kind": "order", "task": {"label": "order", "strengths": []}}]},
+            "rows": list(range(200)),
+        }
+    )
     assert evidence_summary(found.outcomes) == "further attacks on 200 random samples"
 
 
 def test_the_page_shows_claims_first_and_folds_the_rest(audited_report: Report, html: Callable[..., str]) -> None:
     audited_report.run.update({"evidence": "full", "rows": list(range(4))})
-    audited_report.run["evidence_tasks"] = {"m": [{"kind": "noise", "task": {"label": "a secret task"}}]}
+    audited_report.run["evidence_tasks"] = {
+        "m": [{"kind": "noise", "task": {"label": "a secret task", "strengths": []}}]
+    }
     text = html(audited_report)
     assert text.index("Verdict: doubtful") < text.index('id="claims"') < text.index('id="summary"')
     quoted, folded = text.index("Quoted claims"), text.index("<summary>2 more, not quoted</summary>")
