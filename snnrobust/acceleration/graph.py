@@ -200,6 +200,11 @@ def called_modules(graph: fx.GraphModule) -> set[nn.Module]:
     return {graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
 
 
+def repeats_one_step(node: fx.Node) -> bool:
+    """Whether a step of a rewritten graph makes one step [1, N, *] all of them."""
+    return node.target is _repeated
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether the module or a part of it has hooks, which have to be called with unchanged values."""
     return any(_has_own_hooks(each) for each in module.modules())

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from snnrobust.acceleration.batch_rows import least_rows
 from snnrobust.acceleration.graph import called_modules, has_hooks, rewritten
 from snnrobust.acceleration.node import FastNode
 from snnrobust.common.batching import even_parts, out_of_memory
@@ -26,10 +27,8 @@ from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
 
-#: Matrix products of fewer than 8 rows and 1 x 1 convolutions of fewer than 16 take other paths, with other rounding
-#: (measured on x86-64). Smaller batches are padded to this size, so that rounding does not depend on the batch; the
-#: comparison with the net uses it too.
-MIN_BATCH = 16
+#: Samples on which it is compared with the net.
+COMPARED = 16
 #: Least share of compared samples with equal outputs; all of these need equal gradients. A membrane potential next to
 #: the threshold may fall on either side of it where a sum is rounded otherwise.
 AGREEING = 0.75
@@ -93,6 +92,7 @@ class AcceleratedModel:
         if not chosen and not self._one_step:
             raise NotAccelerated("its nodes run on operators of their framework, and no input is the same at each step")
         self._graph: nn.Module = model.net if graph is None else graph
+        self._least_rows = least_rows(graph, one_step=self._one_step or model.layout != "TN")
         called = set() if graph is None else called_modules(graph)
         nodes = adapter.nodes(model.net)
         self._nodes = len(nodes)
@@ -116,7 +116,7 @@ class AcceleratedModel:
         Raises:
             NotAccelerated: If they differ: the net does something that the rewriting does not understand.
         """
-        some = torch.arange(MIN_BATCH) % len(x)
+        some = torch.arange(COMPARED) % len(x)
         x, keys = x.detach()[some].to(device=self.device, dtype=self.dtype), keys[some]
         for fast in self.fast.values():
             fast.calls = 0
@@ -152,15 +152,28 @@ class AcceleratedModel:
         if self.device.type != "cpu":
             return [slice(0, count)]
         largest = max((each.largest for each in self.fast.values()), default=0)
-        return even_parts(count, max(2 * MIN_BATCH, REUSED // largest) if largest else AT_ONCE)
+        return even_parts(count, max(2 * COMPARED, REUSED // largest) if largest else AT_ONCE)
+
+    def least_batch(self, x: Tensor) -> int:
+        """From how many samples on, like those of x [N, *], rounding does not depend on their number."""
+        steps = self.model.steps
+        if steps is None and self.model.layout == "TN":
+            steps = x.shape[1]
+        elif steps is None:  # the net repeats its input itself
+            steps = min((each.steps for each in self.fast.values() if each.steps), default=1)
+        return self._least_rows.samples(steps)
 
     def outputs(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Tensor:
-        """As `SpikingModel.outputs`, [N, T, K], whatever the size of the batch. No gradient reaches the weights."""
+        """As `SpikingModel.outputs`, [N, T, K], whatever the size of the batch. No gradient reaches the weights.
+
+        Few samples are filled up with copies of the first, so that rounding does not depend on how many there are.
+        """
         model, count = self.model, len(x)
         x = model.own_input(x)
         keys = torch.arange(count) if keys is None else keys
-        if count < MIN_BATCH:
-            rows = torch.cat([torch.arange(count), torch.zeros(MIN_BATCH - count, dtype=torch.long)])
+        least = self.least_batch(x)
+        if count < least:
+            rows = torch.cat([torch.arange(count), torch.zeros(least - count, dtype=torch.long)])
             draw = draw[rows] if isinstance(draw, Tensor) else draw
             x, keys = x[rows], keys[rows]
         with model.session(), _frozen_weights(self.net), ExitStack() as undo:
@@ -169,7 +182,8 @@ class AcceleratedModel:
                 undo.callback(put_forward, node, vars(node).get("forward"))
                 put_forward(node, fast)
             sequence = x.unsqueeze(1) if self._one_step else model.encode(x, keys, draw)
-            out = self._graph(model.arrange(sequence))
+            # A matrix product of transposed memory is divided into one for each step, with as many rows as samples.
+            out = self._graph(model.arrange(sequence).contiguous())
             return model.batch_first(out, len(x))[:count]
 
     def logits(

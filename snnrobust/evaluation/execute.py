@@ -10,7 +10,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from snnrobust.acceleration.model import MIN_BATCH
+from snnrobust.acceleration.model import COMPARED
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.progress import Progress, progress_of
 from snnrobust.common.random import Draws
@@ -110,7 +110,7 @@ class _ModelRun:
     def _context(self) -> CellContext:
         """What all cells share; made after the probe, which may have reduced the batch size."""
         plan, model, store, test = self._plan, self._model, self._store, self._plan.data.test
-        few = test.take(min(MIN_BATCH, len(test)))
+        few = test.take(min(COMPARED, len(test)))
         size = min([plan.data.batch_size, *store.halved(model.name)])
         return CellContext(
             model=model,

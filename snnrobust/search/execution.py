@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from snnrobust.acceleration.model import MIN_BATCH, AcceleratedModel, NotAccelerated, accelerated_model
+from snnrobust.acceleration.model import COMPARED, AcceleratedModel, NotAccelerated, accelerated_model
 from snnrobust.common.batching import out_of_memory
 from snnrobust.data.batch import Batch
 from snnrobust.plugin.protocols import AnyEstimator
@@ -88,7 +88,7 @@ class Execution:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            if len(batch) > MIN_BATCH:
+            if len(batch) > COMPARED:
                 self._candidate = candidate
                 raise
             self.path = _LITTLE_MEMORY
@@ -106,12 +106,12 @@ class Execution:
         return [self._run(batch, work, part) for part in self.model.parts(len(batch))]
 
     def _run(self, batch: Batch, work: Callable[[Batch, slice], R], part: slice) -> R:
-        """Switches to the net if even `MIN_BATCH` samples do not fit with the accelerated model."""
+        """Switches to the net if even `COMPARED` samples do not fit with the accelerated model."""
         samples = batch if part == slice(0, len(batch)) else batch.select(part)
         try:
             return work(samples, part)
         except (MemoryError, RuntimeError) as error:
-            smallest = isinstance(self.model, AcceleratedModel) and len(samples) <= MIN_BATCH
+            smallest = isinstance(self.model, AcceleratedModel) and len(samples) <= COMPARED
             if not (smallest and out_of_memory(error)):
                 raise
         self.model, self.spike_gradients, self.path = self._net, self._net_spike_gradients, _LITTLE_MEMORY

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from spikingjelly.activation_based import layer, neuron
@@ -73,6 +76,81 @@ def test_ties_fall_alike_in_batches_of_any_size(size: int) -> None:
     with model.session():
         assert torch.equal(accelerated.outputs(x), model.outputs(x))
         assert torch.equal(accelerated.outputs(x[:size]), accelerated.outputs(x)[:size])
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(2), nn.Linear(48, 40), node(), nn.Linear(40, 12), node(), nn.Linear(12, 3))
+
+
+def convolutional() -> nn.Module:
+    first, second = (layer.Conv2d(a, b, 3, padding=1, bias=False, step_mode="m") for a, b in ((3, 8), (8, 12)))
+    norm = layer.BatchNorm2d(12, step_mode="m")
+    return nn.Sequential(first, node(), second, norm, node(), layer.AvgPool2d(2, step_mode="m"), nn.Flatten(2), out())
+
+
+def strided() -> nn.Module:
+    first, second = layer.Conv2d(3, 6, 2, stride=2, step_mode="m"), layer.Conv2d(6, 12, 1, bias=False, step_mode="m")
+    return nn.Sequential(first, node(), second, node(), nn.Flatten(2), out())
+
+
+def out() -> nn.Module:
+    return nn.Linear(48, 3)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+@pytest.mark.parametrize("temporal", [False, True])
+@pytest.mark.parametrize("build", [dense, convolutional, strided])
+def test_bits_do_not_depend_on_the_number_of_samples(build: Any, temporal: bool, steps: int) -> None:
+    """Few samples are filled up only as far as the rounding of their layers needs it."""
+    torch.manual_seed(0)
+    net = build().eval().requires_grad_(False)
+    model = sr.wrap(net, encoder=None) if temporal else sr.wrap(net, steps=steps)
+    x = torch.rand((40, *([steps] if temporal else []), 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    whole = gradients(model, x, len(x))
+    accelerated = AcceleratedModel(model, Own())
+    with model.session():
+        outputs = accelerated.outputs(x)
+        assert outputs.any()
+        assert whole.any()
+        for size in (1, 2, 3, 5, 8, 13):
+            assert torch.equal(gradients(model, x, size), whole)
+            assert torch.equal(torch.cat([accelerated.outputs(x[at]) for at in torch.arange(40).split(size)]), outputs)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("build", "static", "temporal"),
+    [(dense, [8, 8, 8], [8, 2, 1]), (convolutional, [8, 2, 2], [8, 2, 1]), (strided, [16, 4, 2], [16, 4, 2])],
+)
+def test_the_least_number_of_samples_follows_from_the_layers(build: Any, static: Any, temporal: Any) -> None:
+    """Before the first node a static input has a row for each sample, behind it one for each sample and step."""
+    for steps, once, always in zip((1, 4, 9), static, temporal, strict=True):
+        found = AcceleratedModel(sr.wrap(build().eval(), steps=steps), Own())
+        assert found.least_batch(torch.rand(2, 3, 4, 4)) == once
+        found = AcceleratedModel(sr.wrap(build().eval(), encoder=None), Own())
+        assert found.least_batch(torch.rand(2, steps, 3, 4, 4)) == always
+
+
+def test_a_net_that_can_not_be_traced_or_has_products_of_its_own_is_filled_up() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node, self.weight = node(), nn.Parameter(torch.rand(48, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes: Tensor = self.node(x.flatten(2))
+            return spikes @ self.weight
+
+    assert AcceleratedModel(sr.wrap(Product(), steps=4), Own()).least_batch(torch.rand(2, 3, 4, 4)) == 4
+    assert AcceleratedModel(sr.wrap(Aside(), steps=4), Own()).least_batch(torch.rand(2, 6)) == 16
 
 
 def test_what_a_net_hides_from_its_gradient_stays_hidden() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnrobust.acceleration.model import MIN_BATCH, AcceleratedModel, NotAccelerated, accelerated_model
+from snnrobust.acceleration.model import COMPARED, AcceleratedModel, NotAccelerated, accelerated_model
 from snnrobust.common.batching import even_parts
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping.model import SpikingModel
@@ -44,7 +44,7 @@ class FastLogits:
         self._model = accelerated
         largest = max((each.held for each in accelerated.fast.values()), default=0)
         if model.device.type == "cpu" and largest:
-            self._most = max(2 * MIN_BATCH, LARGEST // largest)
+            self._most = max(2 * COMPARED, LARGEST // largest)
             if not torch.equal(expected, self(first.x, first)):
                 self._most = None
 

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from snnrobust import networks
-from snnrobust.acceleration.model import MIN_BATCH, AcceleratedModel
+from snnrobust.acceleration.model import COMPARED, AcceleratedModel
 from snnrobust.common.random import Draws
 from snnrobust.data import Dataset
 from snnrobust.kernels.backends import backends
@@ -67,15 +67,15 @@ def test_parts_on_the_accelerated_model_give_the_nets_own_bits(monkeypatch: pyte
                 assert not eager
                 assert torch.equal(found, model.logits(chunk.x))
             assert found.std() > 0
-            assert passed == [25] * 4  # even parts of at most 2 MIN_BATCH = 32
+            assert passed == [25] * 4  # even parts of at most 2 COMPARED = 32
             passes.clear()
             eager.clear()
-    assert 2 * MIN_BATCH == 32
+    assert 2 * COMPARED == 32
 
 
 @needs_kernels
 @torch.no_grad()
-@pytest.mark.parametrize("least", [1, MIN_BATCH + 1])
+@pytest.mark.parametrize("least", [1, COMPARED + 1])
 def test_what_rounds_otherwise_is_not_used(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An accelerated model, or a part of it, that is one bit off is not used."""
     monkeypatch.setattr(fast_logits, "LARGEST", 1)
