@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,18 @@ def vision(name: str, cls: str, root: str | Path | None, seed: int) -> Splits:
             f"expected at least 10 training samples in '{name}', got {len(x)}; put the full data set into root={root!r}"
         )
     order = permutation(len(x), seed)  # [N]
-    whole = Dataset.of(x, y, name=name)
-    test = Dataset(x_test, y_test, torch.arange(len(x), len(x) + len(x_test)), name=name)
+    whole = Dataset.of(x, y)
+    train, validation = (
+        replace(whole.select(part), name=f"{name}, {split} split of seed {seed}")
+        for part, split in ((order[:-held], "training"), (order[-held:], "validation"))
+    )
+    ids = torch.arange(len(x), len(x) + len(x_test))
+    test = Dataset(x_test, y_test, ids, name=f"{name}, official test set")
     source = f"torchvision.datasets.{cls} from {root}, under the licence of its authors"
     how = (
         f"validation: the last {held} of the official training set in the order of PCG64 seed {seed}; official test set"
     )
-    return Splits(whole.select(order[:-held]), whole.select(order[-held:]), test, f"{source}; {how}")
+    return Splits(train, validation, test, f"{source}; {how}")
 
 
 def _tensors(source: Any) -> tuple[Tensor, Tensor]:

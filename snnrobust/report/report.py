@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from snnrobust.common.files import Arrays
 from snnrobust.errors import InputError
 from snnrobust.report.page import write_page
 from snnrobust.results.artifacts import Artifact
+from snnrobust.results.errata import errata
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.records import Claim, Curve, Finding, Record, Sense, Verdict
 from snnrobust.results.store import Store
@@ -274,12 +276,21 @@ class Report:
     def load(cls, folder: str | Path) -> Report:
         """Reads a report written by `save` or by an evaluation with `out=`.
 
+        Warns if an earlier version wrote it whose numbers are wrong in some cases that may apply.
+
         Raises:
             StoreError: If there is no report, or a file is damaged.
             InputError: If the run is not finished.
         """
         store = Store.open(Path(folder))
         store.load_all()
+        if found := errata(store.run, store.cells):
+            warnings.warn(
+                f"expected a run of the present version in '{Path(folder).absolute()}', got one of format 3, where "
+                f"{'; '.join(found)}; run it again if this applies (CHANGELOG.md, Errata)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return cls(store)
 
     def to_html(self, path: str | Path) -> Path:

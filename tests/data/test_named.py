@@ -4,7 +4,7 @@ import importlib.util
 import pytest
 import torch
 
-from snnrobust.data import NAMES, load, named
+from snnrobust.data import NAMES, Dataset, load, named, overlap
 from snnrobust.errors import InputError, InputTypeError, MissingExtraError
 
 
@@ -73,3 +73,16 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtraError, match="scikit-learn"):
         named.digits()
+
+
+def test_each_split_says_which_one_it_is() -> None:
+    """A net that was trained on another split of the same digits has seen part of the test set."""
+    splits = load("digits")
+    assert [each.name for each in (splits.train, splits.validation, splits.test)] == [
+        f"digits, {split} split of seed 0" for split in ("training", "validation", "test")
+    ]
+    whole = torch.cat([splits.train.index, splits.validation.index, splits.test.index])
+    assert torch.equal(whole.sort().values, torch.arange(1797))
+    assert not overlap(splits.test, splits.train).any()
+    mine = Dataset.of(torch.cat([splits.test.x[:5], splits.train.x]), torch.zeros(1202, dtype=torch.long))
+    assert int(overlap(splits.test, mine).sum()) == 5

@@ -37,7 +37,7 @@ def test_the_official_files_are_read_and_split(root):
         assert torch.equal(part.index, number + first)
         assert torch.equal(part.y, number % 10)
     assert "last 3" in data.description
-    assert data.train.name == "torchvision:FashionMNIST"
+    assert data.train.name == "torchvision:FashionMNIST, training split of seed 0"
 
 
 def test_the_split_is_fixed(root):

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import snnrobust as sr
+from snnrobust.results.errata import errata
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.format_3 import upgrade_run
 from snnrobust.testing.tiny import tiny_data, tiny_model
@@ -93,3 +95,43 @@ def test_a_plugin_whose_repr_is_no_call_has_no_parameters() -> None:
     task = {"members": [], "plugin": "<something>", "label": "it"}
     run = upgrade_run({"format": 3, "tasks": [task, {**task, "plugin": "Name"}], "exhibits": {}})
     assert [each["parameters"] for each in run["tasks"]] == [{}, {}]
+
+
+def test_loading_a_run_whose_numbers_may_be_wrong_warns(both: tuple[sr.Report, Path]) -> None:
+    """It says in which cases; a run of the present format says nothing."""
+    _, folder = both
+    with pytest.warns(
+        RuntimeWarning, match="format 3, where robust accuracy is wrong if the net is in half precision"
+    ) as caught:
+        sr.Report.load(folder)
+    assert "(ILIF, ternary); run it again if this applies" in str(caught[0].message)
+    assert str(folder) in str(caught[0].message)
+
+
+def _run(**changes: Any) -> dict[str, Any]:
+    attack = {"norm": "linf", "objective": "CrossEntropy()", "gradient": "Own()"} | changes.pop("attack", {})
+    task = {"name": "pgd", "kind": "attack", "members": [], "attack": attack} | changes.pop("task", {})
+    model = {"encoder": None, "layout": "TN"} | changes.pop("model", {})
+    return {"written_by_format": 3, "tasks": [task], "models": {"m": model}} | changes
+
+
+@pytest.mark.parametrize(
+    ("run", "margin", "named"),
+    [
+        (_run(), 0.5, []),
+        (_run(), -np.inf, ["infinite"]),
+        (_run(task={"name": "torchattacks:SPSA"}), 0.5, ["SPSA"]),
+        (_run(attack={"norm": "l1"}), 0.5, ["padded"]),
+        (_run(task={"name": "square"}), 0.5, ["padded"]),
+        (_run(attack={"objective": "PerStepCrossEntropy()"}), 0.5, ["padded"]),
+        (_run(attack={"norm": "l1"}, model={"encoder": "repeat"}), 0.5, []),
+        (_run(attack={"gradient": "HART(gamma=1.0)"}), 0.5, ["padded", "ternary"]),
+        (_run(attack={"gradient": "ATan(alpha=2.0)"}), 0.5, ["ternary"]),
+    ],
+)
+def test_a_case_is_named_unless_the_run_excludes_it(run: dict[str, Any], margin: float, named: list[str]) -> None:
+    found = errata(run, {("m", "pgd", 0): {"margin": np.array([0.1, margin])}})
+    every = ["SPSA", "infinite", "padded", "ternary"]
+    assert [name for name in every if any(name in line for line in found)] == sorted(named, key=every.index)
+    assert sum("half precision" in line for line in found) == 1
+    assert errata({**run, "written_by_format": None}, {}) == []
