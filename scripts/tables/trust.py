@@ -17,7 +17,6 @@ import torch
 import victims
 
 import snnrobust as sr
-from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.report import Report
 
 #: The 19 estimators of Ozdenizci & Legenstein 2024 (TMLR); `rate-relu` stands for their ReLU net.
@@ -51,8 +50,8 @@ def claimed(epsilon: float) -> list[sr.Task]:
     return [sr.load("pgd", label="own PGD-20", epsilon=epsilon, steps=20), sr.load("standard", epsilon=epsilon)]
 
 
-def evaluate(name: str, folder: Path, samples: int) -> tuple[Report, Report]:
-    """The victim under the audited attacks and under all others; continues an interrupted run."""
+def evaluate(name: str, folder: Path, samples: int) -> tuple[Report, Report, Report]:
+    """The victim under the audited attacks, all others, and each member alone; continues an interrupted run."""
     model, epsilon = victims.load(name, folder), victims.VICTIMS[name].epsilon
     data = sr.data.load("mnist5k").test.take(samples)
     audited = sr.evaluate(
@@ -61,18 +60,27 @@ def evaluate(name: str, folder: Path, samples: int) -> tuple[Report, Report]:
     others = sr.evaluate(
         model, data, attacks(epsilon), evidence="none", out=folder / f"others-{name}-{samples}", progress=False
     )
-    return audited, others
+    alone = sr.evaluate(
+        model,
+        data,
+        [sr.load("standard", epsilon=epsilon)],
+        mode="exhaustive",
+        evidence="none",
+        out=folder / f"alone-{name}-{samples}",
+        progress=False,
+    )
+    return audited, others, alone
 
 
-def strength_table(reports: list[tuple[Report, Report]]) -> list[str]:
+def strength_table(reports: list[tuple[Report, Report, Report]]) -> list[str]:
     """Robust accuracy under each attack, the strongest member of `standard` alone, and the verdicts."""
     others = ["torchattacks:PGD", "torchattacks:APGD", "torchattacks:Square", "classical", "fast"]
     columns = ["victim", "epsilon", "clean", "own PGD-20", *others, "best member alone", "standard", "exhaustive"]
     lines = _header([*columns, "claim of own PGD-20", "claim of standard"])
-    for audited, compared in reports:
+    for audited, compared, members in reports:
         (epsilon,) = audited.task("standard")["strengths"]
         (name,) = audited.models
-        alone, member = _best_alone(audited)
+        alone, member = _best_alone(members)
         verdicts = {claim.label: claim.verdict for claim in audited.claims}
         shares = [
             audited.clean()["correct"].mean(),
@@ -102,12 +110,11 @@ def cost_table(report: Report) -> list[str]:
 
 
 def _best_alone(report: Report) -> tuple[float, str]:
-    """The strongest member of `standard` by itself, on the audit's samples."""
-    (epsilon,) = report.task("standard")["strengths"]
-    results = AuditedAttack(report.outcomes, report.models[0], "standard").evidence_under_norm("steps-100")
-    members = [member for result in results for member in result.attacks(epsilon) if member.kind]
-    best = min(members, key=lambda member: float(member.robust.mean()))
-    return float(best.robust.mean()), best.label
+    """The strongest member of `standard` by itself, from a run in which each member attacks each sample."""
+    (model,), members = report.models, report.task("standard")["members"]
+    robust = (report.cell(model, "standard", 0)["member_correct"] != 0) & report.clean(model)["correct"]
+    shares = robust.mean(axis=1)  # by member
+    return float(shares.min()), members[int(shares.argmin())]["label"]
 
 
 def _shares(values: Iterable[float]) -> list[str]:
@@ -131,7 +138,7 @@ def main() -> None:
     given = parser.parse_args()
     reports = [evaluate(name, given.folder, given.samples) for name in given.names]
     print("\n".join(strength_table(reports)))
-    for audited, _ in reports:
+    for audited, *_ in reports:
         print(f"\n{audited.models[0]}, verdict {audited.verdict}\n\n" + "\n".join(cost_table(audited)))
     print(f"\n{given.samples} test digits, {platform.machine()} CPU, torch {torch.__version__}")
 

@@ -143,26 +143,36 @@ class AttackCell:
         context.store.save_execution_path(context.model.name, restart.task.label, path)
 
     def _compare_black_box(self, outcomes: AttackOutcomes) -> None:
-        """Runs black-box members that broke samples which gradient members did not on samples that these broke.
+        """Runs black-box members on as many samples as it takes to compare them with gradient attacks.
 
-        The audit asks whether a black-box member breaks more samples than the gradient members. It does not, as soon as
-        it leaves as many of theirs robust as it broke beyond theirs: the samples that it has not seen can only add to
-        the former.
+        The audit asks whether a black-box member breaks more samples than a gradient attack: the gradient members, or
+        one of the evaluation's own. It does not, as soon as it leaves as many of those that the gradient attack broke
+        robust as it broke beyond them: further samples of these can only add to the former.
         """
-        broken = self._broken_by_gradients(outcomes)
+        withstood = [~self._broken_by_gradients(outcomes)]
+        if self.context.earlier is not None:
+            norm, epsilon = self.task.attacks[0][1].norm, self.task.strengths[self.position]
+            withstood += self.context.earlier.robust_to_gradients(norm, epsilon)
+        claimed = np.logical_or.reduce(withstood)
         for member, (each, _) in enumerate(self.task.attacks):
-            alone = outcomes.member_correct[member]
-            unseen = np.flatnonzero(self.attacked & broken & (alone < 0))
             if uses_gradients(each) is not False or each.label in self.context.skip:
                 continue
+            alone = outcomes.member_correct[member]
+            self._search_member(outcomes, member, np.flatnonzero(self.attacked & claimed & (alone < 0)))
+            unseen = np.flatnonzero(self.attacked & (alone < 0))
             while len(unseen):
-                lead = int((~broken & (alone == 0)).sum()) - int((broken & (alone == 1)).sum())
+                lead = max(int((kept & (alone == 0)).sum()) - int((~kept & (alone == 1)).sum()) for kept in withstood)
                 if lead <= 0:
                     break
                 now, unseen = np.split(unseen, [max(AT_LEAST, 2 * lead)])
-                for restart in searches_of(self.task):
-                    if restart.member == member:
-                        self._search(outcomes, restart, now[alone[now] != 0])
+                self._search_member(outcomes, member, now)
+
+    def _search_member(self, outcomes: AttackOutcomes, member: int, rows: np.ndarray) -> None:
+        """All searches of a member on the samples at the positions `rows`."""
+        alone = outcomes.member_correct[member]
+        for restart in searches_of(self.task):
+            if restart.member == member:
+                self._search(outcomes, restart, rows[alone[rows] != 0])
 
     def _broken_by_gradients(self, outcomes: AttackOutcomes) -> np.ndarray:
         """Which samples a gradient member broke, [N]."""

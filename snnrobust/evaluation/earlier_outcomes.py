@@ -10,6 +10,7 @@ import numpy as np
 from snnrobust.common.files import Arrays
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
+from snnrobust.threat_models.threat_model import Norm
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ class EarlierOutcomes:
                 if cell is not None and "assumed" not in cell:  # bisected
                     return {name: value[..., self.rows] for name, value in cell.items()}
         return None
+
+    def robust_to_gradients(self, norm: Norm, epsilon: float) -> list[np.ndarray]:
+        """Which of the n samples each gradient attack of the evaluation leaves robust at a radius; not of ensembles."""
+        found = []
+        for each in self.tasks:
+            if each.attack is None or each.attack.norm != norm or epsilon not in each.strengths:
+                continue
+            up_to = each.strengths[: each.strengths.index(epsilon) + 1]
+            held = [self.store.cell(self.model, each.label, k) for k in range(len(up_to))]
+            cells = [cell for cell in held if cell is not None]
+            if any(cell["backwards"].any() for cell in cells):
+                found.append(np.logical_and.reduce([cell["correct"][self.rows] != 0 for cell in cells]))
+        return found
 
 
 def _searches(task: Task) -> list[Task]:

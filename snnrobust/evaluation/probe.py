@@ -13,12 +13,14 @@ from snnrobust.common.ambient import neutral_modes
 from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import prepare
+from snnrobust.errors import InputError
 from snnrobust.evaluation.compatibility import check_data_fits
 from snnrobust.evaluation.gradient_pass import gradient_pass_findings, largest_difference
+from snnrobust.frameworks.find import LIKE_IN_EVAL
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.results.records import NAN, Finding
 from snnrobust.search.queries import ModelQueries
-from snnrobust.spike_gradients.swap import Own
+from snnrobust.spike_gradients.swap import Own, SpikeGradient
 from snnrobust.wrapping.model import SpikingModel
 
 #: Number of samples.
@@ -257,7 +259,7 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
         "Share of samples whose input gradient through the model's own surrogate is exactly zero at the original "
         "input. Gradient attacks without a random start do not move these samples."
     )
-    remedy = f"Attack with another estimator, e.g. gradient='atan', and with {BLACK_BOX}."
+    remedy = _other_gradients(model)
     gradient, _, _ = queries.gradient(batch)
     undefined = float((~torch.isfinite(gradient).flatten(1).all(dim=1)).float().mean())
     if undefined:
@@ -282,6 +284,28 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
         ),
         Finding("zero-gradient", zero <= 0.01, zero, 0.01, why, remedy),
     ]
+
+
+class _AnyEstimator:
+    """Stands for whatever estimator may be swapped in."""
+
+    def backward(self, u: Tensor, state: dict[str, Any]) -> Tensor:
+        """Of no use: no gradient is computed with it."""
+        return torch.ones_like(u)
+
+
+def _other_gradients(model: SpikingModel) -> str:
+    """What to attack with where the model's own gradient fails; an estimator only if the net takes one."""
+    nodes = {} if model.adapter is None else model.adapter.nodes(model.net)
+    if model.adapter is not None and model.adapter.refuses_autograd(model.net):
+        return f"No estimator helps, as the net has nodes that allow no gradient. Attack with {BLACK_BOX}."
+    try:
+        SpikeGradient(model.net, _AnyEstimator())
+    except InputError:
+        online = model.adapter is not None and any(map(model.adapter.ignores_surrogate, nodes.values()))
+        likewise = f"{LIKE_IN_EVAL[0].upper()}{LIKE_IN_EVAL[1:]}, or attack" if online else "Attack"
+        return f"No estimator can be put into all nodes of this net. {likewise} with {BLACK_BOX}."
+    return f"Attack with another estimator, e.g. gradient='atan', and with {BLACK_BOX}."
 
 
 def _ties(logits: Tensor) -> Finding:

@@ -34,9 +34,11 @@ def with_surrogate(function: nn.Module) -> sr.SpikingModel:
     return model
 
 
-def evaluated(model: sr.SpikingModel, *, members: list[dict[str, Any]] = MEMBERS, seed: int = 0) -> sr.Report:
+def evaluated(
+    model: sr.SpikingModel, *others: sr.Task, members: list[dict[str, Any]] = MEMBERS, seed: int = 0
+) -> sr.Report:
     task = sr.load("union", epsilon=RADII, adaptive=members)
-    return sr.evaluate(model, tiny_data(count=90), [task], evidence="full", seed=seed)
+    return sr.evaluate(model, tiny_data(count=90), [task, *others], evidence="full", seed=seed)
 
 
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +78,23 @@ def test_findings_are_those_of_all_searches(function: nn.Module, monkeypatch: py
                 assert np.array_equal(*(each[name][right] != 0 for each in cells))
     spent = [sum(_passes(each)) for each in (short, whole)]
     assert spent[0] < spent[1]
+
+
+@pytest.mark.parametrize("function", [surrogate.ATan(), surrogate.Rect(alpha=20.0)])
+def test_attacks_that_are_not_quoted_are_compared_with_black_box_members_too(
+    function: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples that the ensemble's gradient members break and a weak attack does not."""
+    weak = sr.load("fgsm", epsilon=RADII)
+    short = evaluated(with_surrogate(function), weak)
+    everything(monkeypatch)
+    whole = evaluated(with_surrogate(function), weak)
+    assert [each.verdict for each in short.claims] == [each.verdict for each in whole.claims]
+    passed = [
+        {(each.name, each.label, str(each.strength)): each.passed for each in report.findings}
+        for report in (short, whole)
+    ]
+    assert passed[0] == passed[1]
 
 
 def _passes(report: sr.Report) -> list[int]:
