@@ -12,6 +12,8 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 
+#: Change of an entry beyond which a sample is projected in float64: sums of such changes lose the radius in float32.
+FAR = 100.0
 Norm = Literal["linf", "l2", "l1", "l0"]
 Domain = Literal["real", "integer", "binary"]
 
@@ -95,6 +97,11 @@ class ThreatModel:
         if self.norm == "l1" and self.domain != "real":
             return x0 + _project_whole_l1(x - x0, low - x0, high - x0, self.whole)
         delta = _project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, self.norm)
+        far = (x - x0).flatten(1).abs().amax(dim=1) > FAR
+        if x.dtype != torch.float64 and bool(far.any()):
+            wide, origin = x[far].double(), x0[far].double()
+            found = _project_ball_and_box(wide - origin, low - origin, high - origin, self.epsilon, self.norm)
+            delta[far] = found.to(delta.dtype)
         if self.domain != "real":
             # A change of 1 - 1e-7 is a whole event lost to float rounding, not a fraction.
             delta = torch.trunc(delta + delta.sign() * 1e-4)
