@@ -23,6 +23,7 @@ from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.backends import backends
 from snnrobust.plugin.protocols import AnyEstimator, PerModule, Pointwise
 from snnrobust.results.execution_path import ExecutionPath
+from snnrobust.spike_gradients.heaviside import emits_heaviside
 from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
@@ -35,6 +36,7 @@ AGREEING = 0.75
 #: Bytes above which glibc gets fresh memory from the system each time, which is cleared page by page.
 REUSED = 32 * 2**20
 
+_SINGLE_STEP = "is single-step; set step_mode='m', and call it with all steps, [T, N, *]"
 _DIFFER = "differ from the net's own: the rewritten graph does not reproduce the forward pass"
 #: The derivative of a spike at u, or None where it is of no known family.
 DerivativeSource = Callable[[], Callable[[Tensor], Tensor] | None]
@@ -220,10 +222,20 @@ def _derivatives(
         else:
             raise NotAccelerated(f"the estimator {each!r} is not a pointwise derivative")
         if derivative is not None and _fits(node, adapter):
+            own = node.get_submodule("surrogate_function")
+            if (emits := emits_heaviside(own)) != "yes":
+                differs = "emits other values than 0 and 1" if emits == "no" else "may not spike at the threshold"
+                raise NotAccelerated(
+                    f"the surrogate {type(own).__name__} of node '{name}' ({type(node).__name__}) {differs}"
+                )
             chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):
-            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) has no fast kernel")
+            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter)}")
     if not chosen and not on_own_operator:
+        single = {name: node for name, node in nodes.items() if not adapter.is_multi_step(node)}
+        if nodes and len(single) == len(nodes):
+            name, node = next(iter(single.items()))
+            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_SINGLE_STEP}")
         raise NotAccelerated(
             "none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate"
         )
@@ -232,6 +244,11 @@ def _derivatives(
 
 def _always(derivative: Callable[[Tensor], Tensor]) -> DerivativeSource:
     return lambda: derivative
+
+
+def _no_kernel(node: nn.Module, adapter: Adapter) -> str:
+    """Why a node does not run on a fast kernel."""
+    return "has no fast kernel" if adapter.is_multi_step(node) else _SINGLE_STEP
 
 
 def _fits(node: nn.Module, adapter: Adapter) -> bool:

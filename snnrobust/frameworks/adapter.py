@@ -38,6 +38,12 @@ class Adapter(Protocol):
     def ignores_surrogate(self, node: nn.Module) -> bool:
         """Whether `node`, one of `nodes`, is known not to call its surrogate in eval mode."""
 
+    def passes_own_gradient(self, node: nn.Module) -> bool:
+        """Whether the spikes of `node`, one of `nodes`, have the gradient of its own surrogate in eval mode."""
+
+    def refuses_autograd(self, net: nn.Module) -> bool:
+        """Whether a module of `net` raises an error where a gradient is recorded."""
+
     def is_binary(self, node: nn.Module) -> bool:
         """Whether the class of `node` is not known to emit other values than 0 and 1."""
 

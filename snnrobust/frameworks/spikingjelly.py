@@ -78,6 +78,19 @@ class SpikingJelly(SpikingJellyLayers):
         """The nodes of online learning (OTTT, SLTT), which use it while training alone."""
         return isinstance(node, neuron.OTTTLIFNode | neuron.SLTTLIFNode)
 
+    def passes_own_gradient(self, node: nn.Module) -> bool:
+        """False for the nodes of online learning, and for CLIF whose surrogate spikes: both use it in training alone.
+
+        CLIF calls another spike function that is put in its place, unless that one has `spiking`.
+        """
+        own = node.get_submodule("surrogate_function")
+        skips = isinstance(node, neuron.ComplementaryLIFNode) and bool(getattr(own, "spiking", True))
+        return not (skips or self.ignores_surrogate(node))
+
+    def refuses_autograd(self, net: nn.Module) -> bool:
+        """Whether there is an ST-BIF node, which is made for inference."""
+        return any(isinstance(module, neuron.STBIFNode) for module in net.modules())
+
     def is_binary(self, node: nn.Module) -> bool:
         """False for ternary and integer nodes, and those whose output is an activation of the membrane potential."""
         return not isinstance(node, _GRADED)

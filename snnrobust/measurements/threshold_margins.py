@@ -33,7 +33,8 @@ class ThresholdMargins:
       +-epsilon for real inputs; for event data each entry changes by one event, up or down, with probability `epsilon`.
       Inputs stay within bounds, and padding does not change. A random change, not a worst case.
     - "surrogate_active:LAYER": share at which the derivative of the model's own surrogate is not exactly zero. Where it
-      is low, gradients vanish, and gradient-based attacks with the own surrogate are weak.
+      is low, gradients vanish, and gradient-based attacks with the own surrogate are weak. 0 for CLIF nodes
+      (ComplementaryLIFNode), which don't use their surrogate in eval mode.
 
     u is the membrane potential before the reset; the threshold of a node without one counts as 1. The record's strength
     is the step, from 1. Padding is left out. A stochastic model is measured at one draw, the same with and without
@@ -88,7 +89,7 @@ class ThresholdMargins:
                     layer = layers.setdefault(name, _Layer())
                     shares = {f"near {d}": u.abs() < d * _threshold(node) for d in self.deltas}
                     shares["flips"] = noisy[name] != clean.spikes[name]
-                    shares["active"] = Own().backward(u, {"surrogate": node.get_submodule("surrogate_function")}) != 0
+                    shares["active"] = _own_gradient(model, node, u) != 0
                     layer.add(shares, part.lengths)
         return [record for name, layer in layers.items() for record in self._records(name, layer, model)]
 
@@ -157,6 +158,13 @@ class _Layer:
 def _plus(total: list[int] | None, more: Tensor) -> list[int]:
     added: list[int] = more.tolist()
     return added if not total else [a + b for a, b in zip(total, added, strict=True)]
+
+
+def _own_gradient(model: SpikingModel, node: nn.Module, u: Tensor) -> Tensor:
+    """What a gradient in eval mode is multiplied by at a spike, of the shape of u."""
+    if model.adapter is not None and not model.adapter.passes_own_gradient(node):
+        return torch.zeros_like(u)
+    return Own().backward(u, {"surrogate": node.get_submodule("surrogate_function")})
 
 
 def _threshold(node: nn.Module) -> float:

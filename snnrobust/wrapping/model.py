@@ -30,6 +30,7 @@ Layout = Literal["N", "TN", "NT", "step"]
 #: memory for each large one from the system anew: measured 1.5 to 2 times slower a sample at 256.
 AT_ONCE = 64
 Decide = Literal["argmax", "argmin"]
+_AXES: dict[Layout, str] = {"N": "[N, T", "NT": "[N, T", "TN": "[T, N"}
 
 
 class SpikingModel:
@@ -72,7 +73,8 @@ class SpikingModel:
         self._reset = reset
         self._depth = 0
         self._straight_through = False
-        self._samples_first = False  # whether layout "N" was seen to be that of the outputs over time
+        self._layout_seen = False  # whether a pass showed which axis of the output has the samples
+        self._refuses_autograd = self.adapter is not None and self.adapter.refuses_autograd(net)
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
 
@@ -196,23 +198,42 @@ class SpikingModel:
             else:
                 out = self._call(inputs)
             outputs = self.batch_first(out, len(x))
-            if self.layout == "N" and out.ndim == 3 and not self._samples_first:
-                self._check_samples_first(inputs, out)
+            if self.layout != "step" and not self._layout_seen:
+                self._check_layout(inputs, out, len(x))
             return outputs
 
     @torch.no_grad()
-    def _check_samples_first(self, inputs: Tensor, out: Tensor) -> None:
-        """Raises an `InputError` if the net returns [T, N, K], which as many samples as steps would hide."""
-        if out.shape[0] == out.shape[1] and len(out) > 1:
+    def _check_layout(self, inputs: Tensor, out: Tensor, count: int) -> None:
+        """Raises an `InputError` if the net has time where its layout has samples, which N = T hides."""
+        time, samples = (0, 1) if self.layout == "TN" else (1, 0)
+        if out.ndim == 3:
+            steps = out.shape[time]
+        elif self.layout != "N":
+            steps = inputs.shape[time]
+        else:
+            return  # neither the input nor the output has a time axis that is known
+        if steps == count > 1:
             self.reset()
-            alone = self._call(inputs[:1].clone())
-            if len(alone) != 1:
-                raise InputError(
-                    f"expected outputs over time as [N, T, K] in layout 'N', got [T, N, K]: {tuple(alone.shape)} for "
-                    f"one sample; return their mean over time, or let the net return out.transpose(0, 1)"
-                )
-        if out.shape[1] > 1:  # one step of one sample says nothing
-            self._samples_first = True
+            alone = self._call(inputs.narrow(samples, 0, 1).clone())
+            if alone.shape[samples if alone.ndim == 3 else 0] != 1:
+                raise self._wrong_layout(alone)
+        if steps > 1:  # one step of one sample says nothing
+            self._layout_seen = True
+
+    def _wrong_layout(self, alone: Tensor) -> InputError:
+        """The error for a net that returned `alone` for one sample."""
+        shape = f"{tuple(alone.shape)} for one sample"
+        other: Layout = "NT" if self.layout == "TN" else "TN"
+        if alone.ndim == 2:
+            return InputError(
+                f"expected output [N, K] or a sequence of it in layout '{self.layout}', got {shape}; wrap the net with "
+                f"layout='{other}' if it takes {_AXES[other]}, *], else let it return [N, K]"
+            )
+        return InputError(
+            f"expected outputs over time as {_AXES[self.layout]}, K] in layout '{self.layout}', got "
+            f"{_AXES[other]}, K]: {shape}; return their mean over time, or let the net "
+            f"return out.transpose(0, 1)"
+        )
 
     def own_input(self, x: Tensor) -> Tensor:
         """Inputs on the model's device and in its dtype, which the net may change in place."""
@@ -240,7 +261,8 @@ class SpikingModel:
         """
         time_first = self.layout in ("TN", "step")
         batch = out.shape[1] if out.ndim == 3 and time_first else (out.shape[0] if out.ndim else -1)
-        if out.ndim not in (2, 3) or batch != count:
+        # A step without classes, [N], makes a sequence [T, N]: with N = T it looks like [N, K].
+        if out.ndim not in ((3,) if self.layout == "step" else (2, 3)) or batch != count:
             raise InputError(
                 f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', "
                 f"got {tuple(out.shape)}; check layout="
@@ -288,9 +310,14 @@ class SpikingModel:
             )
         refuse_unsupported_nodes(self.net, "recorded", "record a net without these nodes")
         with self.session():
-            if self.layout == "N" and not self._samples_first:
+            steps = self.steps if self.static else x.shape[1]
+            if not self._layout_seen and (self.layout == "N" or (self.layout != "step" and len(x) == steps)):
                 self.outputs(x[:1], keys=None if keys is None else keys[:1])  # not while it is recorded
-            return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
+            seen, self._layout_seen = self._layout_seen, True
+            try:
+                return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
+            finally:
+                self._layout_seen = seen
 
     def as_module(self) -> nn.Module:
         """A stateless `nn.Module` from inputs to logits, for third-party tools; shares the net's parameters."""
@@ -329,7 +356,8 @@ class SpikingModel:
         return (x - mean) / std
 
     def _call(self, x: Tensor) -> Tensor:
-        out = self.net(x)
+        with torch.no_grad() if self._refuses_autograd else nullcontext():
+            out = self.net(x)
         if not isinstance(out, Tensor):
             raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
         return out.clone()  # a net may return its own buffer, which the next step changes and a session restores

@@ -263,7 +263,7 @@ NETS: list[tuple[Callable[[], nn.Module], int | str]] = [
     (Smooth, 1),
     (Double, 2),
     (Frozen, 2),
-    (Stepwise, "none of the nodes is multi-step"),
+    (Stepwise, r"'node' \(LIFNode\) is single-step; set step_mode='m'"),
     (Derived, 1),
     (lambda: listening(Plain()), 1),
     (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "no nodes of a supported framework"),

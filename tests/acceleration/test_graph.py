@@ -248,7 +248,7 @@ def test_nodes_that_are_called_step_by_step_are_left_alone() -> None:
     accelerated = AcceleratedModel(model, Own())
     assert list(accelerated.fast) == ["2"]
     check_equal(accelerated, model, x)
-    with pytest.raises(NotAccelerated, match=r"'0\.0\.1' \(IFNode\) has no fast kernel"):
+    with pytest.raises(NotAccelerated, match=r"'0\.0\.1' \(IFNode\) is single-step; set step_mode='m'"):
         AcceleratedModel(model, ATan())
 
 

@@ -104,3 +104,19 @@ def test_control_spikes_are_counted_as_the_node_emits_them(node: nn.Module) -> N
     (rate,) = [each.value for each in report.records if each.metric == "firing_rate:1"]
     assert rate == pytest.approx(float(spikes.mean()))
     sr.evaluate(model, _data(), ["threshold-margins"], progress=False, evidence="none")
+
+
+def test_no_own_surrogate_of_clif_is_active_in_eval_mode() -> None:
+    """CLIF calls a step without a gradient there, whatever its surrogate's derivative is."""
+    shares = {}
+    for node in (neuron.ComplementaryLIFNode(surrogate_function=surrogate.ATan(), step_mode="m"), neuron.LIFNode()):
+        node.surrogate_function = surrogate.ATan()
+        net = nn.Sequential(layer.Linear(D, D), node, layer.Linear(D, 3))
+        functional.set_step_mode(net, "m")
+        model = sr.wrap(net, steps=T, bounds=(0, 2))
+        report = sr.evaluate(model, _data(), ["threshold-margins"], progress=False, evidence="none")
+        shares[type(node)] = {each.value for each in report.records if each.metric == "surrogate_active:1"}
+        logits = model.logits(inputs().requires_grad_())
+        (weight,) = torch.autograd.grad(logits.sum(), net[0].weight, allow_unused=True)
+        assert (weight is None) == (shares[type(node)] == {0.0})
+    assert shares == {neuron.ComplementaryLIFNode: {0.0}, neuron.LIFNode: {1.0}}

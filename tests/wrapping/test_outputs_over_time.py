@@ -1,6 +1,8 @@
-"""Layout "N": a net that returns [T, N, K] is refused also where there are as many samples as steps."""
+"""Where there are as many samples as steps, a net that swaps the two is refused as well."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +54,45 @@ def test_control_recording_hears_one_pass() -> None:
     known = sr.wrap(Net(time_first=False), layout="N")
     known.logits(x)
     assert torch.equal(fresh, known.record(x).spikes["node"])
+
+
+class AxesSwapped(nn.Module):
+    """Takes the stated layout, and returns [N, T, K] for [T, N, *] or the other way round."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x).transpose(0, 1)
+
+
+class MeanOver(nn.Module):
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * torch.arange(x.shape[-1])).cumsum(self.axis).mean(self.axis)
+
+
+@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("layout", ["TN", "NT"])
+def test_as_many_samples_as_steps_hide_no_swapped_axes(layout: Any, count: int) -> None:
+    x = torch.rand(count, 4, 3, generator=torch.Generator().manual_seed(0))
+    swapped = sr.wrap(AxesSwapped(), layout=layout, encoder=None)
+    with pytest.raises(InputError, match=r"transpose\(0, 1\)" if count == 4 else "check layout="):
+        swapped.logits(x)
+    time = 0 if layout == "TN" else 1
+    other = "NT" if layout == "TN" else "TN"
+    with pytest.raises(InputError, match=f"layout='{other}'" if count == 4 else "check layout="):
+        sr.wrap(MeanOver(1 - time), layout=layout, encoder=None).logits(x)
+    want = (x * torch.arange(3)).cumsum(1).mean(1)
+    torch.testing.assert_close(sr.wrap(MeanOver(1 - time), layout=other, encoder=None).logits(x), want)  # the advice
+    torch.testing.assert_close(sr.wrap(MeanOver(time), layout=layout, encoder=None).logits(x), want)  # the control
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_a_step_without_classes_is_refused(count: int) -> None:
+    class OneNumber(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(dim=1)
+
+    with pytest.raises(InputError, match=r"expected output \[N, K\] or a sequence"):
+        sr.wrap(OneNumber(), layout="step", encoder=None).logits(torch.rand(count, 4, 3))

@@ -19,7 +19,7 @@ from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.operators.fused_nodes import SpikeContext, with_fused_nodes
 from snnrobust_landscapes.operators.membrane_noise import BlurredSpike, membrane_noise
-from snnrobust_landscapes.operators.nodes import surrogate_derivatives
+from snnrobust_landscapes.operators.nodes import OWN_GRADIENTS, ignoring_nodes, surrogate_derivatives
 from snnrobust_landscapes.operators.operator import NO_GRAD_FN, Chunked, Operator, vector_jacobian_product
 
 #: A symmetric matrix [K, K] for each sample, times vectors [n, K]; made from softmax p [n, K] and labels y [n].
@@ -83,7 +83,14 @@ class GaussNewton:
 
     def _blurred(self, landscape: Landscape, rng: Draws) -> dict[str, BlurredSpike]:
         """The matched surrogates, of the nodes that do not keep their own."""
-        noise = {} if self.surrogate == "own" else membrane_noise(landscape, self.radius, rng)
+        if self.surrogate == "own":
+            return {}
+        try:
+            noise = membrane_noise(landscape, self.radius, rng)
+        except InputError as error:  # nodes whose membrane potentials can't be recorded
+            if ignoring_nodes(landscape.model):  # no gradient passes these nodes, whatever the operator
+                raise
+            raise InputError(f"{error}, or {OWN_GRADIENTS}") from error
         return {name: BlurredSpike(deviation) for name, deviation in noise.items()}
 
 

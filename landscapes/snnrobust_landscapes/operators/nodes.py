@@ -6,8 +6,13 @@ from torch import nn
 
 from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
+from snnrobust.frameworks.find import LIKE_IN_EVAL, listed, refuse_unsupported_nodes
 from snnrobust.kernels.derivative import Derivative
+from snnrobust.spike_gradients.heaviside import emits_heaviside
 from snnrobust.wrapping.model import SpikingModel
+
+#: What to do about nodes that can't be replaced: these operators leave them as they are.
+OWN_GRADIENTS = "use operator='formal' or {'name': 'gauss-newton', 'surrogate': 'own'}, which keep their own gradients"
 
 
 def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str, nn.Module]]:
@@ -18,7 +23,7 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
         operator: The operator that needs them, in words, for errors.
 
     Raises:
-        InputError: If the net has no spiking nodes of a supported framework.
+        InputError: If the net has no spiking nodes of a supported framework, or some that the operator can't replace.
     """
     adapter = model.adapter
     nodes = {} if adapter is None else adapter.nodes(model.net)
@@ -27,7 +32,28 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
             f"expected a net with spiking nodes of SpikingJelly for the {operator}, got "
             f"{type(model.net).__name__}; use operator='gauss-newton' or 'formal'"
         )
+    refuse_unsupported_nodes(model.net, "swapped", f"for the {operator}, {OWN_GRADIENTS}")
+    smooth = {
+        name: node for name, node in nodes.items() if emits_heaviside(node.get_submodule("surrogate_function")) == "no"
+    }
+    if smooth:
+        raise InputError(
+            f"expected nodes with surrogates that emit spikes 0 and 1 for the {operator}, got {listed(smooth)}; "
+            f"{OWN_GRADIENTS}"
+        )
+    if deaf := ignoring_nodes(model):
+        raise InputError(
+            f"expected nodes that call their surrogate in eval mode for the {operator}, got {listed(deaf)}; "
+            f"{LIKE_IN_EVAL}"
+        )
     return adapter, nodes
+
+
+def ignoring_nodes(model: SpikingModel) -> dict[str, nn.Module]:
+    """The nodes of a model, by name, that no gradient passes in eval mode, nor an estimator's."""
+    adapter = model.adapter
+    nodes = {} if adapter is None else adapter.nodes(model.net)
+    return {name: node for name, node in nodes.items() if adapter is not None and adapter.ignores_surrogate(node)}
 
 
 def surrogate_derivatives(model: SpikingModel) -> dict[str, Derivative]:

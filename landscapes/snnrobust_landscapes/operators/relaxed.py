@@ -97,7 +97,7 @@ def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivat
         raise InputError(
             f"expected surrogates with a known integral for the {Relaxed().name}, got "
             f"{node.get_submodule('surrogate_function')} at node '{name}'; use a surrogate such as ATan or Sigmoid "
-            f"that emits spikes, or operator='gauss-newton'"
+            f"that emits spikes, or operator='gauss-newton' or 'formal'"
         )
     return derivative
 
