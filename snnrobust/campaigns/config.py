@@ -180,10 +180,10 @@ def read_config(path: Path) -> Config:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"expected a config file at '{path}', got {error.strerror or error}; name a TOML file"
+            f"expected a config file at '{path.absolute()}', got {error.strerror or error}; name a TOML file"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected TOML in '{path}', got an error: {error}") from error
+        raise InputError(f"expected TOML in '{path.absolute()}', got an error: {error}; write TOML") from error
     check_parameters("config", content, ["models", "data", "tasks", "evaluate"])
     models = _table(content, "models")
     if not models:
@@ -292,11 +292,10 @@ def _load_checkpoint(net: nn.Module, path: Path) -> None:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict):
-        raise InputError(f"expected a state dict in '{path.name}', got {type(state).__name__}; save net.state_dict()")
+        raise InputError(f"expected a state dict in '{path}', got {type(state).__name__}; save net.state_dict()")
     try:
         net.load_state_dict(state)
     except Exception as error:  # keys that are no names and values that are no tensors fail in other ways
         raise InputError(
-            f"expected a checkpoint that fits the net, got '{path.name}': {_error_text(error)}; "
-            f"save this net's state_dict()"
+            f"expected a checkpoint that fits the net, got '{path}': {_error_text(error)}; save this net's state_dict()"
         ) from error

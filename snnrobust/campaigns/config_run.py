@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from snnrobust.campaigns.config import Config, read_config
+from snnrobust.campaigns.worker_interruption import WorkerInterruption, end
 from snnrobust.common.progress import progress_of
 from snnrobust.common.warning_lines import one_line_warnings
 from snnrobust.evaluation.execute import execute
@@ -18,6 +19,9 @@ from snnrobust.evaluation.plan import Plan
 from snnrobust.evaluation.run_description import describe
 from snnrobust.report import Report
 from snnrobust.results.store import Store
+
+#: Of this process, where it is a worker.
+_interruption = WorkerInterruption()
 
 
 def plan_config(config: Config, out: Path | None = None, processes: int = 1) -> Plan:
@@ -44,7 +48,7 @@ def evaluate_config(path: Path, out: Path, *, workers: int = 1, progress: bool |
         others = set(active_children())
         threads = max(1, (os.cpu_count() or 1) // workers)
         with (
-            ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
+            ProcessPoolExecutor(workers, get_context("spawn"), _handle_signals) as executor,
             progress_of(len(checked.models), progress, "models") as shown,
         ):
             futures = [executor.submit(_run_model, path, out, name, threads, workers) for name in checked.models]
@@ -55,16 +59,19 @@ def evaluate_config(path: Path, out: Path, *, workers: int = 1, progress: bool |
                     shown.advance()
             except KeyboardInterrupt:  # leaving the executor would wait for all pending models
                 executor.shutdown(wait=False, cancel_futures=True)
-                for child in set(active_children()) - others:
-                    child.terminate()
+                end(set(active_children()) - others)
                 raise
         store.read_timings()
     execute(checked, store, progress=progress)
     return Report(store)
 
 
+def _handle_signals() -> None:
+    _interruption.handle_signals()  # in a function: a method would be sent with a copy of its object
+
+
 def _run_model(path: Path, out: Path, name: str, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
-    with one_line_warnings():  # as the command line does in the parent process
+    with _interruption.interruptible(), one_line_warnings():  # as the command line does in the parent process
         checked = plan_config(read_config(path), out, workers)
         execute(checked, Store(out, describe(checked)), only=name, progress=False)

@@ -1,7 +1,10 @@
-"""Whether the content of two run.json describes the same run, so that one can be resumed as the other."""
+"""Whether the content of two run.json describes the same run, so that one can be resumed as the other, and whether it
+is whole."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,12 @@ from snnrobust.common.files import from_json, to_json
 
 #: Entries of run.json that do not decide any outcome.
 FREE = ("fingerprint", "signature", "batch_size", "not_bisected", "notes", "environment", "example_bytes")
+
+
+def run_checksum(run: dict[str, Any]) -> str:
+    """The checksum of a run.json's content: of all its entries as JSON holds them, in any order."""
+    text = json.dumps(from_json(to_json(run)), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def is_same_run(held: dict[str, Any], run: dict[str, Any]) -> bool:
@@ -29,14 +38,9 @@ def is_same_run(held: dict[str, Any], run: dict[str, Any]) -> bool:
 
 def run_difference(held: dict[str, Any], run: dict[str, Any]) -> str:
     """Which of the entries that decide the outcomes differ between two runs, for an error message."""
-    names = different_entries(held, run)
-    return f"different in: {', '.join(names)}" if names else "its models give other outputs"
-
-
-def different_entries(held: dict[str, Any], run: dict[str, Any]) -> list[str]:
-    """Names of the entries that decide the outcomes and differ between two runs."""
     run = from_json(to_json(run))  # as the held one was read
-    return [name for name in run if name not in FREE and held.get(name) != run[name]]
+    names = [name for name in run if name not in FREE and held.get(name) != run[name]]
+    return f"different in: {', '.join(names)}" if names else "its models give other outputs"
 
 
 def _close(ours: Any, theirs: Any) -> bool:

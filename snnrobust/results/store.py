@@ -1,6 +1,6 @@
 """Results on disk: every file is whole or absent, so a killed run can be resumed.
 
-run.json                      what is evaluated: models, data, tasks, seed, mode, environment
+run.json                      what is evaluated: models, data, tasks, seed, mode, environment; with a checksum of it all
 cells/MODEL/LABEL/K.npz       per-sample outcomes at the K-th strength of a task ("K.partial.npz" while it runs)
 cells/MODEL/LABEL/K.examples.npz  adversarial examples of the first samples, where they are kept
 cells/MODEL/LABEL/measure.*   records (.json) and artifacts (.json, .npz) of a measurement ("measure.partial.npz" while
@@ -38,7 +38,7 @@ from snnrobust.results.descriptions import (
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
-from snnrobust.results.run_identity import different_entries, is_same_run, run_difference
+from snnrobust.results.run_identity import is_same_run, run_checksum, run_difference
 from snnrobust.results.serialise import array_names, as_plain, from_plain
 from snnrobust.results.soundness import (
     check_cell,
@@ -86,7 +86,7 @@ class Store:
         if exists(folder / "run.json"):
             self._continue(folder)
         else:
-            write(folder / "run.json", to_json(run))
+            write(folder / "run.json", to_json({**run, "checksum": run_checksum(run)}))
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -116,9 +116,11 @@ class Store:
                     f"expected a run of format 3 or {FORMAT} in '{path.absolute()}', got format {run['format']}; "
                     f"use the version that wrote it, or start again in another output folder"
                 )
-            if run["format"] == 3:
-                run = upgrade_run(run)
+            former, checksum = run["format"] == 3, run.pop("checksum", None)
+            run = upgrade_run(run) if former else run
             check_run(run)
+            if not former and checksum != run_checksum(run):  # also of what is sound by itself, e.g. a shorter list
+                raise ValueError("its entries don't fit its checksum")
         described: dict[str, Any] = run
         return described
 
@@ -354,9 +356,6 @@ class Store:
                 f"expected this run in '{folder}', got another run ({run_difference(held, self.run)}); "
                 f"choose another output folder"
             )
-        if names := different_entries(held, self.run):  # with equal fingerprints, which are made of these entries
-            with reading(folder / "run.json", "the description of a run", _RUN_CURE):
-                raise ValueError(f"{', '.join(names)} don't fit its fingerprint")
         self.run = held
         self.read_timings()
 

@@ -143,7 +143,8 @@ class ModelQueries:
             return self._model.read(outputs, batch.lengths), sign * outputs
         if self._output_layer is None:
             self._output_layer = OutputLayer(self._model, batch.x.detach()[:2])
-        with self._output_layer.capture(self._view):
+        # In one session with the pass: the end of the pass's own one would take back what the net has captured.
+        with self._model.session(), self._output_layer.capture(self._view):
             outputs = model.outputs(batch.x, keys=batch.index, draw=draw)
             graded = sign * self._output_layer.captured(outputs)
             return self._model.read(outputs, batch.lengths), graded

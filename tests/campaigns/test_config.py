@@ -184,6 +184,28 @@ def test_a_missing_config_is_refused(tmp_path: Path) -> None:
         config.read_config(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (None, "got no such file; write one with torch.save"),
+        (print, "got a file that can't be read as weights only"),
+        ([torch.zeros(1)], "got list; save net.state_dict()"),
+        ({"layer.weight": torch.zeros(1)}, "': RuntimeError: "),
+    ],
+)
+def test_messages_about_checkpoints_name_the_full_path(
+    folder: Path, held: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tiny.pt").unlink()
+    if held is not None:
+        torch.save(held, folder / "tiny.pt")
+    monkeypatch.chdir(folder)
+    with pytest.raises(sr.InputError) as caught:
+        config.read_config(Path("config.toml")).load_models()
+    assert f"'{folder / 'tiny.pt'}'" in str(caught.value)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_checkpoints_may_wrap_their_state_dict(folder: Path, wrapper: str) -> None:
     torch.save({wrapper: tiny_model().net.state_dict(), "epoch": 3}, folder / "tiny.pt")

@@ -5,7 +5,9 @@ The cure is applied as it is printed, and ends with the report of the undamaged 
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 import shutil
 import warnings
@@ -18,7 +20,12 @@ import pytest
 
 import snnrobust as sr
 from snnrobust.errors import StoreError
+from snnrobust.evaluation.make_plan import make_plan
+from snnrobust.evaluation.run_description import describe
+from snnrobust.evaluation.settings import EvaluationSettings
 from snnrobust.results.checkpoint import MeasurementCheckpoint
+from snnrobust.results.records import Finding, Record
+from snnrobust.results.store import Store
 from snnrobust.search.queries import ModelQueries
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
@@ -314,13 +321,79 @@ def test_a_file_in_the_place_of_a_folder(name: str, how: str, whole: Path, tmp_p
     assert found == numbers(sr.Report.load(whole))
 
 
-def test_another_run_with_the_same_fingerprint_is_damage(whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    path = folder / "run.json"
+#: Each leaves a run.json whose entries are sound by themselves.
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a piece of evidence": lambda run: run["evidence_tasks"]["b"].pop(),
+    "all evidence": lambda run: run["evidence_tasks"]["b"].clear(),
+    "a model": lambda run: run["models"].pop("b"),
+    "all about a model": lambda run: [run[part].pop("b") for part in ("models", "evidence_tasks", "skipped")],
+    "a task": lambda run: run["tasks"].pop(),
+    "a strength": lambda run: run["tasks"][1]["strengths"].pop(),
+    "a member": lambda run: run["tasks"][2]["members"].pop(),
+    "what is quoted": lambda run: run["quoted"].pop(),
+    "the order of samples": lambda run: run["rows"].reverse(),
+    "the checksum": lambda run: run.pop("checksum"),
+    "the seed": lambda run: run.update(seed=1),
+}
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    """The description of a run of two models with evidence."""
+    tasks = ["clean", sr.load("pgd", epsilon=[0.02, 0.05], steps=3), sr.load("fast", epsilon=[0.05])]
+    models = {"a": tiny_model(), "b": tiny_model()}
+    return describe(make_plan(models, DATA, tasks, EvaluationSettings(evidence="full", batch_size=8)))
+
+
+@pytest.mark.parametrize("how", ["load", "open", "resume"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_description_of_which_a_part_was_removed_is_refused(
+    name: str, how: str, described: dict[str, Any], tmp_path: Path
+) -> None:
+    Store(tmp_path, described)
+    Store.open(tmp_path)
+    path = tmp_path / "run.json"
     run = json.loads(path.read_text())
-    run["seed"] += 1
+    assert [task["label"] for task in run["tasks"]] == ["clean", "pgd", "fast"]
+    CHANGES[name](run)
     path.write_text(json.dumps(run))
-    with pytest.raises(StoreError, match="seed don't fit its fingerprint") as caught:
-        evaluate(folder)
-    assert cured(caught.value, folder, path, tmp_path / "elsewhere").run["seed"] == 0
+    with pytest.raises(StoreError) as caught:
+        {"load": sr.Report.load, "open": Store.open, "resume": lambda folder: Store(folder, described)}[how](tmp_path)
+    assert str(caught.value) == (
+        f"expected the description of a run in '{path}', got a damaged file (its entries don't fit its checksum); "
+        f"it can't be repaired: start again in another output folder"
+    )
+
+
+def test_a_description_in_another_layout_is_read(described: dict[str, Any], tmp_path: Path) -> None:
+    """Infinite bounds and NaN, which JSON does not hold as such, have the same checksum as they are read."""
+    models = {name: {**model, "bounds": (-math.inf, math.inf)} for name, model in described["models"].items()}
+    Store(tmp_path, {**described, "models": models, "notes": [math.nan]})
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run, sort_keys=True))
+    del run["checksum"]
+    assert Store.open(tmp_path).run == run
+
+
+@pytest.mark.parametrize("kind", [Record, Finding])
+def test_each_field_of_a_stored_record_and_finding_is_required(
+    kind: type[Record | Finding], whole: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run/cells/tiny" / {Record: "activity/measure.json", Finding: "findings.json"}[kind]
+    shutil.copytree(whole, tmp_path / "run")
+    content = json.loads(path.read_text())
+    listed = content["records"] if kind is Record else content
+    for field in dataclasses.fields(kind):
+        for at in (0, len(listed) - 1):
+            value = listed[at].pop(field.name)
+            path.write_text(json.dumps(content))
+            listed[at][field.name] = value
+            with pytest.raises(StoreError) as caught:
+                sr.Report.load(tmp_path / "run")
+            what = "records of 'activity'" if kind is Record else "findings of the probe"
+            assert str(caught.value) == (
+                f"expected {what} in '{path}', got a damaged file (a {kind.__name__} without ['{field.name}']); "
+                f"delete it and resume (`--resume`, or the same out=)"
+            )
+    path.write_text(json.dumps(content))
+    assert numbers(sr.Report.load(tmp_path / "run")) == numbers(sr.Report.load(whole))

@@ -143,6 +143,19 @@ def test_graded_objectives_see_the_output_layer(layout: Any) -> None:
     assert not node._forward_pre_hooks
 
 
+@pytest.mark.parametrize("objective", [MembraneMargin(), CurrentMargin(), PerStepCrossEntropy(), CrossEntropy()])
+@pytest.mark.parametrize("estimator", [Own(), ATan(), Both(ATan(), Own())], ids=repr)
+def test_queries_outside_a_session_are_those_inside(objective: Objective, estimator: AnyEstimator) -> None:
+    model, data = tiny_model(), tiny_data(count=6)
+    batch = Batch(data.x, data.y, data.index)
+    with model.session():
+        made = queries(objective, estimator, model=model)
+        expected = [*made.gradient(batch), *made.value(batch), made.logits(batch)]
+    made = queries(objective, estimator, model=model)
+    found = [*made.gradient(batch), *made.value(batch), made.logits(batch)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_the_gradient_of_the_current_is_that_of_the_weights() -> None:
     """d/dx of max_{i != y} w_i x - w_y x, whatever the spikes do."""
     linear = nn.Linear(4, 3, bias=False)
