@@ -27,6 +27,7 @@ from snnrobust.spike_gradients.heaviside import emits_heaviside
 from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
+from snnrobust.wrapping.net_output import chosen_output
 
 #: Samples on which it is compared with the net.
 COMPARED = 16
@@ -186,7 +187,7 @@ class AcceleratedModel:
             sequence = x.unsqueeze(1) if self._one_step else model.encode(x, keys, draw)
             # A matrix product of transposed memory is divided into one for each step, with as many rows as samples.
             out = self._graph(model.arrange(sequence).contiguous())
-            return model.batch_first(out, len(x))[:count]
+            return model.batch_first(chosen_output(out, model.output, len(x)), len(x))[:count]
 
     def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None

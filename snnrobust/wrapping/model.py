@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from snnrobust.common.batching import even_parts
 from snnrobust.common.random import Draws, global_rng
 from snnrobust.common.session_cache import SessionCache
-from snnrobust.errors import InputError, InputTypeError
+from snnrobust.errors import InputError
 from snnrobust.frameworks.find import find_adapter, listed, refuse_unsupported_nodes, unsupported_nodes
 from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.decision import predict
 from snnrobust.wrapping.encoding import EncoderFunction, encode
+from snnrobust.wrapping.net_output import AXES, OutLayout, OutputChoice, chosen_output
 from snnrobust.wrapping.readout import ReadoutFunction, read_out
 from snnrobust.wrapping.recording import Recording, record
 from snnrobust.wrapping.restore import preserved
@@ -30,7 +31,6 @@ Layout = Literal["N", "TN", "NT", "step"]
 #: memory for each large one from the system anew: measured 1.5 to 2 times slower a sample at 256.
 AT_ONCE = 64
 Decide = Literal["argmax", "argmin"]
-_AXES: dict[Layout, str] = {"N": "[N, T", "NT": "[N, T", "TN": "[T, N"}
 
 
 class SpikingModel:
@@ -51,6 +51,8 @@ class SpikingModel:
         domain: Domain,
         readout: str | ReadoutFunction,
         decide: Decide,
+        output: OutputChoice | None,
+        out_layout: OutLayout | None,
         reset: Callable[[], object] | None,
         normalize: tuple[Sequence[float], Sequence[float]] | None,
         stochastic: bool,
@@ -65,6 +67,8 @@ class SpikingModel:
         self.domain: Domain = domain
         self.readout = readout
         self.decide = decide
+        self.output = output
+        self.out_layout = out_layout
         self.normalize = normalize
         self.adapter = find_adapter(net)
         self.stochastic = stochastic or encoder == "poisson"
@@ -74,6 +78,7 @@ class SpikingModel:
         self._depth = 0
         self._straight_through = False
         self._layout_seen = False  # whether a pass showed which axis of the output has the samples
+        self._time_first = layout in ("TN", "step") if out_layout is None else out_layout == "TN"
         self._refuses_autograd = self.adapter is not None and self.adapter.refuses_autograd(net)
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
@@ -120,6 +125,8 @@ class SpikingModel:
             "domain": self.domain,
             "readout": named(self.readout),
             "decide": self.decide,
+            "output": named(self.output),
+            "out_layout": self.out_layout,
             "normalize": None if self.normalize is None else [list(part) for part in self.normalize],
             "stochastic": self.stochastic,
             "keyed_by_batch": self.foreign_randomness,
@@ -194,45 +201,58 @@ class SpikingModel:
             self.reset()
             inputs = self.arrange(self.encode(x, keys, draw))
             if self.layout == "step":  # each step has memory of its own: a repeated input shares it over time
-                out = torch.stack([self._call(inputs[t].clone()) for t in range(len(inputs))])
+                out = torch.stack([self._call(inputs[t].clone(), len(x)) for t in range(len(inputs))])
             else:
-                out = self._call(inputs)
-            outputs = self.batch_first(out, len(x))
-            if self.layout != "step" and not self._layout_seen:
-                self._check_layout(inputs, out, len(x))
-            return outputs
+                out = self._call(inputs, len(x))
+                if not self._layout_seen:
+                    self._check_layout(inputs, out, len(x))
+            return self.batch_first(out, len(x))
 
     @torch.no_grad()
     def _check_layout(self, inputs: Tensor, out: Tensor, count: int) -> None:
-        """Raises an `InputError` if the net has time where its layout has samples, which N = T hides."""
-        time, samples = (0, 1) if self.layout == "TN" else (1, 0)
+        """Finds out which axis of the outputs has the samples, by a pass of one sample where N = T hides it.
+
+        Raises:
+            InputError: If the net has time where its layout has samples.
+        """
+        samples = 1 if self.layout == "TN" else 0  # of the inputs
+        free = self.layout == "N" and self.out_layout is None  # nothing says where the outputs have time
         if out.ndim == 3:
-            steps = out.shape[time]
-        elif self.layout != "N":
-            steps = inputs.shape[time]
+            time, batch = out.shape[:2] if self._time_first else (out.shape[1], out.shape[0])
+        elif self.layout != "N" and out.ndim == 2:
+            time, batch = inputs.shape[1 - samples], out.shape[0]
         else:
             return  # neither the input nor the output has a time axis that is known
-        if steps == count > 1:
+        if time == batch == count > 1:
             self.reset()
-            alone = self._call(inputs.narrow(samples, 0, 1).clone())
-            if alone.shape[samples if alone.ndim == 3 else 0] != 1:
-                raise self._wrong_layout(alone)
-        if steps > 1:  # one step of one sample says nothing
-            self._layout_seen = True
+            alone = self._call(inputs.narrow(samples, 0, 1).clone(), 1)
+            axis = int(self._time_first) if alone.ndim == 3 else 0
+            if alone.shape[axis] != 1 and not (free and alone.ndim == 3):
+                raise self._wrong_layout(alone, 1)
+            self._time_first ^= alone.shape[axis] != 1
+        elif free and time == count:
+            self._time_first ^= batch != count
+        self._layout_seen = max(time, batch) > 1  # one step of one sample says nothing
 
-    def _wrong_layout(self, alone: Tensor) -> InputError:
-        """The error for a net that returned `alone` for one sample."""
-        shape = f"{tuple(alone.shape)} for one sample"
-        other: Layout = "NT" if self.layout == "TN" else "TN"
-        if alone.ndim == 2:
+    def _wrong_layout(self, out: Tensor, count: int) -> InputError:
+        """The error for a net that returned outputs of this shape for `count` samples."""
+        shape = f"{tuple(out.shape)}"
+        stated: OutLayout = "TN" if self._time_first else "NT"
+        other: OutLayout = "NT" if self._time_first else "TN"
+        if out.ndim == 3 and out.shape[0 if self._time_first else 1] == count:
             return InputError(
-                f"expected output [N, K] or a sequence of it in layout '{self.layout}', got {shape}; wrap the net with "
-                f"layout='{other}' if it takes {_AXES[other]}, *], else let it return [N, K]"
+                f"expected outputs over time as {AXES[stated]} with N = {count} in layout '{self.layout}', got "
+                f"{AXES[other]}: {shape}; pass out_layout='{other}' to wrap"
+            )
+        if out.ndim == 2 and self.layout in ("TN", "NT"):
+            return InputError(
+                f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', got {shape}; "
+                f"check layout=: wrap the net with layout='{other}' if it takes {AXES[other].replace('K', '*')}, else "
+                f"let it return [N, K]"
             )
         return InputError(
-            f"expected outputs over time as {_AXES[self.layout]}, K] in layout '{self.layout}', got "
-            f"{_AXES[other]}, K]: {shape}; return their mean over time, or let the net "
-            f"return out.transpose(0, 1)"
+            f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', "
+            f"got {shape}; check layout="
         )
 
     def own_input(self, x: Tensor) -> Tensor:
@@ -259,17 +279,14 @@ class SpikingModel:
         Raises:
             InputError: If it is neither [N, K] nor a sequence of it in the stated layout.
         """
-        time_first = self.layout in ("TN", "step")
-        batch = out.shape[1] if out.ndim == 3 and time_first else (out.shape[0] if out.ndim else -1)
+        batch = out.shape[1] if out.ndim == 3 and self._time_first else (out.shape[0] if out.ndim else -1)
         # A step without classes, [N], makes a sequence [T, N]: with N = T it looks like [N, K].
-        if out.ndim not in ((3,) if self.layout == "step" else (2, 3)) or batch != count:
-            raise InputError(
-                f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', "
-                f"got {tuple(out.shape)}; check layout="
-            )
+        dims = {"N": (2,), "NT": (3,), "TN": (3,), None: (3,) if self.layout == "step" else (2, 3)}[self.out_layout]
+        if out.ndim not in dims or batch != count:
+            raise self._wrong_layout(out, count)
         if out.ndim == 2:
             return out.unsqueeze(1)
-        return out.transpose(0, 1) if time_first else out
+        return out.transpose(0, 1) if self._time_first else out
 
     def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -313,11 +330,17 @@ class SpikingModel:
             steps = self.steps if self.static else x.shape[1]
             if not self._layout_seen and (self.layout == "N" or (self.layout != "step" and len(x) == steps)):
                 self.outputs(x[:1], keys=None if keys is None else keys[:1])  # not while it is recorded
-            seen, self._layout_seen = self._layout_seen, True
-            try:
+            with self.single_passes():
                 return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
-            finally:
-                self._layout_seen = seen
+
+    @contextmanager
+    def single_passes(self) -> Iterator[None]:
+        """Each call runs the net once inside, for what listens to it: nothing is found out by a further sample."""
+        seen, self._layout_seen = self._layout_seen, True
+        try:
+            yield
+        finally:
+            self._layout_seen = seen
 
     def as_module(self) -> nn.Module:
         """A stateless `nn.Module` from inputs to logits, for third-party tools; shares the net's parameters."""
@@ -355,12 +378,12 @@ class SpikingModel:
         mean, std = (torch.tensor(list(part), dtype=x.dtype, device=x.device).reshape(shape) for part in self.normalize)
         return (x - mean) / std
 
-    def _call(self, x: Tensor) -> Tensor:
+    def _call(self, x: Tensor, count: int) -> Tensor:
+        """What the net returns for `count` samples: its outputs alone."""
         with torch.no_grad() if self._refuses_autograd else nullcontext():
             out = self.net(x)
-        if not isinstance(out, Tensor):
-            raise InputTypeError(f"expected a tensor from the net, got {type(out).__name__}; return the output alone")
-        return out.clone()  # a net may return its own buffer, which the next step changes and a session restores
+        chosen = chosen_output(out, self.output, count)
+        return chosen.clone()  # a net may return its own buffer, which the next step changes and a session restores
 
     def __repr__(self) -> str:
         return f"SpikingModel({self.name!r}, layout={self.layout!r}, steps={self.steps}, encoder={named(self.encoder)})"

@@ -55,14 +55,16 @@ class OutputLayer:
         if view == "current":
             handle = node.register_forward_pre_hook(lambda _, args: self._captured.append(args[0]))
             try:
-                yield
+                with self._model.single_passes():
+                    yield
             finally:
                 handle.remove()
             return
         inner = node.get_submodule("surrogate_function")
         adapter.swap_surrogate(node, _CapturedSurrogate(inner, self._captured))
         try:
-            yield
+            with self._model.single_passes():
+                yield
         finally:
             adapter.swap_surrogate(node, inner)
 
@@ -80,13 +82,15 @@ class OutputLayer:
         nodes = model.adapter.nodes(model.net) if model.adapter is not None else {}
         if not nodes:
             return "", None
+        model.outputs(x[:1])  # shows where outputs have time
         spikes: dict[str, list[Tensor]] = {}
         handles = [
             node.register_forward_hook(lambda _, args, out, name=name: spikes.setdefault(name, []).append(out))
             for name, node in nodes.items()
         ]
         try:
-            outputs = model.outputs(x)  # (N, T, K)
+            with model.single_passes():
+                outputs = model.outputs(x)  # (N, T, K)
         finally:
             for handle in handles:
                 handle.remove()

@@ -12,6 +12,7 @@ from snnrobust.errors import InputError, InputTypeError
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.encoding import ENCODERS, EncoderFunction
 from snnrobust.wrapping.model import Decide, Layout, SpikingModel, named
+from snnrobust.wrapping.net_output import OutLayout, OutputChoice
 from snnrobust.wrapping.readout import READOUTS, ReadoutFunction
 
 
@@ -26,6 +27,8 @@ def wrap(
     domain: Domain = "real",
     readout: str | ReadoutFunction = "mean",
     decide: Decide = "argmax",
+    output: OutputChoice | None = None,
+    out_layout: OutLayout | None = None,
     reset: Callable[[], object] | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     stochastic: bool = False,
@@ -38,7 +41,8 @@ def wrap(
             the original module is used, which shares its weights.
         name: Name in reports.
         layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step.
-            It returns [N, K] or a sequence of it in the same layout.
+            It returns [N, K] or a sequence of it in the same layout, unless `out_layout` says otherwise. In layout
+            "N", [T, N, K] is told from [N, T, K].
         steps: Time steps T of the encoder.
         encoder: For static data [N, *]: "repeat", "poisson", "latency" or a callable (x, steps) -> [N, T, *].
             None: the data is temporal, [N, T, *]. In layout "N" the net does its own encoding: leave "repeat" for
@@ -48,6 +52,11 @@ def wrap(
         readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
             (outputs [N, T, K], lengths) -> [N, K].
         decide: "argmax", or "argmin" for read-outs where less is better (spike times).
+        output: Where the outputs are in what the net returns, where that is no tensor: a position, a key or a callable
+            that takes all of it. None: the only tensor, or the only one that may be outputs; a list of [N, K] is one
+            for each step. Trailing axes [..., 1, 1] are dropped.
+        out_layout: Axes of the outputs where they are not those of the layout: "N" [N, K], "NT" [N, T, K],
+            "TN" [T, N, K].
         reset: Callable without arguments that resets the net's own state; SpikingJelly's is reset in any case.
         normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
         stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
@@ -76,6 +85,14 @@ def wrap(
     _check_name("layout", layout, get_args(Layout))
     _check_name("domain", domain, get_args(Domain))
     _check_name("decide", decide, get_args(Decide))
+    if out_layout is not None:
+        _check_name("out_layout", out_layout, get_args(OutLayout))
+        if layout == "step":
+            raise InputError(f"expected no out_layout in layout 'step', got {out_layout!r}; leave it out")
+    if not (output is None or callable(output) or (isinstance(output, int | str) and not isinstance(output, bool))):
+        raise InputTypeError(
+            f"expected output to be a position, a key or a callable, got {output!r}; give one of these"
+        )
     if encoder is not None and not callable(encoder):
         _check_name("encoder", encoder, ENCODERS)
     if not callable(readout):
@@ -111,6 +128,8 @@ def wrap(
         domain=domain,
         readout=readout,
         decide=decide,
+        output=output,
+        out_layout=out_layout,
         reset=reset,
         normalize=None if normalize is None else _per_channel(normalize),
         stochastic=stochastic,

@@ -508,7 +508,8 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (lambda x: (x, x), InputTypeError),
+        (lambda x: (x, x), InputError),
+        (lambda x: {}, InputTypeError),
         (lambda x: None, InputTypeError),
         (lambda x: x.sum(), InputError),
         (lambda x: torch.zeros(99, K), InputError),
