@@ -198,6 +198,7 @@ _DERIVATIVES: dict[type, Callable[[float], Derivative]] = {
     surrogate.SoftSign: lambda alpha: Derivative("soft-sign", 1 / alpha, 2 * alpha),
     surrogate.SuperSpike: lambda alpha: Derivative("fast-sigmoid", 1.0, alpha),
     surrogate.Erf: lambda alpha: Derivative("gaussian", alpha, alpha / math.sqrt(math.pi)),
+    surrogate.Rect: lambda alpha: Derivative("rectangle", 0.5 / alpha, alpha),
 }
 
 

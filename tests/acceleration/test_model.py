@@ -37,6 +37,7 @@ KNOWN: dict[str, Callable[[float], nn.Module]] = {
     "SoftSign": surrogate.SoftSign,
     "SuperSpike": surrogate.SuperSpike,
     "Erf": surrogate.Erf,
+    "Rect": surrogate.Rect,
 }
 UNKNOWN: dict[str, Callable[[float], nn.Module]] = {"S2NN": surrogate.S2NN}
 FEEDS = [(a, b) for a in ("TN", "NT") for b in ("repeat", "poisson", "latency", None)] + [("N", "repeat")]

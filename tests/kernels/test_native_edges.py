@@ -33,6 +33,7 @@ SURROGATES = (
     surrogate.SoftSign,
     surrogate.SuperSpike,
     surrogate.Erf,
+    surrogate.Rect,
 )
 Rules: TypeAlias = tuple[float | None, bool]
 TAU = 2.3

@@ -93,9 +93,10 @@ class _Smooth:
 
 
 def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivative:
-    if derivative is None:
+    # A derivative with jumps has a second one that misses them.
+    if derivative is None or derivative.family == "rectangle":
         raise InputError(
-            f"expected surrogates with a known integral for the {Relaxed().name}, got "
+            f"expected surrogates with a known integral and a continuous derivative for the {Relaxed().name}, got "
             f"{node.get_submodule('surrogate_function')} at node '{name}'; use a surrogate such as ATan or Sigmoid "
             f"that emits spikes, or operator='gauss-newton' or 'formal'"
         )

@@ -157,7 +157,7 @@ def test_where_nothing_can_be_differentiated_again_it_is_an_error() -> None:
 def test_a_surrogate_of_no_known_family(each: OperatorSpec) -> None:
     """The field uses the derivative of the surrogate itself; the relaxation needs an integral."""
     if isinstance(each, Relaxed):
-        with pytest.raises(InputError, match=r"known integral .* got Through.* at node '1'.*gauss-newton"):
+        with pytest.raises(InputError, match=r"known integral .*got Through.* at node '1'.*gauss-newton"):
             applied(each, model(Through(_Unknown)))
         return
     assert torch.allclose(applied(each, model(Through(_Unknown))), applied(each, model()), atol=1e-12)
@@ -167,6 +167,8 @@ def test_a_derivative_that_is_constant_between_jumps() -> None:
     field, formal = applied(Field(), model(surrogate.Rect())), applied(Formal(), model(surrogate.Rect()))
     assert field.isfinite().all()
     assert not torch.allclose(field, formal)
+    with pytest.raises(InputError, match=r"a continuous derivative .* got Rect.* at node '1'.*'formal'"):
+        applied(Relaxed(), model(surrogate.Rect()))
 
 
 class _Unknown(Fused):
