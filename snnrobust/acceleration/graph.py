@@ -27,7 +27,7 @@ _ENTRYWISE = (operator.add, operator.sub, operator.mul, operator.truediv, torch.
 
 
 def rewritten(
-    net: nn.Module, adapter: Adapter, fast: Mapping[str, FastNode], steps: int | None
+    net: nn.Module, adapter: Adapter, fast: Mapping[str, FastNode], steps: int | None, *, merged: bool = False
 ) -> fx.GraphModule | None:
     """`net` with `fast` nodes in place of those of these names, or None if it can't be traced.
 
@@ -37,6 +37,8 @@ def rewritten(
         fast: The replacement of each spiking node, by the node's name. Nodes inside blocks of the framework are not
             replaced, nor those that are called more than once a pass.
         steps: T, if the input is the same at each step and is to be given as [1, N, *]; else None.
+        merged: Whether the net takes single steps, and the rewritten one all steps of all samples at once: [T N, *], or
+            [N, *] for an input that is the same at each step.
     """
     if _has_own_hooks(net):
         return None  # hooks on the whole net have to be called at each pass
@@ -57,7 +59,7 @@ def rewritten(
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     if any(node.op == "get_attr" and node.target not in tensors for node in graph.nodes):
         return None  # a tensor created in the pass would become a constant
-    rewriter = _Rewriter(dict(net.named_modules()), adapter, graph)
+    rewriter = _Rewriter(dict(net.named_modules()), adapter, graph, merged)
     rewriter.place(fast)
     rewriter.hoist(steps)
     graph.lint()
@@ -92,8 +94,9 @@ class _Tracer(fx.Tracer):
 
 
 class _Rewriter:
-    def __init__(self, modules: dict[str, nn.Module], adapter: Adapter, graph: fx.Graph) -> None:
+    def __init__(self, modules: dict[str, nn.Module], adapter: Adapter, graph: fx.Graph, merged: bool) -> None:
         self.modules = modules
+        self._merged = merged
         self._adapter = adapter
         self._graph = graph
 
@@ -123,7 +126,7 @@ class _Rewriter:
                 if steps is not None and not fixed:
                     fixed[node] = steps
                 continue
-            if (repetition := _repetition(node)) is not None and node.args[0] not in fixed:
+            if not self._merged and (repetition := _repetition(node)) is not None and node.args[0] not in fixed:
                 one = node.all_input_nodes[0]
                 fixed[one] = repetition
                 node.replace_all_uses_with(one)
@@ -140,12 +143,14 @@ class _Rewriter:
                 for each in inputs:
                     if each not in repeated:
                         with self._graph.inserting_after(each):
-                            repeated[each] = self._graph.call_function(_repeated, (each, fixed[each]))
+                            repeat = _repeated_merged if self._merged else _repeated
+                            repeated[each] = self._graph.call_function(repeat, (each, fixed[each]))
                     node.replace_input_with(each, repeated[each])
 
     def _per_step(self, node: fx.Node) -> bool:
         if (module := self._module(node)) is not None:
-            return self._adapter.is_stepwise(module) and not (has_hooks(module) or _trains(module))
+            stepwise = self._adapter.is_stateless(module) if self._merged else self._adapter.is_stepwise(module)
+            return stepwise and not (has_hooks(module) or _trains(module))
         if node.op == "call_function" and node.target in _ENTRYWISE:
             return True
         flattens = (node.op, node.target) in (("call_function", torch.flatten), ("call_method", "flatten"))
@@ -202,7 +207,7 @@ def called_modules(graph: fx.GraphModule) -> set[nn.Module]:
 
 def repeats_one_step(node: fx.Node) -> bool:
     """Whether a step of a rewritten graph makes one step [1, N, *] all of them."""
-    return node.target is _repeated
+    return node.target in (_repeated, _repeated_merged)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -237,3 +242,8 @@ def _repetition(node: fx.Node) -> int | None:
 def _repeated(x: Tensor, steps: int) -> Tensor:
     """One step [1, N, *] as all of them, [T, N, *]."""
     return x.expand(steps, *x.shape[1:])
+
+
+def _repeated_merged(x: Tensor, steps: int) -> Tensor:
+    """One step [N, *] as all of them, [T N, *]."""
+    return x.expand(steps, *x.shape).flatten(0, 1)

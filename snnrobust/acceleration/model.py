@@ -37,7 +37,10 @@ AGREEING = 0.75
 #: Bytes above which glibc gets fresh memory from the system each time, which is cleared page by page.
 REUSED = 32 * 2**20
 
-_SINGLE_STEP = "is single-step; set step_mode='m', and call it with all steps, [T, N, *]"
+_MULTI_STEP = "is multi-step in a net that is called step by step; set step_mode='s'"
+_SINGLE_STEP = (
+    "is single-step; set step_mode='m', and call it with all steps, [T, N, *], or wrap the net with layout='step'"
+)
 _DIFFER = "differ from the net's own: the rewritten graph does not reproduce the forward pass"
 #: The derivative of a spike at u, or None where it is of no known family.
 DerivativeSource = Callable[[], Callable[[Tensor], Tensor] | None]
@@ -86,24 +89,31 @@ class AcceleratedModel:
             name: FastNode(node, adapter, derivative, kernels, read_once=read_once)
             for name, (node, derivative) in chosen.items()
         }
-        fixed = model.layout == "TN" and model.encoder == "repeat"
+        fixed = model.layout in ("TN", "step") and model.encoder == "repeat"
         with model.session():  # in eval mode and freshly reset, as each pass will be
             model.reset()
-            graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None)
+            merged = model.layout == "step"
+            graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None, merged=merged)
         # The input is the same at each step: what comes before the first spiking node is computed for one step.
         self._one_step = graph is not None and fixed
+        #: Whether the net is called step by step: its other layers take all steps of all samples at once, [T N, *].
+        self._merged = merged
+        if self._merged and graph is None:
+            raise NotAccelerated("it is called step by step and can't be traced")
         if not chosen and not self._one_step:
             raise NotAccelerated("its nodes run on operators of their framework, and no input is the same at each step")
         self._graph: nn.Module = model.net if graph is None else graph
-        self._least_rows = least_rows(graph, one_step=self._one_step or model.layout != "TN")
+        self._least_rows = least_rows(graph, one_step=self._one_step or model.layout in ("N", "NT"))
         called = set() if graph is None else called_modules(graph)
         nodes = adapter.nodes(model.net)
         self._nodes = len(nodes)
         left = [name for name in self.fast if nodes[name] in called]
         for name in left:
             del self.fast[name]
-        if left and not (self.fast and isinstance(estimator, Own)):
+        if left and (self._merged or not (self.fast and isinstance(estimator, Own))):
             raise NotAccelerated(f"nodes {left} are called more than once a pass")
+        if self._merged and (others := sorted(set(nodes) - set(self.fast))):
+            raise NotAccelerated(f"nodes {others} keep their state from call to call")
         #: Fast nodes of a net that could not be traced: patched into it for each pass.
         self._patched = [(nodes[name], each) for name, each in self.fast.items() if each not in called]
 
@@ -159,12 +169,16 @@ class AcceleratedModel:
 
     def least_batch(self, x: Tensor) -> int:
         """From how many samples on, like those of x [N, *], rounding does not depend on their number."""
-        steps = self.model.steps
-        if steps is None and self.model.layout == "TN":
-            steps = x.shape[1]
-        elif steps is None:  # the net repeats its input itself
-            steps = min((each.steps for each in self.fast.values() if each.steps), default=1)
-        return self._least_rows.samples(steps)
+        return self._least_rows.samples(self._steps(x))
+
+    def _steps(self, x: Tensor) -> int:
+        """T, for inputs like x [N, *]."""
+        if self.model.steps is not None:
+            return self.model.steps
+        if self.model.layout in ("TN", "step"):
+            return x.shape[1]
+        # The net repeats its input itself.
+        return min((each.steps for each in self.fast.values() if each.steps), default=1)
 
     def outputs(self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0) -> Tensor:
         """As `SpikingModel.outputs`, [N, T, K], whatever the size of the batch. No gradient reaches the weights.
@@ -186,8 +200,16 @@ class AcceleratedModel:
                 put_forward(node, fast)
             sequence = x.unsqueeze(1) if self._one_step else model.encode(x, keys, draw)
             # A matrix product of transposed memory is divided into one for each step, with as many rows as samples.
-            out = self._graph(model.arrange(sequence).contiguous())
-            return model.batch_first(chosen_output(out, model.output, len(x)), len(x))[:count]
+            inputs = model.arrange(sequence).contiguous()
+            if not self._merged:
+                out = chosen_output(self._graph(inputs), model.output, len(x))
+            else:
+                for fast in self.fast.values():
+                    fast.samples = len(x)
+                merged = inputs.flatten(0, 1)
+                out = chosen_output(self._graph(merged), model.output, self._steps(x) * len(x))
+                out = out.reshape(-1, len(x), *out.shape[1:])
+            return model.batch_first(out, len(x))[:count]
 
     def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -222,7 +244,7 @@ def _derivatives(
             derivative = each.derivative
         else:
             raise NotAccelerated(f"the estimator {each!r} is not a pointwise derivative")
-        if derivative is not None and _fits(node, adapter):
+        if derivative is not None and _fits(node, adapter, model):
             own = node.get_submodule("surrogate_function")
             if (emits := emits_heaviside(own)) != "yes":
                 differs = "emits other values than 0 and 1" if emits == "no" else "may not spike at the threshold"
@@ -231,15 +253,12 @@ def _derivatives(
                 )
             chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
         elif not isinstance(each, Own):
-            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter)}")
+            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter, model)}")
     if not chosen and not on_own_operator:
-        single = {name: node for name, node in nodes.items() if not adapter.is_multi_step(node)}
-        if nodes and len(single) == len(nodes):
-            name, node = next(iter(single.items()))
-            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_SINGLE_STEP}")
-        raise NotAccelerated(
-            "none of the nodes is multi-step, of the leaky integrate-and-fire family, with a known surrogate"
-        )
+        if wrong := [(name, node) for name, node in nodes.items() if not _mode_fits(node, adapter, model)]:
+            name, node = wrong[0]
+            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter, model)}")
+        raise NotAccelerated("none of the nodes is of the leaky integrate-and-fire family, with a known surrogate")
     return chosen
 
 
@@ -247,17 +266,24 @@ def _always(derivative: Callable[[Tensor], Tensor]) -> DerivativeSource:
     return lambda: derivative
 
 
-def _no_kernel(node: nn.Module, adapter: Adapter) -> str:
+def _no_kernel(node: nn.Module, adapter: Adapter, model: SpikingModel) -> str:
     """Why a node does not run on a fast kernel."""
-    return "has no fast kernel" if adapter.is_multi_step(node) else _SINGLE_STEP
+    if _mode_fits(node, adapter, model):
+        return "has no fast kernel"
+    return _MULTI_STEP if model.layout == "step" else _SINGLE_STEP
 
 
-def _fits(node: nn.Module, adapter: Adapter) -> bool:
+def _mode_fits(node: nn.Module, adapter: Adapter, model: SpikingModel) -> bool:
+    """Whether a node's step mode is that of its net: single steps where the net is called step by step."""
+    return adapter.is_multi_step(node) is (model.layout != "step")
+
+
+def _fits(node: nn.Module, adapter: Adapter, model: SpikingModel) -> bool:
     try:
         adapter.dynamics(node)
     except InputError:
         return False
-    return adapter.is_multi_step(node) and not adapter.records_membrane(node) and not has_hooks(node)
+    return _mode_fits(node, adapter, model) and not adapter.records_membrane(node) and not has_hooks(node)
 
 
 @contextmanager

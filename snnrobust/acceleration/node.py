@@ -54,6 +54,8 @@ class FastNode(nn.Module):
     pool: PoolKind | None = None
     #: T, where the input is one step [1, N, *] for all.
     steps: int | None = None
+    #: N, where steps and samples share the first axis, [T N, *].
+    samples: int | None = None
 
     def __init__(
         self,
@@ -85,19 +87,32 @@ class FastNode(nn.Module):
         object.__setattr__(self, "conv", conv)  # registers no submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it."""
+        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it; with `samples`, the first two axes are one."""
+        if self.samples is None:
+            return self._spikes(x)
+        return self._spikes(x.reshape(-1, self.samples, *x.shape[1:])).flatten(0, 1)
+
+    def _spikes(self, x: Tensor) -> Tensor:
         self.calls += 1
         numbers = self._current_numbers()
         unit = Unit(numbers.dynamics, numbers.derivative, self.steps or len(x), self.pool)
         if self.conv is not None:
             if (spikes := self._convolved(self.conv, unit, x, numbers.norm)) is not None:
                 return spikes
-            x = self.conv(x.contiguous())  # a convolution rounds otherwise where channels come last
+            x = self._convolution(self.conv, x.contiguous())  # it rounds otherwise where channels come last
         backend = backend_for(self._backends, unit, x)
         self.kernel = "eager" if backend is None else backend.name
         spikes = run_on(backend, unit, x, numbers.norm)
         self.largest = self.held = max(x.nbytes, spikes.nbytes) // max(1, x.shape[1])
         return spikes
+
+    def _convolution(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """The convolution of x [T, N, C, H, W], as the net calls it."""
+        if self.samples is None:
+            out: Tensor = conv(x)
+            return out
+        merged: Tensor = conv(x.flatten(0, 1))
+        return merged.reshape(*x.shape[:2], *merged.shape[1:])
 
     def _current_numbers(self) -> _Numbers:
         """Equation, derivative and batch normalisation; a net, or a hook, may change them in the forward pass."""

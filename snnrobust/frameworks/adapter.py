@@ -84,6 +84,9 @@ class Adapter(Protocol):
     def is_framework_block(self, module: nn.Module) -> bool:
         """Whether `module` is a layer of the framework rather than a net of the user."""
 
+    def is_stateless(self, module: nn.Module) -> bool:
+        """Whether a module keeps nothing from call to call in eval mode, and treats each sample by itself."""
+
     def is_stepwise(self, module: nn.Module) -> bool:
         """Whether `module` takes [T, N, *] and treats each time step separately, in eval mode."""
 

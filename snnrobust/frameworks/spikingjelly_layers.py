@@ -17,6 +17,11 @@ _FLATTENED = (
 class SpikingJellyLayers:
     """The methods of the adapter about layers."""
 
+    def is_stateless(self, module: nn.Module) -> bool:
+        """Whether it is one of torch's or SpikingJelly's layers without memories, or made of such."""
+        known = type(module).__module__.startswith(("torch.nn.", "spikingjelly."))
+        return known and not any(isinstance(each, base.MemoryModule | nn.RNNBase) for each in module.modules())
+
     def is_stepwise(self, module: nn.Module) -> bool:
         """Whether each time step is treated separately: layers that run on the flattened time and batch axes, and torch
         layers that act entry by entry or on the last axis."""
@@ -32,18 +37,18 @@ class SpikingJellyLayers:
 
     def is_fixed_batch_norm(self, module: nn.Module) -> bool:
         """Whether the module is a fixed affine map of each channel of [T, N, C, H, W]."""
-        return type(module) is layer.BatchNorm2d and module.step_mode == "m" and module.running_mean is not None
+        return type(module) is layer.BatchNorm2d and module.running_mean is not None
 
     def is_conv3x3(self, module: nn.Module) -> bool:
         """Whether the module is a 3 x 3 convolution of [T, N, C, H, W] with stride 1, zero padding and no bias."""
-        if type(module) is not layer.Conv2d or module.step_mode != "m" or module.bias is not None:
+        if type(module) is not layer.Conv2d or module.bias is not None:
             return False
         sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
         return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
     def pool2x2_kind(self, module: nn.Module) -> PoolKind | None:
         """The kind of 2 x 2 pooling (stride 2, no padding) of the module; None if it is no such pooling."""
-        if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.step_mode != "m" or module.ceil_mode:
+        if type(module) not in (layer.AvgPool2d, layer.MaxPool2d) or module.ceil_mode:
             return None
         sizes = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
         if not all(size in (want, (want, want)) for size, want in zip(sizes, (2, 2, 0, 1), strict=True)):

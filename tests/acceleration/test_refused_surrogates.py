@@ -55,7 +55,11 @@ def test_the_reason_is_in_the_execution_path() -> None:
 
 
 @pytest.mark.parametrize("estimator", [ATan(), Own()])
-def test_a_single_step_node_says_so(estimator: Any) -> None:
-    with pytest.raises(NotAccelerated, match=r"node '1' \(IFNode\) is single-step; set step_mode='m'"):
-        AcceleratedModel(model_of(surrogate.ATan(), "s"), estimator)
-    AcceleratedModel(model_of(surrogate.ATan()), estimator)  # the advice
+def test_a_node_of_the_wrong_step_mode_says_so(estimator: Any) -> None:
+    """Single-step nodes that are called with all steps treat the first axis as samples."""
+    single, multi = model_of(surrogate.ATan(), "s"), model_of(surrogate.ATan())
+    wrong = sr.wrap(single.net, steps=5, layout="TN")
+    with pytest.raises(NotAccelerated, match=r"node '1' \(IFNode\) is single-step; set step_mode='m', .*'step'"):
+        AcceleratedModel(wrong, estimator)
+    for advice in (single, multi):
+        AcceleratedModel(advice, estimator)
