@@ -30,6 +30,26 @@ from snnrobust.testing.tiny import tiny_model
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust_attacks.ensembles import Standard
 
+#: A module whose factory builds the tiny net, with a pause of .3 s at each pass while there is a file "slow".
+SLOW_FACTORY = """
+import pathlib, time
+import torch
+from snnrobust.testing import tiny_model
+
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        time.sleep(0.3 if pathlib.Path("slow").exists() else 0)
+        return x
+
+def build():
+    return torch.nn.Sequential(Slow(), tiny_model().net)
+"""
+
+
+@pytest.fixture
+def slow_factory() -> str:
+    return SLOW_FACTORY
+
 
 class Handmade:
     """Settings and outcomes as an evaluation would have stored them."""

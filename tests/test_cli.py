@@ -215,30 +215,15 @@ def test_weights_without_a_checkpoint_can_be_resumed(folder: Path) -> None:
         assert finish(start("run", "study.toml", *arguments)) == (0, "")
 
 
-SLOW_NET = """
-import pathlib, time
-import torch
-from snnrobust.testing import tiny_model
-
-class Slow(torch.nn.Module):
-    def forward(self, x):
-        time.sleep(0.3 if pathlib.Path("slow").exists() else 0)
-        return x
-
-def build():
-    return torch.nn.Sequential(Slow(), tiny_model().net)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 @pytest.mark.parametrize(
     ("workers", "sent", "expected"), [(1, signal.SIGINT, 130), (2, signal.SIGINT, 130), (1, signal.SIGTERM, 143)]
 )
 def test_an_interrupted_run_says_so_and_goes_on(
-    folder: Path, workers: int, sent: signal.Signals, expected: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, slow_factory: str, workers: int, sent: signal.Signals, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "cli_factory.py").write_text(SLOW_NET)
+    (folder / "cli_factory.py").write_text(slow_factory)
     text = (folder / "study.toml").read_text()
     (folder / "study.toml").write_text(text.replace("[data]", f"{text.split('[data]')[0].replace('tiny', 'b')}[data]"))
     assert call("run", "study.toml", "--out", "whole", monkeypatch=monkeypatch) == 0

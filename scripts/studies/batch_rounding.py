@@ -14,6 +14,7 @@ import itertools
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,12 @@ SIDES = (4, 8, 16)
 def layers() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]:
     """Kinds of layer, each in several sizes, with the shape of a sample."""
     for fan_in, fan_out in itertools.product(FEATURES, FEATURES[:5]):
-        yield "Linear", lambda i=fan_in, o=fan_out: nn.Linear(i, o), (fan_in,)  # type: ignore[misc]
+        yield "Linear", partial(nn.Linear, fan_in, fan_out), (fan_in,)
     for (fan_in, fan_out), side in itertools.product(itertools.product(CHANNELS, CHANNELS), SIDES):
         for kernel, stride in ((1, 1), (1, 2), (3, 1), (3, 2), (5, 1)):
             kind = f"Conv2d {kernel} x {kernel}, stride {stride}"
-            made = lambda i=fan_in, o=fan_out, k=kernel, s=stride: nn.Conv2d(i, o, k, s, k // 2, bias=False)  # noqa: E731
-            yield kind, made, (fan_in, side, side)  # type: ignore[misc]
+            made = partial(nn.Conv2d, fan_in, fan_out, kernel, stride, padding=kernel // 2, bias=False)
+            yield kind, made, (fan_in, side, side)
 
 
 def least_rows(layer: nn.Module, x: Tensor, weights: Tensor) -> tuple[int, int]:

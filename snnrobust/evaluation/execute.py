@@ -148,7 +148,7 @@ class _ModelRun:
         for evidence in plan.evidence_tasks[model.name]:
             here = evidence.rows(plan.evidence_rows).numpy()
             data = evidence.part(plan.data, plan.evidence_rows)
-            earlier = EarlierOutcomes(store, model.name, plan.tasks, here)
+            earlier = EarlierOutcomes(store, model.name, plan.tasks, here) if evidence.takes_over else None
             part_context = replace(
                 context,
                 data=data.test,
@@ -156,7 +156,7 @@ class _ModelRun:
                 sizer=context.sizer.at_most(data.batch_size),
                 prefix=EVIDENCE,
                 clean={name: clean[name][here] for name in ("correct", "voted")},
-                earlier=earlier if evidence.takes_over else None,
+                earlier=earlier,
             )
             self._run_cells(evidence.task, CellRunner(part_context))
 

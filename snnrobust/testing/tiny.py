@@ -11,8 +11,13 @@ from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 
 
-def tiny_model(temporal: bool = False) -> SpikingModel:
-    """A small fixed SpikingJelly net on inputs [N, 1, 4, 4] (or binary sequences [N, 4, 6]) with 3 classes."""
+def tiny_model(temporal: bool = False, surrogate_function: nn.Module | None = None) -> SpikingModel:
+    """A small fixed SpikingJelly net on inputs [N, 1, 4, 4] (or binary sequences [N, 4, 6]) with 3 classes.
+
+    Args:
+        temporal: Whether it takes sequences.
+        surrogate_function: The surrogate of its nodes; ATan where left out.
+    """
     features = 6 if temporal else 16
     with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
         linear = nn.Linear(features, 12), nn.Linear(12, 3)
@@ -22,7 +27,10 @@ def tiny_model(temporal: bool = False) -> SpikingModel:
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 0.6)
             layer.bias.copy_(torch.rand(layer.bias.shape, generator=generator) * 0.4)
     nodes = [
-        neuron.LIFNode(tau=2.0, decay_input=False, surrogate_function=surrogate.ATan(), step_mode="m") for _ in linear
+        neuron.LIFNode(
+            tau=2.0, decay_input=False, surrogate_function=surrogate_function or surrogate.ATan(), step_mode="m"
+        )
+        for _ in linear
     ]
     net = nn.Sequential(nn.Flatten(2), linear[0], nodes[0], linear[1], nodes[1])
     if temporal:

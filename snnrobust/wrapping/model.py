@@ -21,12 +21,12 @@ from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.decision import predict
 from snnrobust.wrapping.encoding import EncoderFunction, encode
-from snnrobust.wrapping.net_output import AXES, OutLayout, OutputChoice, chosen_output
+from snnrobust.wrapping.net_output import OutputChoice, chosen_output
+from snnrobust.wrapping.output_axes import Layout, OutLayout, OutputAxes
 from snnrobust.wrapping.readout import ReadoutFunction, read_out
 from snnrobust.wrapping.recording import Recording, record
 from snnrobust.wrapping.restore import preserved
 
-Layout = Literal["N", "TN", "NT", "step"]
 #: Samples that a CPU takes through a net at once. The activations of more leave its caches, and the C library gets
 #: memory for each large one from the system anew: measured 1.5 to 2 times slower a sample at 256.
 AT_ONCE = 64
@@ -77,8 +77,7 @@ class SpikingModel:
         self._reset = reset
         self._depth = 0
         self._straight_through = False
-        self._layout_seen = False  # whether a pass showed which axis of the output has the samples
-        self._time_first = layout in ("TN", "step") if out_layout is None else out_layout == "TN"
+        self._axes = OutputAxes(layout, out_layout)
         self._refuses_autograd = self.adapter is not None and self.adapter.refuses_autograd(net)
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
@@ -204,56 +203,15 @@ class SpikingModel:
                 out = torch.stack([self._call(inputs[t].clone(), len(x)) for t in range(len(inputs))])
             else:
                 out = self._call(inputs, len(x))
-                if not self._layout_seen:
-                    self._check_layout(inputs, out, len(x))
+                if not self._axes.settled:
+                    self._axes.settle(inputs, out, len(x), self._one_sample)
             return self.batch_first(out, len(x))
 
     @torch.no_grad()
-    def _check_layout(self, inputs: Tensor, out: Tensor, count: int) -> None:
-        """Finds out which axis of the outputs has the samples, by a pass of one sample where N = T hides it.
-
-        Raises:
-            InputError: If the net has time where its layout has samples.
-        """
-        samples = 1 if self.layout == "TN" else 0  # of the inputs
-        free = self.layout == "N" and self.out_layout is None  # nothing says where the outputs have time
-        if out.ndim == 3:
-            time, batch = out.shape[:2] if self._time_first else (out.shape[1], out.shape[0])
-        elif self.layout != "N" and out.ndim == 2:
-            time, batch = inputs.shape[1 - samples], out.shape[0]
-        else:
-            return  # neither the input nor the output has a time axis that is known
-        if time == batch == count > 1:
-            self.reset()
-            alone = self._call(inputs.narrow(samples, 0, 1).clone(), 1)
-            axis = int(self._time_first) if alone.ndim == 3 else 0
-            if alone.shape[axis] != 1 and not (free and alone.ndim == 3):
-                raise self._wrong_layout(alone, 1)
-            self._time_first ^= alone.shape[axis] != 1
-        elif free and time == count:
-            self._time_first ^= batch != count
-        self._layout_seen = max(time, batch) > 1  # one step of one sample says nothing
-
-    def _wrong_layout(self, out: Tensor, count: int) -> InputError:
-        """The error for a net that returned outputs of this shape for `count` samples."""
-        shape = f"{tuple(out.shape)}"
-        stated: OutLayout = "TN" if self._time_first else "NT"
-        other: OutLayout = "NT" if self._time_first else "TN"
-        if out.ndim == 3 and out.shape[0 if self._time_first else 1] == count:
-            return InputError(
-                f"expected outputs over time as {AXES[stated]} with N = {count} in layout '{self.layout}', got "
-                f"{AXES[other]}: {shape}; pass out_layout='{other}' to wrap"
-            )
-        if out.ndim == 2 and self.layout in ("TN", "NT"):
-            return InputError(
-                f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', got {shape}; "
-                f"check layout=: wrap the net with layout='{other}' if it takes {AXES[other].replace('K', '*')}, else "
-                f"let it return [N, K]"
-            )
-        return InputError(
-            f"expected output [N, K] or a sequence of it with N = {count} in layout '{self.layout}', "
-            f"got {shape}; check layout="
-        )
+    def _one_sample(self, inputs: Tensor) -> Tensor:
+        """The outputs for the inputs of one sample, freshly reset."""
+        self.reset()
+        return self._call(inputs.clone(), 1)
 
     def own_input(self, x: Tensor) -> Tensor:
         """Inputs on the model's device and in its dtype, which the net may change in place."""
@@ -279,14 +237,7 @@ class SpikingModel:
         Raises:
             InputError: If it is neither [N, K] nor a sequence of it in the stated layout.
         """
-        batch = out.shape[1] if out.ndim == 3 and self._time_first else (out.shape[0] if out.ndim else -1)
-        # A step without classes, [N], makes a sequence [T, N]: with N = T it looks like [N, K].
-        dims = {"N": (2,), "NT": (3,), "TN": (3,), None: (3,) if self.layout == "step" else (2, 3)}[self.out_layout]
-        if out.ndim not in dims or batch != count:
-            raise self._wrong_layout(out, count)
-        if out.ndim == 2:
-            return out.unsqueeze(1)
-        return out.transpose(0, 1) if self._time_first else out
+        return self._axes.batch_first(out, count)
 
     def logits(
         self, x: Tensor, *, keys: Tensor | None = None, draw: int | Tensor = 0, lengths: Tensor | None = None
@@ -328,19 +279,14 @@ class SpikingModel:
         refuse_unsupported_nodes(self.net, "recorded", "record a net without these nodes")
         with self.session():
             steps = self.steps if self.static else x.shape[1]
-            if not self._layout_seen and (self.layout == "N" or (self.layout != "step" and len(x) == steps)):
+            if not self._axes.settled and (self.layout == "N" or len(x) == steps):
                 self.outputs(x[:1], keys=None if keys is None else keys[:1])  # not while it is recorded
             with self.single_passes():
                 return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
 
-    @contextmanager
-    def single_passes(self) -> Iterator[None]:
+    def single_passes(self) -> AbstractContextManager[None]:
         """Each call runs the net once inside, for what listens to it: nothing is found out by a further sample."""
-        seen, self._layout_seen = self._layout_seen, True
-        try:
-            yield
-        finally:
-            self._layout_seen = seen
+        return self._axes.taken_as_settled()
 
     def as_module(self) -> nn.Module:
         """A stateless `nn.Module` from inputs to logits, for third-party tools; shares the net's parameters."""

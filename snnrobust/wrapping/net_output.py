@@ -1,9 +1,9 @@
-"""What a net returned, as one tensor of outputs over time: tuples, dicts and lists of steps, in any order of axes."""
+"""What a net returned, as one tensor: of tuples, dicts and lists of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from snnrobust.errors import InputError, InputTypeError
 
 #: Where the outputs are in what the net returns: a position, a key, or a function that takes all of it.
 OutputChoice = int | str | Callable[[Any], Tensor]
-OutLayout = Literal["N", "NT", "TN"]
-#: Output axes by name.
-AXES: Mapping[OutLayout, str] = {"N": "[N, K]", "NT": "[N, T, K]", "TN": "[T, N, K]"}
 
 
 def chosen_output(returned: Any, choice: OutputChoice | None, count: int) -> Tensor:

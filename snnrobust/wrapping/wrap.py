@@ -11,8 +11,9 @@ from snnrobust.common.validate import check_count, check_flag
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.encoding import ENCODERS, EncoderFunction
-from snnrobust.wrapping.model import Decide, Layout, SpikingModel, named
-from snnrobust.wrapping.net_output import OutLayout, OutputChoice
+from snnrobust.wrapping.model import Decide, SpikingModel, named
+from snnrobust.wrapping.net_output import OutputChoice
+from snnrobust.wrapping.output_axes import Layout, OutLayout
 from snnrobust.wrapping.readout import READOUTS, ReadoutFunction
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 import snnrobust as sr
@@ -43,15 +43,6 @@ def claim(report: sr.Report, label: str, model: str = "", strength: float = 0.0)
 
 def pgd(epsilon: Any = 0.1, **settings: Any) -> Task:
     return sr.load("pgd", epsilon=epsilon, **{"steps": 10, **settings})
-
-
-def with_surrogate(function: nn.Module) -> sr.SpikingModel:
-    """The tiny net, whose spikes have another gradient."""
-    model = tiny_model()
-    for node in model.net:
-        if isinstance(node, neuron.BaseNode):
-            node.surrogate_function = function
-    return model
 
 
 class Negate(torch.autograd.Function):
@@ -93,7 +84,7 @@ def test_a_healthy_net_with_all_evidence_fails_nothing_that_costs_trust() -> Non
 @pytest.mark.parametrize(
     "masked",
     [
-        lambda: with_surrogate(surrogate.Sigmoid(alpha=50.0)),
+        lambda: tiny_model(surrogate_function=surrogate.Sigmoid(alpha=50.0)),
         # Cross entropy of logits that are far apart is flat, down to the last bit.
         lambda: sr.wrap(tiny_model().net, steps=4, readout=lambda out, _: 1e4 * out.mean(dim=1)),
     ],
@@ -247,11 +238,11 @@ def test_ties_are_reported(failed: Failed) -> None:
 
 
 def test_models_that_differ_by_less_than_the_interval_are_reported() -> None:
-    models = {"a": tiny_model(), "b": with_surrogate(surrogate.ATan(alpha=3.0))}
+    models = {"a": tiny_model(), "b": tiny_model(surrogate_function=surrogate.ATan(alpha=3.0))}
     report = sr.evaluate(models, tiny_data(count=30), [pgd()])
     reported = {each.model: each.passed for each in report.findings if each.name == "resolution"}
     assert reported == {"a": False, "b": False}
-    far = {"a": tiny_model(), "b": with_surrogate(surrogate.Sigmoid(alpha=200.0))}
+    far = {"a": tiny_model(), "b": tiny_model(surrogate_function=surrogate.Sigmoid(alpha=200.0))}
     report = sr.evaluate(far, tiny_data(count=60), [pgd()])
     assert {each.passed for each in report.findings if each.name == "resolution"} == {True}
 

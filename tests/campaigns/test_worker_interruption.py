@@ -20,19 +20,6 @@ from snnrobust.testing.tiny import tiny_data
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
 
-NET = """
-import pathlib, time
-import torch
-from snnrobust.testing import tiny_model
-
-class Slow(torch.nn.Module):
-    def forward(self, x):
-        time.sleep(0.3 if pathlib.Path("slow").exists() else 0)
-        return x
-
-def build():
-    return torch.nn.Sequential(Slow(), tiny_model().net)
-"""
 MODEL = """
 [models.{}]
 factory = "slow_factory:build"
@@ -63,9 +50,9 @@ def results(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "ctrl-c"])
 def test_each_process_saves_its_running_cell(
-    sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sent: signal.Signals, tmp_path: Path, slow_factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "slow_factory.py").write_text(NET)
+    (tmp_path / "slow_factory.py").write_text(slow_factory)
     (tmp_path / "config.toml").write_text(CONFIG)
     data = tiny_data(count=20)
     np.savez(tmp_path / "data.npz", x=data.x.numpy(), y=data.y.numpy())

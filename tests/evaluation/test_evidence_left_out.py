@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import surrogate
 from torch import nn
 
 import snnrobust as sr
@@ -24,14 +24,6 @@ MEMBERS: list[dict[str, Any]] = [
     {"name": "random-search", "label": "random search", "objective": "margin", "steps": 80},
     {"name": "pgd", "label": "user's", "gradient": "triangle", "steps": 100},
 ]
-
-
-def with_surrogate(function: nn.Module) -> sr.SpikingModel:
-    model = tiny_model()
-    for node in model.net:
-        if isinstance(node, neuron.BaseNode):
-            node.surrogate_function = function
-    return model
 
 
 def evaluated(
@@ -66,9 +58,9 @@ def verdicts(report: sr.Report) -> dict[tuple[str, float], tuple[bool | None, fl
 @pytest.mark.parametrize("function", [surrogate.ATan(), surrogate.Rect(alpha=20.0), surrogate.Sigmoid(alpha=40.0)])
 def test_findings_are_those_of_all_searches(function: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """A healthy net and two with masked gradients, on which the black-box member is the stronger one."""
-    short = evaluated(with_surrogate(function))
+    short = evaluated(tiny_model(surrogate_function=function))
     everything(monkeypatch)
-    whole = evaluated(with_surrogate(function))
+    whole = evaluated(tiny_model(surrogate_function=function))
     assert verdicts(short) == verdicts(whole)
     for kind in ("steps-50", "steps-100"):
         for k in range(len(RADII)):
@@ -86,9 +78,9 @@ def test_attacks_that_are_not_quoted_are_compared_with_black_box_members_too(
 ) -> None:
     """Samples that the ensemble's gradient members break and a weak attack does not."""
     weak = sr.load("fgsm", epsilon=RADII)
-    short = evaluated(with_surrogate(function), weak)
+    short = evaluated(tiny_model(surrogate_function=function), weak)
     everything(monkeypatch)
-    whole = evaluated(with_surrogate(function), weak)
+    whole = evaluated(tiny_model(surrogate_function=function), weak)
     assert [each.verdict for each in short.claims] == [each.verdict for each in whole.claims]
     passed = [
         {(each.name, each.label, str(each.strength)): each.passed for each in report.findings}
@@ -110,7 +102,7 @@ def _passes(report: sr.Report) -> list[int]:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stronger_black_box_member_still_fails_the_finding(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of zero: only random search finds anything."""
-    dead = with_surrogate(surrogate.Rect(alpha=1e9))
+    dead = tiny_model(surrogate_function=surrogate.Rect(alpha=1e9))
 
     def passed() -> dict[float, bool | None]:
         found = evaluated(dead, members=MEMBERS[:-1], seed=seed).findings
