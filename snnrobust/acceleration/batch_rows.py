@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from snnrobust.acceleration.graph import repeats_one_step
+from snnrobust.acceleration.loop_steps import begins_all_steps, ends_all_steps
 from snnrobust.acceleration.node import FastNode
 
-#: Least rows of a matrix product for each thread that it may be divided among, of a 1 x 1 convolution of stride 1,
-#: and of other convolutions.
-PRODUCT, POINTWISE_CONVOLUTION, CONVOLUTION = 8, 16, 2
-#: Least rows of what is not known, and the most that are asked for: with more threads, rounding may differ.
+#: Least rows of a matrix product, of a 1 x 1 convolution of stride 1, and of other convolutions.
+PRODUCT, POINTWISE_CONVOLUTION, CONVOLUTION = 16, 16, 2
+#: Least rows of what is not known. With more threads, rounding may differ.
 UNKNOWN = 16
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -54,7 +54,7 @@ def least_rows(graph: fx.GraphModule | None, *, one_step: bool) -> LeastRows:
 
     Args:
         graph: The net; None: it could not be traced, and nothing is known about it.
-        one_step: Whether its input is one step for all.
+        one_step: Whether its input is one step for all, or the net loops over the steps itself.
     """
     if graph is None:
         return LeastRows(UNKNOWN)
@@ -69,7 +69,7 @@ def least_rows(graph: fx.GraphModule | None, *, one_step: bool) -> LeastRows:
         elif node.target in _PRODUCTS:
             rows[on_one_step] = max(rows[on_one_step], UNKNOWN)
         expands = repeats_one_step(node) or (isinstance(module, FastNode) and module.steps is not None)
-        if on_one_step and not expands:
+        if (on_one_step and not expands and not begins_all_steps(node)) or ends_all_steps(node):
             single.add(node)
     return LeastRows(one_step=rows[True], all_steps=rows[False])
 
@@ -78,7 +78,7 @@ def _rows_of(module: nn.Module) -> int:
     if isinstance(module, FastNode):
         return 1 if module.conv is None else CONVOLUTION
     if isinstance(module, nn.Linear):
-        return min(PRODUCT * torch.get_num_threads(), UNKNOWN)
+        return PRODUCT
     if isinstance(module, _CONVOLUTIONS):
         pointwise = set(module.kernel_size) == {1} and set(module.stride) == {1}
         return POINTWISE_CONVOLUTION if pointwise else CONVOLUTION

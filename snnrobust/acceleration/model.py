@@ -6,28 +6,31 @@ What a search finds with it counts only after the user's own net, eager and fres
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from snnrobust.acceleration.batch_rows import least_rows
-from snnrobust.acceleration.graph import called_modules, has_hooks, rewritten
+from snnrobust.acceleration.graph import called_modules, rewritten, rewritten_loop
 from snnrobust.acceleration.node import FastNode
+from snnrobust.acceleration.node_choice import SINGLE_STEP, NodeChoice, NotAccelerated, choose_nodes, described
+from snnrobust.acceleration.tracing import NotTraced, TimeAxis
+from snnrobust.acceleration.unrolled import NotMerged
 from snnrobust.common.batching import even_parts, out_of_memory
 from snnrobust.common.session_cache import CacheKey
-from snnrobust.errors import InputError, SnnRobustError
+from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.kernels.backends import backends
-from snnrobust.plugin.protocols import AnyEstimator, PerModule, Pointwise
+from snnrobust.plugin.protocols import AnyEstimator
 from snnrobust.results.execution_path import ExecutionPath
-from snnrobust.spike_gradients.heaviside import emits_heaviside
 from snnrobust.spike_gradients.patched_module import put_forward
 from snnrobust.spike_gradients.swap import Own, spike_gradient_contexts
 from snnrobust.wrapping.model import AT_ONCE, SpikingModel
 from snnrobust.wrapping.net_output import chosen_output
+
+__all__ = ["AGREEING", "COMPARED", "REUSED", "AcceleratedModel", "NotAccelerated", "accelerated_model"]
 
 #: Samples on which it is compared with the net.
 COMPARED = 16
@@ -37,17 +40,7 @@ AGREEING = 0.75
 #: Bytes above which glibc gets fresh memory from the system each time, which is cleared page by page.
 REUSED = 32 * 2**20
 
-_MULTI_STEP = "is multi-step in a net that is called step by step; set step_mode='s'"
-_SINGLE_STEP = (
-    "is single-step; set step_mode='m', and call it with all steps, [T, N, *], or wrap the net with layout='step'"
-)
 _DIFFER = "differ from the net's own: the rewritten graph does not reproduce the forward pass"
-#: The derivative of a spike at u, or None where it is of no known family.
-DerivativeSource = Callable[[], Callable[[Tensor], Tensor] | None]
-
-
-class NotAccelerated(SnnRobustError):
-    """A model or estimator that can't be accelerated; the message has the reason."""
 
 
 class AcceleratedModel:
@@ -81,29 +74,35 @@ class AcceleratedModel:
             raise NotAccelerated("the net has no nodes of a supported framework")
         if model.foreign_randomness:
             raise NotAccelerated("the net draws random numbers")
-        chosen = _derivatives(model, adapter, estimator)
+        choice = choose_nodes(model, adapter, estimator)
         kernels, reason = backends(model.device.type)
         if not kernels:
             raise NotAccelerated(reason)
         self.fast = {
             name: FastNode(node, adapter, derivative, kernels, read_once=read_once)
-            for name, (node, derivative) in chosen.items()
+            for name, (node, derivative) in choice.chosen.items()
         }
         fixed = model.layout in ("TN", "step") and model.encoder == "repeat"
+        #: Whether the net is called step by step: its other layers take all steps of all samples at once, [T N, *].
+        self._merged = model.layout == "step"
+        #: T of the net's own loop over single-step nodes, if it has one; and where its input was taken to have time.
+        self._loop: int | None = None
+        self._time: TimeAxis | None = None
         with model.session():  # in eval mode and freshly reset, as each pass will be
             model.reset()
-            merged = model.layout == "step"
-            graph = rewritten(model.net, adapter, self.fast, model.steps if fixed else None, merged=merged)
+            graph = self._rewritten_loop(adapter, choice) if choice.looped else None
+            if graph is None:
+                steps = model.steps if fixed else None
+                graph = rewritten(model.net, adapter, self.fast, steps, merged=self._merged)
         # The input is the same at each step: what comes before the first spiking node is computed for one step.
-        self._one_step = graph is not None and fixed
-        #: Whether the net is called step by step: its other layers take all steps of all samples at once, [T N, *].
-        self._merged = merged
+        self._one_step = graph is not None and fixed and self._loop is None
         if self._merged and graph is None:
             raise NotAccelerated("it is called step by step and can't be traced")
-        if not chosen and not self._one_step:
+        if not self.fast and not self._one_step:
             raise NotAccelerated("its nodes run on operators of their framework, and no input is the same at each step")
         self._graph: nn.Module = model.net if graph is None else graph
-        self._least_rows = least_rows(graph, one_step=self._one_step or model.layout in ("N", "NT"))
+        by_sample = self._loop is not None or self._one_step or model.layout in ("N", "NT")
+        self._least_rows = least_rows(graph, one_step=by_sample)
         called = set() if graph is None else called_modules(graph)
         nodes = adapter.nodes(model.net)
         self._nodes = len(nodes)
@@ -113,9 +112,52 @@ class AcceleratedModel:
         if left and (self._merged or not (self.fast and isinstance(estimator, Own))):
             raise NotAccelerated(f"nodes {left} are called more than once a pass")
         if self._merged and (others := sorted(set(nodes) - set(self.fast))):
-            raise NotAccelerated(f"nodes {others} keep their state from call to call")
+            why = "".join(f": {choice.reasons[name]}" for name in others[:1] if name in choice.reasons)
+            raise NotAccelerated(f"nodes {others} keep their state from call to call{why}")
         #: Fast nodes of a net that could not be traced: patched into it for each pass.
         self._patched = [(nodes[name], each) for name, each in self.fast.items() if each not in called]
+
+    def _rewritten_loop(self, adapter: Adapter, choice: NodeChoice) -> fx.GraphModule | None:
+        """The net with the steps of its own loop merged; None, without its single-step nodes, if that fails and there
+        are others.
+
+        Raises:
+            NotAccelerated: If that fails, and there are no others.
+        """
+        axis = sequence_axis(self.model)
+        time = None if axis is None or self.model.steps is None else TimeAxis(axis, self.model.steps)
+        static = axis if self.model.encoder == "repeat" else None
+        try:
+            graph, self._loop = rewritten_loop(self.net, adapter, self.fast, choice.looped, time, static)
+        except (NotTraced, NotMerged) as error:
+            reason = self._why_no_loop(error, choice, time)
+        else:
+            self._time = time
+            placed = called_modules(graph)
+            lost = [name for name in choice.looped if self.fast[name] not in placed]
+            if not lost or isinstance(self._estimator, Own):
+                for name in lost:
+                    del self.fast[name]
+                return graph
+            reason = f"{described(lost[0], choice.chosen[lost[0]][0])} is called by a layer of the framework"
+        self._loop = None
+        others = set(choice.chosen) - set(choice.looped)
+        if not isinstance(self._estimator, Own) or not (others or choice.own_operator):
+            raise NotAccelerated(reason)
+        for name in choice.looped:
+            del self.fast[name]
+        return None
+
+    def _why_no_loop(self, error: NotTraced | NotMerged, choice: NodeChoice, time: TimeAxis | None) -> str:
+        name = choice.looped[0]
+        node = described(name, choice.chosen[name][0])
+        if isinstance(error, NotTraced):
+            unknown = time is None and sequence_axis(self.model) is not None
+            advice = "; if it loops over the steps of its input, pass steps= to wrap" if unknown else ""
+            return f"{node} {SINGLE_STEP}; a loop over it can't be traced: {error}{advice}"
+        if not str(error):
+            return f"{node} {SINGLE_STEP}"
+        return choice.reasons.get(error.module, str(error))
 
     @property
     def path(self) -> ExecutionPath:
@@ -133,6 +175,9 @@ class AcceleratedModel:
         x, keys = x.detach()[some].to(device=self.device, dtype=self.dtype), keys[some]
         for fast in self.fast.values():
             fast.calls = 0
+        # First: it finds the axes of its outputs.
+        with spike_gradient_contexts(self.model, self._estimator)[0].at(keys):
+            theirs, gradient = _outputs_and_gradient(self.model, x, keys)
         try:
             ours, our_gradient = _outputs_and_gradient(self, x, keys)
         except Exception as error:  # the forward pass is the user's code: it may rely on what a fast node leaves out
@@ -141,8 +186,6 @@ class AcceleratedModel:
             raise NotAccelerated(f"it fails with {type(error).__name__}: {error}") from error
         if again := [name for name, fast in self.fast.items() if fast.calls > 1]:
             raise NotAccelerated(f"nodes {again} are called more than once a pass")
-        with spike_gradient_contexts(self.net, self._estimator)[0].at(keys):
-            theirs, gradient = _outputs_and_gradient(self.model, x, keys)
         same = _close(ours, theirs)
         if same.float().mean() < AGREEING:
             raise NotAccelerated(f"its outputs {_DIFFER}")
@@ -173,6 +216,8 @@ class AcceleratedModel:
 
     def _steps(self, x: Tensor) -> int:
         """T, for inputs like x [N, *]."""
+        if self._loop is not None:
+            return self._loop
         if self.model.steps is not None:
             return self.model.steps
         if self.model.layout in ("TN", "step"):
@@ -201,6 +246,11 @@ class AcceleratedModel:
             sequence = x.unsqueeze(1) if self._one_step else model.encode(x, keys, draw)
             # A matrix product of transposed memory is divided into one for each step, with as many rows as samples.
             inputs = model.arrange(sequence).contiguous()
+            if self._time is not None and inputs.shape[self._time.axis] != self._time.steps:
+                raise InputError(
+                    f"expected sequences of {self._time.steps} steps, as steps= says, got "
+                    f"{inputs.shape[self._time.axis]}; wrap the net with their number"
+                )
             if not self._merged:
                 out = chosen_output(self._graph(inputs), model.output, len(x))
             else:
@@ -218,72 +268,11 @@ class AcceleratedModel:
         return self.model.read(self.outputs(x, keys=keys, draw=draw), lengths)
 
 
-def _derivatives(
-    model: SpikingModel, adapter: Adapter, estimator: AnyEstimator
-) -> dict[str, tuple[nn.Module, DerivativeSource]]:
-    """The nodes that can be accelerated, by name, with the derivative of their spikes.
-
-    A node stays as it is where its framework's own operator is fast already, so that there may be none.
-    """
-    nodes = adapter.nodes(model.net)
-    named: Mapping[str, AnyEstimator]
-    named = estimator.modules if isinstance(estimator, PerModule) else dict.fromkeys(nodes, estimator)
-    if others := sorted(set(named) - set(nodes)):
-        raise NotAccelerated(f"{others} are no spiking nodes")
-    chosen: dict[str, tuple[nn.Module, DerivativeSource]] = {}
-    on_own_operator = []
-    for name, node in nodes.items():
-        each = named.get(name, Own())
-        derivative: Callable[[Tensor], Tensor] | None
-        if isinstance(each, Own) and adapter.has_operator(node, model.device):
-            on_own_operator.append(name)
-            continue
-        if isinstance(each, Own):
-            derivative = adapter.derivative(node)
-        elif isinstance(each, Pointwise):
-            derivative = each.derivative
-        else:
-            raise NotAccelerated(f"the estimator {each!r} is not a pointwise derivative")
-        if derivative is not None and _fits(node, adapter, model):
-            own = node.get_submodule("surrogate_function")
-            if (emits := emits_heaviside(own)) != "yes":
-                differs = "emits other values than 0 and 1" if emits == "no" else "may not spike at the threshold"
-                raise NotAccelerated(
-                    f"the surrogate {type(own).__name__} of node '{name}' ({type(node).__name__}) {differs}"
-                )
-            chosen[name] = node, partial(adapter.derivative, node) if isinstance(each, Own) else _always(derivative)
-        elif not isinstance(each, Own):
-            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter, model)}")
-    if not chosen and not on_own_operator:
-        if wrong := [(name, node) for name, node in nodes.items() if not _mode_fits(node, adapter, model)]:
-            name, node = wrong[0]
-            raise NotAccelerated(f"node '{name}' ({type(node).__name__}) {_no_kernel(node, adapter, model)}")
-        raise NotAccelerated("none of the nodes is of the leaky integrate-and-fire family, with a known surrogate")
-    return chosen
-
-
-def _always(derivative: Callable[[Tensor], Tensor]) -> DerivativeSource:
-    return lambda: derivative
-
-
-def _no_kernel(node: nn.Module, adapter: Adapter, model: SpikingModel) -> str:
-    """Why a node does not run on a fast kernel."""
-    if _mode_fits(node, adapter, model):
-        return "has no fast kernel"
-    return _MULTI_STEP if model.layout == "step" else _SINGLE_STEP
-
-
-def _mode_fits(node: nn.Module, adapter: Adapter, model: SpikingModel) -> bool:
-    """Whether a node's step mode is that of its net: single steps where the net is called step by step."""
-    return adapter.is_multi_step(node) is (model.layout != "step")
-
-
-def _fits(node: nn.Module, adapter: Adapter, model: SpikingModel) -> bool:
-    try:
-        adapter.dynamics(node)
-    except InputError:
-        return False
-    return _mode_fits(node, adapter, model) and not adapter.records_membrane(node) and not has_hooks(node)
+def sequence_axis(model: SpikingModel) -> int | None:
+    """The time axis of what the net takes; None where it takes one step for all."""
+    if model.layout == "N":
+        return None if model.static else 1
+    return 1 if model.layout == "NT" else 0
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class FastNode(nn.Module):
     steps: int | None = None
     #: N, where steps and samples share the first axis, [T N, *].
     samples: int | None = None
+    #: T of the net's own loop, which is merged: there steps and samples share the first axis, too.
+    loop: int | None = None
 
     def __init__(
         self,
@@ -87,10 +89,19 @@ class FastNode(nn.Module):
         object.__setattr__(self, "conv", conv)  # registers no submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it; with `samples`, the first two axes are one."""
-        if self.samples is None:
+        """Spikes [T, N, *] for the input x, [T, N, *] or one step of it; with `samples` or `loop`, the first two axes
+        are one."""
+        if not self._joined:
             return self._spikes(x)
-        return self._spikes(x.reshape(-1, self.samples, *x.shape[1:])).flatten(0, 1)
+        samples = self.samples
+        if samples is None:
+            samples = len(x) // (self.loop if self.loop is not None and self.steps is None else 1)
+        return self._spikes(x.reshape(-1, samples, *x.shape[1:])).flatten(0, 1)
+
+    @property
+    def _joined(self) -> bool:
+        """Whether steps and samples share the first axis."""
+        return self.samples is not None or self.loop is not None
 
     def _spikes(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -108,7 +119,7 @@ class FastNode(nn.Module):
 
     def _convolution(self, conv: nn.Module, x: Tensor) -> Tensor:
         """The convolution of x [T, N, C, H, W], as the net calls it."""
-        if self.samples is None:
+        if not self._joined:
             out: Tensor = conv(x)
             return out
         merged: Tensor = conv(x.flatten(0, 1))

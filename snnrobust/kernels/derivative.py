@@ -23,6 +23,11 @@ Family = Literal[
     "fast-sigmoid",
     "gaussian",
     "rectangle",
+    "leaky-rectangle",
+    "step",
+    "reciprocal",
+    "log-tailed",
+    "sigmoid-reciprocal",
 ]
 #: In the order of the native kernel's enumeration.
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -44,6 +49,14 @@ class Derivative:
         fast-sigmoid    b / (1 + a |u|)^2
         gaussian        b exp(-(a u)^2)
         rectangle       b where |u| < a, else 0
+
+    and, with an infinite area under it:
+
+        leaky-rectangle     1 / (2 a) where |u| < a, else b
+        step                b where u >= 0, else a
+        reciprocal          b / (a + |u|)
+        log-tailed          b / max(1, u) where u > 0, else a
+        sigmoid-reciprocal  b / (1 + u) where u >= 0, else a s (1 - s) with s as above
 
     Example:
         >>> Derivative.atan(2.0)(torch.zeros(1))
@@ -89,6 +102,11 @@ def _gaussian(u: Tensor, a: float, b: float) -> Tensor:
     return b * torch.exp(-z * z)
 
 
+def _sigmoid_reciprocal(u: Tensor, a: float, b: float) -> Tensor:
+    s = torch.sigmoid(a * u)
+    return torch.where(u < 0, a * s * (1 - s), b / (u.clamp(min=0) + 1))  # a pole at -1 would reach its derivative
+
+
 _CODE: dict[Family, Callable[[Tensor, float, float], Tensor]] = {
     "atan": _atan,
     "sigmoid": _sigmoid,
@@ -100,4 +118,9 @@ _CODE: dict[Family, Callable[[Tensor, float, float], Tensor]] = {
     "fast-sigmoid": _fast_sigmoid,
     "gaussian": _gaussian,
     "rectangle": lambda u, a, b: b * (u.abs() < a).to(u),
+    "leaky-rectangle": lambda u, a, b: torch.where(u.abs() < a, torch.full_like(u, 1 / (2 * a)), torch.full_like(u, b)),
+    "step": lambda u, a, b: torch.where(u >= 0, torch.full_like(u, b), torch.full_like(u, a)),
+    "reciprocal": lambda u, a, b: b / (a + u.abs()),
+    "log-tailed": lambda u, a, b: torch.where(u <= 0, torch.full_like(u, a), b / u.clamp(min=1)),
+    "sigmoid-reciprocal": _sigmoid_reciprocal,
 }

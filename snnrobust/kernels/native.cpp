@@ -54,7 +54,8 @@ enum Charge { DIVIDE, MULTIPLY, KEEP };
 enum Reset { HARD, SOFT, NONE };
 enum Pool { NO_POOL, MEAN_POOL, MAX_POOL };
 enum Family {
-    ATAN, SIGMOID, SIGMOID_TAILS, QUADRATIC, TRIANGLE, EXPONENTIAL, SOFT_SIGN, FAST_SIGMOID, GAUSSIAN, RECTANGLE
+    ATAN, SIGMOID, SIGMOID_TAILS, QUADRATIC, TRIANGLE, EXPONENTIAL, SOFT_SIGN, FAST_SIGMOID, GAUSSIAN, RECTANGLE,
+    LEAKY_RECTANGLE, STEP, RECIPROCAL, LOG_TAILED, SIGMOID_RECIPROCAL
 };
 
 extern "C" struct Neuron {
@@ -210,6 +211,41 @@ void derivative(const Neuron& k, const float* h, float* d, int64_t n) {
             exponentials(d, n);
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) d[i] = b * d[i];
+            return;
+        }
+        case LEAKY_RECTANGLE: {
+            const float inside = 1.0f / (2.0f * a);
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) d[i] = std::fabs(h[i] - threshold) < a ? inside : b;
+            return;
+        }
+        case STEP: {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) d[i] = h[i] - threshold >= 0.0f ? b : a;
+            return;
+        }
+        case RECIPROCAL: {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) d[i] = b / (a + std::fabs(h[i] - threshold));
+            return;
+        }
+        case LOG_TAILED: {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) {
+                const float u = h[i] - threshold, z = u < 1.0f ? 1.0f : u;
+                d[i] = u <= 0.0f ? a : b / z;
+            }
+            return;
+        }
+        case SIGMOID_RECIPROCAL: {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) d[i] = 0.0f - a * (h[i] - threshold);
+            exponentials(d, n);
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) {
+                const float u = h[i] - threshold, s = 1.0f / (1.0f + d[i]);
+                d[i] = u < 0.0f ? a * s * (1.0f - s) : b / (u + 1.0f);
+            }
             return;
         }
         default: {

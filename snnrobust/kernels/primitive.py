@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative, Family
 from snnrobust.kernels.spike import spike
 from snnrobust.kernels.straight_through import straight_through
@@ -27,14 +28,26 @@ def smooth_step(u: Tensor, derivative: Derivative) -> Tensor:
     Returns:
         P(u), of the shape of u.
 
+    Raises:
+        InputError: If the area under `derivative` is infinite.
+
     Example:
         >>> u = torch.tensor([0.0, 1.0], requires_grad=True)
         >>> p = smooth_step(u, Derivative.atan(2.0))
         >>> p.detach(), torch.autograd.grad(p.sum(), u)[0]
         (tensor([0.5000, 0.9019]), tensor([1.0000, 0.0920]))
     """
+    if derivative.family not in _AREAS:
+        raise InputError(
+            f"expected a derivative with a finite area under it, got {derivative}; use a surrogate such as ATan"
+        )
     area = _AREAS[derivative.family](u.detach(), derivative.a, derivative.b)
     return straight_through(spike(u, derivative), area)
+
+
+def is_relaxable(derivative: Derivative) -> bool:
+    """Whether a derivative is continuous, so that its own derivative misses nothing, with a finite area under it."""
+    return derivative.family in _AREAS and derivative.family != "rectangle"
 
 
 def _quadratic(u: Tensor, a: float, b: float) -> Tensor:

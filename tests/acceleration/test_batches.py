@@ -128,7 +128,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("build", "static", "temporal"),
-    [(dense, [8, 8, 8], [8, 2, 1]), (convolutional, [8, 2, 2], [8, 2, 1]), (strided, [16, 4, 2], [16, 4, 2])],
+    [(dense, [16, 16, 16], [16, 4, 2]), (convolutional, [16, 4, 2], [16, 4, 2]), (strided, [16, 4, 2], [16, 4, 2])],
 )
 def test_the_least_number_of_samples_follows_from_the_layers(build: Any, static: Any, temporal: Any) -> None:
     """Before the first node a static input has a row for each sample, behind it one for each sample and step."""

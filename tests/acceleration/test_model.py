@@ -38,8 +38,12 @@ KNOWN: dict[str, Callable[[float], nn.Module]] = {
     "SuperSpike": surrogate.SuperSpike,
     "Erf": surrogate.Erf,
     "Rect": surrogate.Rect,
+    "S2NN": surrogate.S2NN,
+    "PiecewiseLeakyReLU": surrogate.PiecewiseLeakyReLU,
 }
-UNKNOWN: dict[str, Callable[[float], nn.Module]] = {"S2NN": surrogate.S2NN}
+UNKNOWN: dict[str, Callable[[float], nn.Module]] = {
+    "SquarewaveFourierSeries": lambda period: surrogate.SquarewaveFourierSeries(2, period)
+}
 FEEDS = [(a, b) for a in ("TN", "NT") for b in ("repeat", "poisson", "latency", None)] + [("N", "repeat")]
 FEEDS += 3 * [("TN", "repeat")]  # where the prefix is computed once
 

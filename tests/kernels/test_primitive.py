@@ -10,14 +10,18 @@ import torch
 from scipy import integrate
 from spikingjelly.activation_based import neuron, surrogate
 
+from snnrobust.errors import InputError
 from snnrobust.frameworks.spikingjelly import SpikingJelly
 from snnrobust.kernels.derivative import FAMILIES, Derivative, Family
-from snnrobust.kernels.primitive import smooth_step
+from snnrobust.kernels.primitive import is_relaxable, smooth_step
 
+#: Those with an infinite area under them.
+ENDLESS: tuple[Family, ...] = ("leaky-rectangle", "step", "reciprocal", "log-tailed", "sigmoid-reciprocal")
+FINITE = [family for family in FAMILIES if family not in ENDLESS]
 U = torch.cat([torch.linspace(-4, 4, 101, dtype=torch.float64), torch.tensor([1e-9, 0.7, -0.7, 50.0, -50.0])])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FINITE)
 @pytest.mark.parametrize(("a", "b"), [(1.3, 0.8), (0.4, 2.5)])
 def test_differences_are_integrals_of_the_slope(family: Family, a: float, b: float) -> None:
     derivative = Derivative(family, a, b)
@@ -29,7 +33,7 @@ def test_differences_are_integrals_of_the_slope(family: Family, a: float, b: flo
         assert float(ends[1] - ends[0]) == pytest.approx(area, abs=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FINITE)
 def test_starts_at_zero_and_slopes_are_exact(family: Family) -> None:
     derivative = Derivative(family, 1.3, 0.8)
     assert float(smooth_step(torch.tensor([-1e12], dtype=torch.float64), derivative)) == pytest.approx(0, abs=1e-9)
@@ -66,3 +70,17 @@ def test_superspike_has_an_area_of_its_own() -> None:
     assert derivative is not None
     ends = smooth_step(torch.tensor([0.0, math.inf], dtype=torch.float64), derivative)
     assert ends.tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_infinite_area_has_no_smooth_step_and_jumps_no_relaxation(family: Family) -> None:
+    derivative = Derivative(family, 1.3, 0.8)
+    assert is_relaxable(derivative) is (family not in (*ENDLESS, "rectangle"))
+    if family not in ENDLESS:
+        smooth_step(U, derivative)
+        return
+    with pytest.raises(InputError, match=f"expected a derivative with a finite area under it, got .*'{family}'"):
+        smooth_step(U, derivative)
+    wide = torch.linspace(-2e4, 2e4, 200_001, dtype=torch.float64)
+    areas = [float(torch.trapezoid(derivative(part), part)) for part in (wide, wide / 4)]
+    assert areas[0] > areas[1] + 0.5  # it grows as far as one looks

@@ -97,6 +97,11 @@ SLOPES: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     "fast-sigmoid": lambda u, a, b: (b / (1 + a * abs(u)) ** 2, -2 * a * b * sign(u) / (1 + a * abs(u)) ** 3),
     "gaussian": lambda u, a, b: (b * math.exp(-((a * u) ** 2)), -2 * a * a * b * u * math.exp(-((a * u) ** 2))),
     "rectangle": lambda u, a, b: (b if abs(u) < a else 0.0, 0.0),
+    "leaky-rectangle": lambda u, a, b: (1 / (2 * a) if abs(u) < a else b, 0.0),
+    "step": lambda u, a, b: (b if u >= 0 else a, 0.0),
+    "reciprocal": lambda u, a, b: (b / (a + abs(u)), -b * sign(u) / (a + abs(u)) ** 2),
+    "log-tailed": lambda u, a, b: (a, 0.0) if u <= 0 else ((b, 0.0) if u <= 1 else (b / u, -b / u**2)),
+    "sigmoid-reciprocal": lambda u, a, b: logistic(u, a, a) if u < 0 else (b / (u + 1), -b / (u + 1) ** 2),
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
 from snnrobust.kernels.derivative import Derivative
-from snnrobust.kernels.primitive import smooth_step
+from snnrobust.kernels.primitive import is_relaxable, smooth_step
 from snnrobust.spike_gradients.swap import SpikeGradient
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_landscapes.loss.landscape import Landscape, LossValues, loss_and_correct
@@ -94,7 +94,7 @@ class _Smooth:
 
 def _known(name: str, node: nn.Module, derivative: Derivative | None) -> Derivative:
     # A derivative with jumps has a second one that misses them.
-    if derivative is None or derivative.family == "rectangle":
+    if derivative is None or not is_relaxable(derivative):
         raise InputError(
             f"expected surrogates with a known integral and a continuous derivative for the {Relaxed().name}, got "
             f"{node.get_submodule('surrogate_function')} at node '{name}'; use a surrogate such as ATan or Sigmoid "
