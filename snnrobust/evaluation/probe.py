@@ -16,7 +16,7 @@ from snnrobust.data.evaluation_data import prepare
 from snnrobust.errors import InputError
 from snnrobust.evaluation.compatibility import check_data_fits
 from snnrobust.evaluation.gradient_pass import gradient_pass_findings, largest_difference
-from snnrobust.frameworks.find import LIKE_IN_EVAL
+from snnrobust.frameworks.find import LIKE_IN_EVAL, listed, unsupported_spikes
 from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.results.records import NAN, Finding
 from snnrobust.search.queries import ModelQueries
@@ -62,6 +62,7 @@ def probe(model: SpikingModel, data: Any) -> list[Finding]:
             *_inputs(model, sample),
             *_input_gradients(model, sample),
             *gradient_pass_findings(model, sample),
+            _spike_gradients(model),
             _ties(logits),
             _encoder_gradient(model),
         ]
@@ -286,6 +287,21 @@ def _input_gradients(model: SpikingModel, sample: Dataset) -> list[Finding]:
     ]
 
 
+def _spike_gradients(model: SpikingModel) -> Finding:
+    others = unsupported_spikes(model.net, model.sites)
+    named = f" Here: {listed(others)}." if others else ""
+    return Finding(
+        "spike-gradients",
+        not others,
+        float(len(others)),
+        0.0,
+        f"Number of places that spike but keep their own gradient under every estimator.{named} If that gradient is "
+        "masked, gradient attacks may be weak.",
+        f"Confirm the result with {BLACK_BOX}; name a torch.autograd.Function that spikes: sr.wrap(..., spike=...).",
+        required=False,
+    )
+
+
 class _AnyEstimator:
     """Stands for whatever estimator may be swapped in."""
 
@@ -300,7 +316,7 @@ def _other_gradients(model: SpikingModel) -> str:
     if model.adapter is not None and model.adapter.refuses_autograd(model.net):
         return f"No estimator helps, as the net has nodes that allow no gradient. Attack with {BLACK_BOX}."
     try:
-        SpikeGradient(model.net, _AnyEstimator())
+        SpikeGradient(model, _AnyEstimator())
     except InputError:
         online = model.adapter is not None and any(map(model.adapter.ignores_surrogate, nodes.values()))
         likewise = f"{LIKE_IN_EVAL[0].upper()}{LIKE_IN_EVAL[1:]}, or attack" if online else "Attack"

@@ -32,8 +32,14 @@ class Adapter(Protocol):
     def nodes(self, net: nn.Module) -> dict[str, nn.Module]:
         """Spiking nodes by qualified name, each once."""
 
+    def spiking_layers(self, net: nn.Module) -> dict[str, nn.Module]:
+        """Modules by qualified name, `nodes` among them, whose outputs are their spikes."""
+
     def unsupported_nodes(self, net: nn.Module) -> dict[str, nn.Module]:
         """Modules of `net` by qualified name that spike as well, but can't be swapped or recorded."""
+
+    def is_spike_function(self, module: nn.Module) -> bool:
+        """Whether `module` is only the spike function of the node that calls it."""
 
     def ignores_surrogate(self, node: nn.Module) -> bool:
         """Whether `node`, one of `nodes`, is known not to call its surrogate in eval mode."""
@@ -77,6 +83,9 @@ class Adapter(Protocol):
 
     def has_operator(self, node: nn.Module, device: torch.device) -> bool:
         """Whether the framework has a fused operator on `device` for `node` with its own surrogate."""
+
+    def threshold(self, node: nn.Module) -> float | Tensor:
+        """The membrane potential at which `node` fires, one number or one for each neuron; 0 if it is not known."""
 
     def records_membrane(self, node: nn.Module) -> bool:
         """Whether `node` stores its membrane potentials of all steps."""

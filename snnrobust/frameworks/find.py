@@ -1,7 +1,6 @@
 """Selects the adapter for the framework of a net; one file per framework.
 
-A net of an unsupported framework works with a `reset=` callable, but its surrogate gradients can't be replaced and its
-layers can't be recorded.
+A net of no framework works with a `reset=` callable, if it keeps state from pass to pass at all.
 """
 
 from __future__ import annotations
@@ -12,11 +11,13 @@ from torch import nn
 
 from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
+from snnrobust.frameworks.functions.sites import Sites
 from snnrobust.frameworks.spikingjelly import SpikingJelly
+from snnrobust.frameworks.state_buffers import sinabs, snntorch
 
 #: What to do about nodes that ignore their surrogate in eval mode.
 LIKE_IN_EVAL = "put SpikingJelly's LIFNode with the same settings in their place, which computes the same in eval mode"
-_ADAPTERS = (SpikingJelly(),)
+_ADAPTERS: tuple[Adapter, ...] = (SpikingJelly(), snntorch(), sinabs())
 
 
 def find_adapter(net: nn.Module) -> Adapter | None:
@@ -27,23 +28,38 @@ def find_adapter(net: nn.Module) -> Adapter | None:
     return None
 
 
-def unsupported_nodes(net: nn.Module) -> dict[str, nn.Module]:
-    """Modules of `net` that spike but can't be swapped or recorded, of any framework, by qualified name."""
-    return {name: node for adapter in _ADAPTERS for name, node in adapter.unsupported_nodes(net).items()}
-
-
-def refuse_unsupported_nodes(net: nn.Module, what: str, remedy: str) -> None:
-    """Raises an `InputError` that names the nodes that spike but can't be swapped or recorded, if there are any.
+def unsupported_spikes(net: nn.Module, sites: Sites | None = None) -> dict[str, str]:
+    """What spikes in `net` but can't be swapped or recorded, by name: its class, and why if that is known.
 
     Args:
         net: A net.
-        what: What can't be done with them, "swapped" or "recorded".
+        sites: What a forward pass showed; None if there was none: then Functions are not known.
+    """
+    found: dict[str, str] = {}
+    reached = set(sites.patterns) if sites is not None else set()
+    for adapter in _ADAPTERS:
+        for name, node in adapter.unsupported_nodes(net).items():
+            if not reached.intersection(node.modules()):
+                found[name] = type(node).__name__
+    if sites is not None:
+        found |= {each.name: f"{each.what}: {each.why}" for each in sites.unsupported}
+    return found
+
+
+def refuse_unsupported_spikes(net: nn.Module, sites: Sites | None, what: str, remedy: str) -> None:
+    """Raises an `InputError` that names what spikes but can't be swapped or recorded, if there is anything.
+
+    Args:
+        net: A net.
+        sites: What a forward pass showed.
+        what: What can't be done, "swapped" or "recorded".
         remedy: What works.
     """
-    if others := unsupported_nodes(net):
+    if others := unsupported_spikes(net, sites):
         raise InputError(f"expected spiking nodes that can be {what}, got {listed(others)}; {remedy}")
 
 
-def listed(nodes: Mapping[str, nn.Module]) -> str:
+def listed(nodes: Mapping[str, nn.Module | str]) -> str:
     """Names and classes of nodes, for errors."""
-    return ", ".join(f"'{name}' ({type(node).__name__})" for name, node in nodes.items())
+    kinds = {name: each if isinstance(each, str) else type(each).__name__ for name, each in nodes.items()}
+    return ", ".join(f"'{name}' ({kind})" for name, kind in kinds.items())

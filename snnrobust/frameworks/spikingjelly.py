@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,8 +25,8 @@ class SpikingJelly(SpikingJellyLayers):
     name = "spikingjelly"
 
     def supports(self, net: nn.Module) -> bool:
-        """Whether any module of `net` is a `MemoryModule`."""
-        return any(isinstance(module, base.MemoryModule) for module in net.modules())
+        """Whether any module of `net` has memories or is one of SpikingJelly's neurons."""
+        return any(isinstance(module, base.MemoryModule) or _is_neuron(module) for module in net.modules())
 
     def reset(self, net: nn.Module) -> None:
         """Resets every module with state; the modules are looked up on each call.
@@ -55,17 +56,21 @@ class SpikingJelly(SpikingJellyLayers):
                 module.v_seq = voltages
 
     def nodes(self, net: nn.Module) -> dict[str, nn.Module]:
-        """Modules with memory whose spikes come from a `surrogate_function`."""
+        """Neurons, and modules with memory, whose spikes come from a `surrogate_function`."""
         return {
             name: module
             for name, module in net.named_modules()
-            if isinstance(module, base.MemoryModule)
+            if (isinstance(module, base.MemoryModule) or _is_neuron(module))
             and isinstance(getattr(module, "surrogate_function", None), nn.Module)
         }
 
+    def spiking_layers(self, net: nn.Module) -> dict[str, nn.Module]:
+        """All neurons, those that compute spikes without a surrogate (DSR, ST-BIF) among them."""
+        others = {name: module for name, module in self.unsupported_nodes(net).items() if _is_neuron(module)}
+        return self.nodes(net) | others
+
     def unsupported_nodes(self, net: nn.Module) -> dict[str, nn.Module]:
-        """Classes of SpikingJelly's `neuron` package, and modules with a surrogate of their own, that keep no memories
-        in its way (PSN, recurrent cells) or compute spikes without a surrogate (DSR, ST-BIF)."""
+        """Neurons that compute spikes without a surrogate (DSR, ST-BIF), and modules with surrogates of their own."""
         nodes = list(self.nodes(net).values())
         known = {id(node) for node in nodes} | {id(node.get_submodule("surrogate_function")) for node in nodes}
         return {
@@ -73,6 +78,10 @@ class SpikingJelly(SpikingJellyLayers):
             for name, module in net.named_modules()
             if id(module) not in known and _spikes(module, known) and not isinstance(module, _NO_SPIKES)
         }
+
+    def is_spike_function(self, module: nn.Module) -> bool:
+        """Whether it is one of SpikingJelly's surrogates."""
+        return isinstance(module, surrogate.SurrogateFunctionBase)
 
     def ignores_surrogate(self, node: nn.Module) -> bool:
         """The nodes of online learning (OTTT, SLTT), which use it while training alone."""
@@ -96,9 +105,17 @@ class SpikingJelly(SpikingJellyLayers):
         return not isinstance(node, _GRADED)
 
     def swap_surrogate(self, node: nn.Module, surrogate: nn.Module) -> nn.Module:
-        """Replaces the node's reference; a surrogate object shared with other nodes is not changed."""
+        """Replaces the node's reference; a surrogate object shared with other nodes is not changed.
+
+        The operator of multi-step I-LIF takes SpikingJelly's surrogate alone: with another one it runs step by step.
+        """
         old: nn.Module = node.get_submodule("surrogate_function")
         node.surrogate_function = surrogate
+        if isinstance(node, neuron.ILIFNode):
+            if getattr(surrogate, "stands_in", False):
+                vars(node)["multi_step_forward"] = partial(_step_by_step, node)
+            else:
+                vars(node).pop("multi_step_forward", None)
         return old
 
     def swap_detach_reset(self, node: nn.Module, detach: bool) -> bool:
@@ -110,7 +127,7 @@ class SpikingJelly(SpikingJellyLayers):
 
     def is_reset(self, node: nn.Module) -> bool:
         """Whether all memories are at the values that a reset gives them."""
-        initial = cast(Any, node)._memories_rv
+        initial = getattr(node, "_memories_rv", {})  # a neuron without memories starts anew at each call
         return all(_same(value, initial[name]) for name, value in _memories(node).items())
 
     def is_multi_step(self, node: nn.Module) -> bool:
@@ -160,17 +177,24 @@ class SpikingJelly(SpikingJellyLayers):
         )
 
     def derivative(self, node: nn.Module) -> Derivative | None:
-        """The derivative of SpikingJelly's surrogates with a number alpha."""
+        """The derivative of SpikingJelly's surrogates whose settings are numbers."""
         own = getattr(node, "surrogate_function", None)
-        alpha = getattr(own, "alpha", None)
-        if type(own) not in _DERIVATIVES or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        if type(own) not in _WITH_SETTINGS or not getattr(own, "spiking", False):
             return None
-        return _DERIVATIVES[type(own)](float(alpha)) if getattr(own, "spiking", False) else None
+        names, derivative = _WITH_SETTINGS[type(own)]
+        settings = [getattr(own, name, None) for name in names]
+        numbers = [float(each) for each in settings if isinstance(each, int | float) and not isinstance(each, bool)]
+        return derivative(*numbers) if len(numbers) == len(settings) else None
 
     def has_operator(self, node: nn.Module, device: torch.device) -> bool:
         """On CUDA: IF, LIF and parametric LIF nodes with surrogates that its kernels support."""
         known = type(node) in _FAMILY and type(getattr(node, "surrogate_function", None)) in _DERIVATIVES
         return known and device.type == "cuda"
+
+    def threshold(self, node: nn.Module) -> float | Tensor:
+        """The node's `v_threshold`; that of a gated LIF node is only what its threshold is computed from."""
+        known = 0.0 if isinstance(node, neuron.GatedLIFNode) else getattr(node, "v_threshold", 0.0)
+        return known if isinstance(known, Tensor) else float(known)
 
     def records_membrane(self, node: nn.Module) -> bool:
         """Whether `store_v_seq` is set."""
@@ -200,14 +224,34 @@ _DERIVATIVES: dict[type, Callable[[float], Derivative]] = {
     surrogate.Erf: lambda alpha: Derivative("gaussian", alpha, alpha / math.sqrt(math.pi)),
     surrogate.Rect: lambda alpha: Derivative("rectangle", 0.5 / alpha, alpha),
 }
+# With the names of their settings; SpikingJelly has no operators for those that are not above.
+_WITH_SETTINGS: dict[type, tuple[tuple[str, ...], Callable[..., Derivative | None]]] = {
+    **{kind: (("alpha",), derivative) for kind, derivative in _DERIVATIVES.items()},
+    surrogate.DeterministicPass: ((), lambda: Derivative("rectangle", math.inf, 1.0)),
+    surrogate.LeakyKReLU: (("leak", "k"), lambda leak, k: Derivative("step", leak, k)),
+    surrogate.LogTailedReLU: (("alpha",), lambda alpha: Derivative("log-tailed", alpha, 1.0)),
+    surrogate.NonzeroSignLogAbs: (("alpha",), lambda alpha: Derivative("reciprocal", 1 / alpha, 1.0)),
+    surrogate.PiecewiseLeakyReLU: (("w", "c"), lambda w, c: Derivative("leaky-rectangle", w, c)),
+    # (1 + 2 |u| / (alpha - 1))^-alpha: of a known family at its default alone.
+    surrogate.QPseudoSpike: (("alpha",), lambda alpha: Derivative("fast-sigmoid", 2.0, 1.0) if alpha == 2 else None),
+    surrogate.S2NN: (("alpha", "beta"), lambda alpha, beta: Derivative("sigmoid-reciprocal", alpha, beta)),
+}
 
 
 def _spikes(module: nn.Module, known: set[int]) -> bool:
     """Whether a module is a neuron of SpikingJelly or has a surrogate that is not among `known`."""
     own = (child for name, child in module.named_children() if name.startswith("surrogate_function"))
-    return any(f"{cls.__module__}.".startswith(f"{neuron.__name__}.") for cls in type(module).__mro__) or any(
-        id(child) not in known for child in own
-    )
+    return _is_neuron(module) or any(id(child) not in known for child in own)
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    """Whether its class is one of SpikingJelly's neurons, or derived from one."""
+    return any(f"{cls.__module__}.".startswith(f"{neuron.__name__}.") for cls in type(module).__mro__)
+
+
+def _step_by_step(node: Any, x: Tensor) -> Tensor:
+    """A multi-step call [T, N, *] as calls with one step each."""
+    return torch.stack([node.single_step_forward(step) for step in x])
 
 
 def _numbers(settings: Any) -> bool:
@@ -217,7 +261,7 @@ def _numbers(settings: Any) -> bool:
 
 
 def _memories(node: nn.Module) -> dict[str, Any]:
-    memories: dict[str, Any] = node.__dict__["_memories"]
+    memories: dict[str, Any] = node.__dict__.get("_memories", {})
     return memories
 
 

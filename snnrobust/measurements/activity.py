@@ -14,7 +14,8 @@ from snnrobust.common.statistics import clopper_pearson
 from snnrobust.common.validate import check_count
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.measurements.counted_nodes import counted_nodes
+from snnrobust.measurements.operations import operation_counters
+from snnrobust.measurements.recorded_layers import check_recorded
 from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
 from snnrobust.wrapping.decision import Correctness
@@ -25,19 +26,21 @@ MAC_PJ, AC_PJ = 4.6, 0.9
 ENERGY = f"45 nm, {MAC_PJ} pJ a MAC, {AC_PJ} pJ a synaptic operation (Horowitz 2014), no memory access"
 
 
-OPERATIONS = "SpikingJelly op_counter: layers with binary input accumulate, others multiply"
+OPERATIONS = "SpikingJelly op_counter: layers with whole-number input accumulate, others multiply"
 
 
 @dataclass(frozen=True)
 class Activity:
     """Activity on the test data.
 
-    - "firing_rate:LAYER": mean spikes per neuron and step; "silent_neurons:LAYER": share of the layer's neurons that
-      fire in none of the samples. Padding is left out.
+    - "firing_rate:LAYER": share of a layer's outputs, over neurons and steps, that are not zero: spikes of any size or
+      sign count once; "silent_neurons:LAYER": share of the layer's neurons that fire in none of the samples. Padding is
+      left out.
     - "synops": synaptic operations of a sample, i.e. accumulations: spikes x fan-out. "macs": multiply-accumulates of a
-      sample. SpikingJelly's counters decide by value: a layer whose input in a batch is binary accumulates, any other
-      multiplies, e.g. after mean pooling. Input of domain "real" without a spike encoder always multiplies. Biases,
-      batch norm (which can be folded into the weights) and the neurons' own updates are not counted; padding is.
+      sample. The counters decide by value: a layer whose input in a batch are whole numbers (spikes, signed spikes,
+      counts) accumulates each entry that is not zero; any other multiplies all, e.g. graded spikes, or after mean
+      pooling. Input of domain "real" without a spike encoder always multiplies. Biases, batch norm (which can be folded
+      into the weights) and the neurons' own updates are not counted; padding is.
     - "energy_pj": of a sample, with 4.6 pJ a MAC and 0.9 pJ a synaptic operation in 45 nm, as commonly taken from
       Horowitz 2014; without memory access, which dominates on real hardware.
     - "accuracy_at_step": accuracy when the read-out uses only the first `strength` steps, with Clopper-Pearson
@@ -58,16 +61,15 @@ class Activity:
         check_count("samples", self.samples)
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless the net has spiking nodes of a supported framework, all with spikes 0 and 1."""
-        counted_nodes(model, "activity")
+        """Raises an `InputError` unless the net's spikes can be recorded."""
+        check_recorded(model, data.test, "activity")
 
     @torch.no_grad()
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
         """Records of all of the above."""
-        counted_nodes(model, "activity")
         test = data.test.take(min(self.samples, len(data.test)))
         layers: dict[str, _Layer] = {}
-        synops, macs = op_counter.SynOpCounter(), op_counter.MACCounter(extra_rules=_BATCH_NORM_IS_FREE)
+        synops, macs = operation_counters()
         right: Tensor | int = 0
         with model.session():
             for rows in torch.split(torch.arange(len(test)), data.batch_size):
@@ -98,7 +100,7 @@ class Activity:
 class _Layer:
     """Spikes of a layer over the batches."""
 
-    spikes: float = 0.0
+    spikes: int = 0
     neuron_steps: int = 0
     fired: Tensor = field(default_factory=lambda: torch.tensor(False))
 
@@ -109,9 +111,10 @@ class _Layer:
         valid = torch.full((len(spikes),), steps) if lengths is None else lengths
         mask = torch.arange(steps) < valid[:, None]  # [N, T]
         spikes = spikes * mask[..., None].to(spikes)
-        self.spikes += float(spikes.sum(dtype=torch.float64))
+        fired = spikes != 0
+        self.spikes += int(fired.sum())
         self.neuron_steps += int(mask.sum()) * neurons
-        self.fired = self.fired | (spikes != 0).flatten(0, 1).any(dim=0).cpu()  # [neurons]
+        self.fired = self.fired | fired.flatten(0, 1).any(dim=0).cpu()  # [neurons]
 
     @property
     def rate(self) -> float:
@@ -143,6 +146,3 @@ def _real_if_direct(x: Tensor, model: SpikingModel) -> Tensor:
     first = x.view(-1)[:1]
     first.copy_(torch.nextafter(first, torch.full_like(first, 0.5)))
     return x
-
-
-_BATCH_NORM_IS_FREE = {torch.ops.aten.native_batch_norm.default: lambda args, kwargs, out: 0}

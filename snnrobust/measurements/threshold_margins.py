@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.common.validate import check_count, check_positive, is_positive
@@ -16,11 +15,12 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.data.padding import keep_padding
 from snnrobust.errors import InputError
-from snnrobust.measurements.counted_nodes import counted_nodes
+from snnrobust.measurements.recorded_layers import check_recorded
 from snnrobust.plugin.task import Task
 from snnrobust.results.records import Record
 from snnrobust.spike_gradients.swap import Own
 from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.recording import SpikeFunction
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,21 @@ class ThresholdMargins:
         object.__setattr__(self, "deltas", tuple(self.deltas))  # a list, as a configuration file has it
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless the net has spiking nodes, and epsilon is a probability for event data."""
-        self._nodes(model)
+        """Raises an `InputError` unless comparisons can be recorded, and epsilon is a probability for event data."""
+        check_recorded(model, data.test, "threshold-margins", comparisons=True)
+        self._check_epsilon(model)
 
-    def _nodes(self, model: SpikingModel) -> dict[str, nn.Module]:
-        nodes = counted_nodes(model, "threshold-margins")
+    def _check_epsilon(self, model: SpikingModel) -> None:
         if model.domain != "real" and self.epsilon > 1:
             raise InputError(
                 f"expected epsilon <= 1 in domain '{model.domain}', got {self.epsilon:g}; give the probability that an "
                 f"entry changes by one event"
             )
-        return nodes
 
     @torch.no_grad()
     def measure(self, model: SpikingModel, data: EvaluationData, rng: Draws) -> Iterable[Record]:
         """Records of all of the above."""
-        nodes = self._nodes(model)
+        self._check_epsilon(model)
         test = data.test.take(min(self.samples, len(data.test)))
         layers: dict[str, _Layer] = {}
         with model.session():
@@ -85,11 +84,10 @@ class ThresholdMargins:
                 clean = model.record(part.x, keys=part.index)
                 noisy = model.record(self._noisy(part, model, rng), keys=part.index).spikes
                 for name, u in clean.distances.items():
-                    node = nodes[name]
                     layer = layers.setdefault(name, _Layer())
-                    shares = {f"near {d}": u.abs() < d * _threshold(node) for d in self.deltas}
+                    shares = {f"near {d}": u.abs() < d * clean.thresholds[name] for d in self.deltas}
                     shares["flips"] = noisy[name] != clean.spikes[name]
-                    shares["active"] = _own_gradient(model, node, u) != 0
+                    shares["active"] = _own_gradient(clean.surrogates[name], u) != 0
                     layer.add(shares, part.lengths)
         return [record for name, layer in layers.items() for record in self._records(name, layer, model)]
 
@@ -160,14 +158,6 @@ def _plus(total: list[int] | None, more: Tensor) -> list[int]:
     return added if not total else [a + b for a, b in zip(total, added, strict=True)]
 
 
-def _own_gradient(model: SpikingModel, node: nn.Module, u: Tensor) -> Tensor:
+def _own_gradient(surrogate: SpikeFunction | None, u: Tensor) -> Tensor:
     """What a gradient in eval mode is multiplied by at a spike, of the shape of u."""
-    if model.adapter is not None and not model.adapter.passes_own_gradient(node):
-        return torch.zeros_like(u)
-    return Own().backward(u, {"surrogate": node.get_submodule("surrogate_function")})
-
-
-def _threshold(node: nn.Module) -> float:
-    """The size of a node's threshold, the mean over its neurons; 1 where it has none or it is 0."""
-    value: Any = getattr(node, "v_threshold", 1.0)
-    return float(torch.as_tensor(value).abs().mean()) or 1.0
+    return torch.zeros_like(u) if surrogate is None else Own().backward(u, {"surrogate": surrogate})

@@ -61,7 +61,7 @@ class Execution:
         check_inputs: CheckInputs | None = None,
     ) -> None:
         self.model: SpikingModel | AcceleratedModel = model
-        self.spike_gradients: list[SpikeGradient] = spike_gradient_contexts(model.net, estimator)
+        self.spike_gradients: list[SpikeGradient] = spike_gradient_contexts(model, estimator)
         self.path = ExecutionPath(False, not_accelerated or "no query was made")
         self._net = model
         self._net_spike_gradients = self.spike_gradients

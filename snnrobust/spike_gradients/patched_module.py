@@ -4,39 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snnrobust.errors import InputError, PluginError
+from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
+from snnrobust.frameworks.functions.levels import Levels, find_levels
 from snnrobust.kernels.dynamics import Dynamics
 from snnrobust.kernels.spike import spike
 from snnrobust.plugin.protocols import Estimator, NodeEstimator, Relaxation
 from snnrobust.spike_gradients.heaviside import emits_heaviside, same_as_heaviside
-from snnrobust.spike_gradients.sample_memory import SampleMemory
+from snnrobust.spike_gradients.patched import PassContext, Patched
 
 
-@dataclass
-class PassContext:
-    """The samples of a forward and backward pass.
-
-    Attributes:
-        index: Sample ids [N].
-        frozen: Whether it is a further draw at an iterate that was evaluated before.
-        memory: What is kept for each sample.
-        updated: (node, call) pairs whose memory was already updated at this iterate.
-    """
-
-    index: Tensor
-    frozen: bool
-    memory: SampleMemory
-    updated: set[tuple[str, int]] = field(default_factory=set)
-
-
-class PatchedModule:
+class PatchedModule(Patched):
     """A module of a net and the estimator for it, which can be put in and removed any number of times.
 
     Args:
@@ -47,17 +30,12 @@ class PatchedModule:
     """
 
     def __init__(self, name: str, module: nn.Module, estimator: Any, adapter: Adapter | None) -> None:
-        self.name = name
-        self.estimator = estimator
-        self.ran = self.used = False
+        super().__init__(name, estimator)
         self._module = module
         self._adapter = adapter
-        self._calls: list[Tensor] = []
-        self._context: PassContext | None = None
         self._shapes: tuple[torch.Size, ...] = ()
-        # What the estimator keeps here lives as long as this object. On a module, a session would put it back.
-        self._state: dict[str, Any] = {}
         self._checked: nn.Module | None = None
+        self._counts: Levels | None = None
         self._unsure = False
 
     def check_surrogate(self) -> None:
@@ -66,7 +44,8 @@ class PatchedModule:
         if own is self._checked:
             return
         emits = emits_heaviside(own)
-        if emits == "no":
+        self._counts = _count_levels(own) if emits == "no" and isinstance(self.estimator, Estimator) else None
+        if emits == "no" and self._counts is None:
             self._refuse(own)
         self._checked, self._unsure = own, emits == "unsure"
 
@@ -92,7 +71,17 @@ class PatchedModule:
             return undo.pop_all()
 
     def compare(self, u: Tensor) -> Tensor:
-        """Spikes of u = membrane potential minus threshold, or a relaxation's smooth values in their place."""
+        """Spikes of u = membrane potential minus threshold, or a relaxation's smooth values in their place.
+
+        A count of spikes keeps its value; its gradient is that of the nearest of its levels.
+        """
+        if self._counts is not None and self._checked is not None:
+            counts: Tensor = self._checked(u.detach()).detach()
+            nearest = self._spikes(self._counts.distance(u, ()))
+            return nearest + (counts - nearest).detach()
+        return self._spikes(u)
+
+    def _spikes(self, u: Tensor) -> Tensor:
         calls, context = self._calls, self._context
         call, axis = len(calls), self._sample_axis(u)
         calls.append(u.detach())
@@ -112,26 +101,6 @@ class PatchedModule:
             f"values, which {self.estimator!r} would change; use gradient='own', or name only the other nodes: "
             f"gradient={{'name': 'per-module', 'entries': (('NODE', estimator), ...)}}"
         )
-
-    def _derivative(
-        self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, context: PassContext | None
-    ) -> Tensor:
-        key = (self.name, call)
-        memory = {} if context is None else context.memory.take(key, context.index)
-        memory = {name: value.movedim(0, axis or 0) for name, value in memory.items()}
-        frozen = context is not None and (context.frozen or key in context.updated)
-        self._state.update(calls=calls, call=call, axis=axis, memory=memory, frozen=frozen)
-        derivative: Tensor = self.estimator.backward(u, self._state)
-        if context is not None and memory and not frozen:
-            if axis is None:
-                raise PluginError(
-                    f"expected node '{self.name}' to compare [N, *] or [T, N, *] for {self.estimator!r}, which "
-                    f"remembers each sample, got {tuple(u.shape)}; name only the other nodes: gradient={{'name': "
-                    f"'per-module', 'entries': (('NODE', estimator), ...)}}"
-                )
-            context.memory.put(key, context.index, {name: value.movedim(axis, 0) for name, value in memory.items()})
-            context.updated.add(key)
-        return derivative
 
     def _before_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Before the node runs: notes whether a new forward pass begins, and the shape of one step."""
@@ -153,12 +122,6 @@ class PatchedModule:
 
     def _after_forward(self, *_: object) -> None:
         self.ran = True
-
-    def _remove(self, outer: PassContext | None) -> None:
-        if self._context is not None:
-            self._calls.clear()  # the backward pass is over: nothing needs them any more
-        self._calls = []
-        self._context = outer
 
 
 class _PatchedSurrogate(nn.Module):
@@ -229,6 +192,18 @@ class Node:
                 f"name spiking nodes for this estimator"
             )
         return self._adapter
+
+
+def _count_levels(surrogate: nn.Module) -> Levels | None:
+    """The levels of a surrogate that emits counts of spikes; None for other values."""
+    own = next((each for each in surrogate.parameters() if each.is_floating_point()), torch.zeros(()))
+    at = torch.linspace(-1, 1, 5).to(own)
+    with torch.random.fork_rng([own.device] if own.device.type == "cuda" else []):
+        try:
+            found = find_levels(lambda u: surrogate.forward(u), at, (at,), 0)
+        except Exception:  # anything: it is the user's module, on an input of ours
+            return None
+    return found if found is not None and found.size == 1 else None
 
 
 def put_forward(module: nn.Module, forward: Callable[[Tensor], Tensor] | None) -> None:

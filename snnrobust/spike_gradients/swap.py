@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError, PluginError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import (
-    LIKE_IN_EVAL,
-    find_adapter,
-    listed,
-    refuse_unsupported_nodes,
-    unsupported_nodes,
-)
+from snnrobust.frameworks.find import LIKE_IN_EVAL, find_adapter, listed, unsupported_spikes
+from snnrobust.frameworks.functions.sites import Sites
 from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
-from snnrobust.spike_gradients.patched_module import PassContext, PatchedModule
+from snnrobust.spike_gradients.patched import PassContext, Patched
+from snnrobust.spike_gradients.patched_functions import PatchedFunctions
+from snnrobust.spike_gradients.patched_module import PatchedModule
 from snnrobust.spike_gradients.sample_memory import SampleMemory
+from snnrobust.wrapping.model import SpikingModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,9 @@ class SpikeGradient:
     this object, over any number of times it is entered; its memory of single samples only inside `at`.
 
     Args:
-        net: A net with spiking nodes of a supported framework.
+        net: A model; or a net of SpikingJelly, whose nodes are known without a forward pass. Of a model, spikes that
+            are `torch.autograd.Function`s are swapped as well, in any net, once it was called (see
+            `SpikingModel.find_spikes`).
         estimator: One for all nodes, or a mapping from module name to estimator; nodes left out keep their own. For a
             `Mixture`, which needs several passes, see `spike_gradient_contexts`.
 
@@ -51,7 +51,7 @@ class SpikeGradient:
         memory: What the estimator keeps of single samples.
 
     Raises:
-        InputError: If `net` has no node whose gradient can be swapped, a name is not among its nodes, a node to be
+        InputError: If `net` has no spike whose gradient can be swapped, a name is not among its nodes, a node to be
             swapped emits other values than spikes 0 and 1 or ignores its surrogate in eval mode, one estimator for all
             nodes leaves some out that can't be swapped, or a `NodeEstimator` is used for a node that is called step by
             step.
@@ -68,17 +68,25 @@ class SpikeGradient:
         'Sigmoid'
     """
 
-    def __init__(self, net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> None:
+    def __init__(self, net: nn.Module | SpikingModel, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> None:
         self._estimator = estimator
         self.memory = SampleMemory()
         self._entered: list[ExitStack] = []
         self._context: PassContext | None = None
-        self._patched = [] if isinstance(estimator, Own) else _patched_modules(net, estimator)
+        self._patched: list[PatchedModule] = []
+        self._functions: PatchedFunctions | None = None
+        if not isinstance(estimator, Own):
+            self._patched, self._functions = _patched_places(net, estimator)
+
+    @property
+    def _places(self) -> list[Patched]:
+        sites = self._functions.places.values() if self._functions is not None else ()
+        return [*self._patched, *sites]
 
     @property
     def exact(self) -> bool:
         """Whether forward values are the net's own: they are, unless a `Relaxation` is in place."""
-        return not any(isinstance(each.estimator, Relaxation) for each in self._patched)
+        return not any(isinstance(each.estimator, Relaxation) for each in self._places)
 
     @property
     def over_time(self) -> bool:
@@ -108,12 +116,14 @@ class SpikeGradient:
         with ExitStack() as stack:
             for each in self._patched:
                 stack.enter_context(each.place(self._context))
+            if self._functions is not None:
+                stack.enter_context(self._functions.place(self._context))
             self._entered.append(stack.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         self._entered.pop().close()
-        idle = sorted(each.name for each in self._patched if each.ran and not each.used)
+        idle = sorted(each.name for each in self._places if each.ran and not each.used)
         if kind is None and idle:
             raise PluginError(
                 f"expected every node to take its gradient from {self._estimator!r}, got nodes {idle} that never "
@@ -122,7 +132,7 @@ class SpikeGradient:
             )
 
 
-def spike_gradient_contexts(net: nn.Module, estimator: AnyEstimator) -> list[SpikeGradient]:
+def spike_gradient_contexts(net: nn.Module | SpikingModel, estimator: AnyEstimator) -> list[SpikeGradient]:
     """One `SpikeGradient` per part of a (nested) mixture, else one; the gradient is the mean over them.
 
     Raises:
@@ -154,52 +164,77 @@ def _parts(estimator: AnyEstimator) -> list[AnyEstimator]:
     return [part for each in estimator.parts for part in _parts(each)]
 
 
-def _patched_modules(net: nn.Module, estimator: AnyEstimator | Mapping[str, AnyEstimator]) -> list[PatchedModule]:
-    """The modules that estimators are put into; nodes left out, or with `Own`, are not among them."""
+def _patched_places(
+    net: nn.Module | SpikingModel, estimator: AnyEstimator | Mapping[str, AnyEstimator]
+) -> tuple[list[PatchedModule], PatchedFunctions | None]:
+    """Where estimators are put: modules, and sites of Functions; what is left out, or has `Own`, is not among them."""
+    model, net = (net, net.net) if isinstance(net, SpikingModel) else (None, net)
     adapter = find_adapter(net)
     nodes = adapter.nodes(net) if adapter is not None else {}
+    found = None if model is None else model.sites
+    sites = [] if found is None else list(found.by_name)
     named = estimator.modules if isinstance(estimator, PerModule) else estimator
     if isinstance(named, Mapping):
         modules = dict(net.named_modules())
         others = [name for name, each in named.items() if name not in nodes and isinstance(each, NodeEstimator)]
-        if unknown := sorted(set(named) - set(nodes) - (set(others) & set(modules))):
+        if unknown := sorted(set(named) - set(nodes) - set(sites) - (set(others) & set(modules))):
             raise InputError(
-                f"expected node names among {sorted(nodes)}, got {unknown}; name nodes of this net, or any module of "
-                f"it with an estimator of whole modules (NodeEstimator)"
+                f"expected node names among {sorted({*nodes, *sites})}, got {unknown}; name nodes of this net, or "
+                f"any module of it with an estimator of whole modules (NodeEstimator)"
             )
         chosen = {name: each for name, each in named.items() if not isinstance(each, Own)}
-    elif nodes:
-        refuse_unsupported_nodes(net, "swapped", f"they would keep their own gradient: {_NAME_OTHERS}")
-        modules, chosen = dict(nodes), dict.fromkeys(nodes, named)
+    elif nodes or sites:
+        if left := unsupported_spikes(net, found):
+            raise InputError(
+                f"expected spiking nodes that can be swapped, got {listed(left)}; they would keep their own gradient: "
+                f"{_NAME_OTHERS}"
+            )
+        modules, chosen = dict(nodes), dict.fromkeys([*nodes, *sites], named)
     else:
         raise InputError(
-            f"expected a net with spiking nodes of SpikingJelly for gradient={estimator!r}, "
-            f"got {type(net).__name__}{_without(net)}; use gradient='own'"
+            f"expected a net with spikes that can be swapped for gradient={estimator!r}, "
+            f"got {type(net).__name__}{_without(net, found)}; use gradient='own'"
+        )
+    _check_kinds(chosen)
+    at_sites = {name: each for name, each in chosen.items() if name in sites and name not in nodes}
+    whole = [name for name, each in at_sites.items() if isinstance(each, NodeEstimator)]
+    if whole:
+        raise InputError(
+            f"expected nodes with a known equation for {at_sites[whole[0]]!r}, got {whole}, which are Functions inside "
+            f"code that this package does not know; use an estimator of single spikes, e.g. gradient='atan'"
         )
     patched = [
-        PatchedModule(name, modules[name], each, adapter if name in nodes else None) for name, each in chosen.items()
+        PatchedModule(name, modules[name], each, adapter if name in nodes else None)
+        for name, each in chosen.items()
+        if name not in at_sites
     ]
     _check(patched, nodes, adapter)
-    return patched
+    if model is None or found is None or not at_sites:
+        return patched, None
+    return patched, PatchedFunctions(model, found, at_sites)
 
 
-def _without(net: nn.Module) -> str:
+def _without(net: nn.Module, sites: Sites | None) -> str:
     """What spikes in a net without nodes that can be swapped, for an error."""
-    others = unsupported_nodes(net)
-    return f" with {listed(others)}, which can't be swapped" if others else ""
+    if others := unsupported_spikes(net, sites):
+        return f" with {listed(others)}, which can't be swapped"
+    if sites is not None:
+        return ""
+    return "; a wrapped model finds spikes by a forward pass, which model.find_spikes(x) does"
+
+
+def _check_kinds(chosen: Mapping[str, AnyEstimator]) -> None:
+    for name, each in chosen.items():
+        if isinstance(each, Mixture | PerModule):
+            raise InputError(
+                f"expected one estimator for module '{name}', got {each!r}; make the mixture the outer estimator, with "
+                f"mappings as its parts"
+            )
+        if not isinstance(each, Estimator | NodeEstimator | Relaxation):
+            raise InputError(f"expected an estimator for '{name}', got {each!r}; see snnrobust.plugin.Estimator")
 
 
 def _check(patched: list[PatchedModule], nodes: Mapping[str, nn.Module], adapter: Adapter | None) -> None:
-    for each in patched:
-        if isinstance(each.estimator, Mixture | PerModule):
-            raise InputError(
-                f"expected one estimator for module '{each.name}', got {each.estimator!r}; make the mixture the outer "
-                f"estimator, with mappings as its parts"
-            )
-        if not isinstance(each.estimator, Estimator | NodeEstimator | Relaxation):
-            raise InputError(
-                f"expected an estimator for '{each.name}', got {each.estimator!r}; see snnrobust.plugin.Estimator"
-            )
     comparing = [each.name for each in patched if isinstance(each.estimator, Estimator | Relaxation)]
     smooth = sorted(
         name

@@ -35,7 +35,7 @@ def check_estimator(name: str, plugin: Any) -> None:
     before = model_state(model)
     with model.session():
         plain = model.logits(data.x)
-        for swap in spike_gradient_contexts(model.net, plugin):
+        for swap in spike_gradient_contexts(model, plugin):
             with swap:
                 swapped = model.logits(data.x)
             same = torch.equal(plain, swapped)
@@ -78,7 +78,7 @@ def _check_slope(name: str, u: Tensor, value: Tensor, what: str) -> None:
 
 def _estimated(plugin: Any, model: SpikingModel, data: Dataset, batches: list[list[int]]) -> Tensor:
     """Input gradients at the second of two iterates, in batches."""
-    swaps, gradients = spike_gradient_contexts(model.net, plugin), torch.zeros_like(data.x)
+    swaps, gradients = spike_gradient_contexts(model, plugin), torch.zeros_like(data.x)
     for iterate in (data.x, 1 - data.x):
         for rows in batches:
             total = torch.zeros_like(data.x[rows])

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
+from functools import partial
+from inspect import signature
 from itertools import chain
 from typing import Any, Literal
 
@@ -16,7 +18,9 @@ from snnrobust.common.batching import even_parts
 from snnrobust.common.random import Draws, global_rng
 from snnrobust.common.session_cache import SessionCache
 from snnrobust.errors import InputError
-from snnrobust.frameworks.find import find_adapter, listed, refuse_unsupported_nodes, unsupported_nodes
+from snnrobust.frameworks.find import find_adapter, listed, unsupported_spikes
+from snnrobust.frameworks.functions.calls import FunctionClass
+from snnrobust.frameworks.functions.sites import Sites
 from snnrobust.kernels.straight_through import has_straight_through_gradient
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.decision import predict
@@ -24,8 +28,9 @@ from snnrobust.wrapping.encoding import EncoderFunction, encode
 from snnrobust.wrapping.net_output import OutputChoice, chosen_output
 from snnrobust.wrapping.output_axes import Layout, OutLayout, OutputAxes
 from snnrobust.wrapping.readout import ReadoutFunction, read_out
-from snnrobust.wrapping.recording import Recording, record
+from snnrobust.wrapping.recording import Recording, record, spiking_layers
 from snnrobust.wrapping.restore import preserved
+from snnrobust.wrapping.spike_sites import sites_of
 
 #: Samples that a CPU takes through a net at once. The activations of more leave its caches, and the C library gets
 #: memory for each large one from the system anew: measured 1.5 to 2 times slower a sample at 256.
@@ -53,6 +58,7 @@ class SpikingModel:
         decide: Decide,
         output: OutputChoice | None,
         out_layout: OutLayout | None,
+        spike: Sequence[FunctionClass],
         reset: Callable[[], object] | None,
         normalize: tuple[Sequence[float], Sequence[float]] | None,
         stochastic: bool,
@@ -69,6 +75,7 @@ class SpikingModel:
         self.decide = decide
         self.output = output
         self.out_layout = out_layout
+        self.spike = tuple(spike)
         self.normalize = normalize
         self.adapter = find_adapter(net)
         self.stochastic = stochastic or encoder == "poisson"
@@ -77,7 +84,12 @@ class SpikingModel:
         self._reset = reset
         self._depth = 0
         self._straight_through = False
+        self._example: Tensor | None = None
+        self._sites: Sites | None = None
+        #: How many forward passes began.
+        self.passes = 0
         self._axes = OutputAxes(layout, out_layout)
+        self._takes_state = "state" in signature(net.forward).parameters
         self._refuses_autograd = self.adapter is not None and self.adapter.refuses_autograd(net)
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
@@ -126,6 +138,7 @@ class SpikingModel:
             "decide": self.decide,
             "output": named(self.output),
             "out_layout": self.out_layout,
+            **({"spike": [each.__qualname__ for each in self.spike]} if self.spike else {}),
             "normalize": None if self.normalize is None else [list(part) for part in self.normalize],
             "stochastic": self.stochastic,
             "keyed_by_batch": self.foreign_randomness,
@@ -174,7 +187,8 @@ class SpikingModel:
         return self.adapter is not None or self._reset is not None
 
     def reset(self) -> None:
-        """Puts the net's state back to its initial value."""
+        """Puts the net's state back to its initial value: a forward pass begins."""
+        self.passes += 1
         if self.adapter is not None:
             self.adapter.reset(self.net)
         if self._reset is not None:
@@ -195,17 +209,33 @@ class SpikingModel:
             InputError: If the net's output is not [N, K] or a sequence of it in the stated layout.
         """
         x = self.own_input(x)
+        if self._example is None:
+            self._example = x[:1].detach().clone()
         keys = torch.arange(len(x)) if keys is None else keys
         with self.session(), self._randomness(keys, draw):
             self.reset()
             inputs = self.arrange(self.encode(x, keys, draw))
-            if self.layout == "step":  # each step has memory of its own: a repeated input shares it over time
-                out = torch.stack([self._call(inputs[t].clone(), len(x)) for t in range(len(inputs))])
+            if self.layout == "step":
+                out = self._step_by_step(inputs, len(x))
             else:
                 out = self._call(inputs, len(x))
                 if not self._axes.settled:
                     self._axes.settle(inputs, out, len(x), self._one_sample)
             return self.batch_first(out, len(x))
+
+    def _step_by_step(self, inputs: Tensor, count: int) -> Tensor:
+        """The outputs [T, N, K] of a net that is called with one step [N, *] of the inputs [T, N, *] at a time.
+
+        A net with an argument `state` that returns (outputs, state) gets it back in the next step.
+        """
+        outputs, given = [], self._takes_state
+        state: tuple[Any, ...] = ()
+        for step in inputs:
+            returned = self._run(step.clone(), *state)  # memory of its own: a repeated input shares it over time
+            outputs.append(self._chosen(returned, count))
+            if given and isinstance(returned, tuple) and len(returned) == 2:
+                state = (returned[1],)
+        return torch.stack(outputs)
 
     @torch.no_grad()
     def _one_sample(self, inputs: Tensor) -> Tensor:
@@ -266,23 +296,47 @@ class SpikingModel:
         """Spikes and membrane potentials of each spiking layer for the inputs x.
 
         Raises:
-            InputError: If the net has no spiking nodes of a supported framework, or some that can't be recorded.
+            InputError: If no spikes are found, or some that can't be recorded.
         """
-        nodes = self.adapter.nodes(self.net) if self.adapter is not None else {}
-        if self.adapter is None or not nodes:
-            others = unsupported_nodes(self.net)
+        x = self.own_input(x)
+        sites = self.find_spikes(x)
+        layers = spiking_layers(self.net, self.adapter, sites)
+        others = {name: why for name, why in unsupported_spikes(self.net, sites).items() if name not in layers}
+        if others or not (layers or sites.patterns):
             raise InputError(
-                f"expected spiking nodes of SpikingJelly, got {type(self.net).__name__} "
-                f"{f'with {listed(others)}, which cannot be recorded' if others else 'without any'}; "
-                f"record a SpikingJelly net"
+                f"expected spikes that can be recorded, got {type(self.net).__name__} "
+                f"{f'with {listed(others)}' if others else 'in which none were found'}; name the "
+                f"torch.autograd.Function that spikes: sr.wrap(..., spike=MyFunction)"
             )
-        refuse_unsupported_nodes(self.net, "recorded", "record a net without these nodes")
+        steps = self.steps if self.static else x.shape[1]
         with self.session():
-            steps = self.steps if self.static else x.shape[1]
             if not self._axes.settled and (self.layout == "N" or len(x) == steps):
                 self.outputs(x[:1], keys=None if keys is None else keys[:1])  # not while it is recorded
             with self.single_passes():
-                return record(lambda: self.outputs(x, keys=keys, draw=draw), nodes, self.adapter)
+                run = partial(self.outputs, x, keys=keys, draw=draw)
+                return record(run, self.net, self.adapter, sites, samples=len(x), steps=steps)
+
+    @property
+    def sites(self) -> Sites | None:
+        """The spikes of the net that are `autograd.Function`s, other than those of `adapter.nodes`.
+
+        Found by two forward passes of a few samples like the first that the model was called with; None before that.
+        """
+        return None if self._example is None else self.find_spikes(self._example)
+
+    def find_spikes(self, x: Tensor) -> Sites:
+        """Finds the spikes of the net that are `autograd.Function`s, for inputs like x [N, *]; later calls know them.
+
+        Returns:
+            The sites by module, with names, and what spikes but can't be swapped.
+        """
+        if self._sites is None:
+            self._sites = Sites()  # what is called meanwhile runs as it is
+            if not self._refuses_autograd:
+                steps = self.steps if self.static or x.ndim < 2 else x.shape[1]
+                with self.session(), global_rng(0, self.device):
+                    self._sites = sites_of(self.net, self.adapter, self.outputs, self.own_input(x), steps, self.spike)
+        return self._sites
 
     def single_passes(self) -> AbstractContextManager[None]:
         """Each call runs the net once inside, for what listens to it: nothing is found out by a further sample."""
@@ -326,9 +380,14 @@ class SpikingModel:
 
     def _call(self, x: Tensor, count: int) -> Tensor:
         """What the net returns for `count` samples: its outputs alone."""
+        return self._chosen(self._run(x), count)
+
+    def _run(self, *args: Any) -> Any:
         with torch.no_grad() if self._refuses_autograd else nullcontext():
-            out = self.net(x)
-        chosen = chosen_output(out, self.output, count)
+            return self.net(*args)
+
+    def _chosen(self, returned: Any, count: int) -> Tensor:
+        chosen = chosen_output(returned, self.output, count)
         return chosen.clone()  # a net may return its own buffer, which the next step changes and a session restores
 
     def __repr__(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,22 +13,34 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import LIKE_IN_EVAL, listed
+from snnrobust.frameworks.functions.calls import Call
+from snnrobust.frameworks.functions.levels import Position
+from snnrobust.frameworks.functions.sites import Site, Sites
+
+#: A spike function's own values and gradient, as a function of distances to the threshold [N, T, *].
+SpikeFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Recording:
     """Spikes and membrane potentials of each spiking layer, by the layer's name in the net.
 
+    The first has all layers; the others those whose spikes are one comparison of a membrane potential with a threshold
+    each: not signed or graded spikes, whose comparisons are not known.
+
     Attributes:
-        spikes: Each [N, T, *].
+        spikes: What the layer emits, each [N, T, *].
         membranes: Membrane potential at the moment of comparison with the threshold (before reset), each [N, T, *].
-        distances: Membrane potential minus threshold, each [N, T, *].
+        distances: Membrane potential minus threshold, each [N, T, *]; of a count, minus the nearest of its levels.
+        thresholds: The size of the threshold, the mean over a layer's neurons; 1 where there is none or it is 0.
+        surrogates: The layer's own spike function of distances; None where no gradient passes it in eval mode.
     """
 
     spikes: dict[str, Tensor]
-    membranes: dict[str, Tensor]
-    distances: dict[str, Tensor]
+    membranes: dict[str, Tensor] = field(default_factory=dict)
+    distances: dict[str, Tensor] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    surrogates: dict[str, SpikeFunction | None] = field(default_factory=dict)
 
 
 class _RecordedSurrogate(nn.Module):
@@ -49,57 +63,109 @@ class _RecordedSurrogate(nn.Module):
 
 
 @torch.no_grad()
-def record(forward: Callable[[], object], nodes: Mapping[str, nn.Module], adapter: Adapter) -> Recording:
-    """Records the spiking `nodes` of a net while `forward` runs it once; they are left as they were.
+def record(
+    forward: Callable[[], object],
+    net: nn.Module,
+    adapter: Adapter | None,
+    sites: Sites,
+    *,
+    samples: int,
+    steps: int | None,
+) -> Recording:
+    """Records the spikes of `net` while `forward` runs it once; it is left as it was.
+
+    Args:
+        forward: One forward pass.
+        net: The net.
+        adapter: Its framework.
+        sites: Its spikes that the adapter does not know.
+        samples: N.
+        steps: T, if it is known.
 
     Raises:
-        InputError: If a node does not call its surrogate function, or its spikes are not 0 and 1, one for each
-            comparison of its membrane potential with the threshold.
+        InputError: If the time axis of a layer's spikes is not known.
     """
-    spikes: dict[str, list[Tensor]] = {name: [] for name in nodes}
-    handles, recorded = [], {}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, out: spikes[name].append(out.detach())
-
-    try:
+    layers = spiking_layers(net, adapter, sites)
+    nodes = adapter.nodes(net) if adapter is not None else {}
+    spikes: dict[str, list[Tensor]] = {name: [] for name in layers}
+    calls: dict[str, list[Call]] = {}
+    compared: dict[str, _RecordedSurrogate] = {}
+    with ExitStack() as undo:
+        for name, layer in layers.items():
+            undo.callback(layer.register_forward_hook(partial(_keep, spikes[name])).remove)
         for name, node in nodes.items():
-            handles.append(node.register_forward_hook(keep(name)))
-            recorded[name] = _RecordedSurrogate(node.get_submodule("surrogate_function"))
-            adapter.swap_surrogate(node, recorded[name])
+            own = node.get_submodule("surrogate_function")
+            compared[name] = _RecordedSurrogate(own)
+            undo.callback(_swap, adapter, node, own)
+            _swap(adapter, node, compared[name])
+        undo.enter_context(sites.followed(net, lambda site, call: calls.setdefault(site.name, []).append(call)))
         forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, surrogate in recorded.items():
-            adapter.swap_surrogate(nodes[name], surrogate._own[0])
-    fired = {
-        name: _time_second(calls, per_step=getattr(nodes[name], "step_mode", "m") == "s")
-        for name, calls in spikes.items()
-        if calls
-    }
-    if silent := [name for name in fired if not recorded[name].inputs]:
-        online = any(adapter.ignores_surrogate(nodes[name]) for name in silent)
-        raise InputError(
-            f"expected nodes that call their surrogate function, got nodes {silent} that compute spikes without it; "
-            + (LIKE_IN_EVAL if online else "record a net of nodes with backend 'torch'")
-        )
+    found = Recording({})
+    for name, outputs in spikes.items():
+        if outputs and adapter is not None:
+            comparisons = compared[name].inputs if name in compared else []
+            _add_layer(found, name, layers[name], adapter, outputs, comparisons)
+    for name, own_calls in calls.items():
+        _add_site(found, sites.by_name[name], own_calls, samples, steps or 1)
+    return found
+
+
+def spiking_layers(net: nn.Module, adapter: Adapter | None, sites: Sites) -> dict[str, nn.Module]:
+    """The layers of a framework that spike, by name, other than those whose Functions are among the sites."""
+    found = adapter.spiking_layers(net) if adapter is not None else {}
+    reached = set(sites.patterns)
+    return {name: layer for name, layer in found.items() if not reached.intersection(layer.modules())}
+
+
+def _swap(adapter: Adapter | None, node: nn.Module, surrogate: nn.Module) -> None:
+    if adapter is not None:
+        adapter.swap_surrogate(node, surrogate)
+
+
+def _keep(spikes: list[Tensor], module: nn.Module, args: object, out: Any) -> None:
+    """A forward hook."""
+    spikes.append((out[0] if isinstance(out, tuple) else out).detach())
+
+
+def _add_layer(
+    found: Recording, name: str, layer: nn.Module, adapter: Adapter, outputs: list[Tensor], comparisons: list[Tensor]
+) -> None:
+    """A layer of a framework, whose outputs are its spikes."""
+    fired = _time_second(outputs, per_step=not adapter.is_multi_step(layer))
+    found.spikes[name] = fired
     # A node may call its surrogate step by step or for all steps at once, independent of its own step mode.
-    calls = {name: recorded[name].inputs for name in fired}
-    distances = {name: _distances(calls[name], fired[name]) for name in fired}
-    graded = {
-        name: nodes[name]
-        for name in fired
-        if not adapter.is_binary(nodes[name]) or not _is_step(distances[name], fired[name])
-    }
-    if graded:
-        raise InputError(
-            f"expected nodes with spikes 0 and 1, 1 where the membrane potential reaches the threshold, got "
-            f"{listed(graded)}; record a net without these nodes"
-        )
-    thresholds = {name: getattr(nodes[name], "v_threshold", 0.0) for name in fired}
-    membranes = {name: distances[name] + thresholds[name] for name in fired}
-    return Recording(spikes=fired, membranes=membranes, distances=distances)
+    distances = _distances(comparisons, fired)
+    if not (comparisons and adapter.is_binary(layer) and _is_step(distances, fired)):
+        return
+    threshold = adapter.threshold(layer)
+    found.distances[name] = distances
+    found.membranes[name] = distances + threshold
+    found.thresholds[name] = float(torch.as_tensor(threshold).abs().mean()) or 1.0
+    own = layer.get_submodule("surrogate_function")
+    found.surrogates[name] = own if adapter.passes_own_gradient(layer) else None
+
+
+def _add_site(found: Recording, site: Site, calls: list[Call], samples: int, steps: int) -> None:
+    """A place where a Function spikes."""
+
+    def arranged(values: list[Tensor]) -> Tensor:
+        together = site.batch_first(values, samples, steps)
+        if together is None:
+            raise InputError(
+                f"expected the spikes of '{site.name}' step by step, or all of them in one call, got {len(values)} "
+                f"calls with all steps; record a net that calls it once a pass"
+            )
+        return together
+
+    found.spikes[site.name] = arranged([call.output.detach() for call in calls])
+    distances = arranged([site.distance(call).detach() for call in calls])
+    compares_potential = isinstance(site.levels.first, Position)
+    potentials = [call.args[site.argument].detach() for call in calls]
+    found.distances[site.name] = distances
+    found.membranes[site.name] = arranged(potentials) if compares_potential else distances
+    size = float((found.membranes[site.name] - distances).abs().mean()) if compares_potential else 1.0
+    found.thresholds[site.name] = size or 1.0
+    found.surrogates[site.name] = lambda u: site.own_over_time(calls, u)
 
 
 def _distances(calls: list[Tensor], spikes: Tensor) -> Tensor:

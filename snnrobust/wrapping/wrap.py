@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+import torch
 from torch import nn
 
 from snnrobust.common.validate import check_count, check_flag
 from snnrobust.errors import InputError, InputTypeError
+from snnrobust.frameworks.functions.calls import FunctionClass
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.encoding import ENCODERS, EncoderFunction
 from snnrobust.wrapping.model import Decide, SpikingModel, named
@@ -30,6 +32,7 @@ def wrap(
     decide: Decide = "argmax",
     output: OutputChoice | None = None,
     out_layout: OutLayout | None = None,
+    spike: FunctionClass | Sequence[FunctionClass] | None = None,
     reset: Callable[[], object] | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     stochastic: bool = False,
@@ -41,7 +44,8 @@ def wrap(
         net: Any `nn.Module`. SpikingJelly nets are recognised and reset by themselves. Of a net from `torch.compile`
             the original module is used, which shares its weights.
         name: Name in reports.
-        layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step.
+        layout: What the net takes: "N" the input as is, "TN" [T, N, *], "NT" [N, T, *], "step" one call a step; a net
+            that takes `state` and returns (outputs, state), as Norse's do, gets its state back at the next step.
             It returns [N, K] or a sequence of it in the same layout, unless `out_layout` says otherwise. In layout
             "N", [T, N, K] is told from [N, T, K].
         steps: Time steps T of the encoder.
@@ -58,7 +62,12 @@ def wrap(
             for each step. Trailing axes [..., 1, 1] are dropped.
         out_layout: Axes of the outputs where they are not those of the layout: "N" [N, K], "NT" [N, T, K],
             "TN" [T, N, K].
-        reset: Callable without arguments that resets the net's own state; SpikingJelly's is reset in any case.
+        spike: Your `torch.autograd.Function` that spikes, or several, where it is not found by itself: found is what a
+            gradient passes and whose output is a step, or a count of steps, of one of its arguments. A Function named
+            here counts as a spike whatever it emits, e.g. random spikes; its first tensor of floating type counts as
+            membrane potential minus threshold.
+        reset: Callable without arguments that resets the net's own state; that of SpikingJelly, snnTorch, sinabs and
+            Norse is reset in any case.
         normalize: (mean, std) per channel, applied to the net's input: `bounds` and epsilons stay in data units.
         stochastic: Whether the net itself draws random numbers (a Poisson encoder is known to).
         accelerate: Whether attacks may search on the accelerated model, a faster computation of the same net with the
@@ -113,6 +122,13 @@ def wrap(
         raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
     if domain == "binary" and (low, high) != (0.0, 1.0):
         raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
+    spikes = () if spike is None else tuple(spike) if isinstance(spike, list | tuple | set) else (spike,)
+    for each in spikes:
+        if not (isinstance(each, type) and issubclass(each, torch.autograd.Function)):
+            raise InputTypeError(
+                f"expected spike to be a subclass of torch.autograd.Function, got {each!r}; pass the class itself, "
+                f"not its apply"
+            )
     for setting, value in (("stochastic", stochastic), ("accelerate", accelerate)):
         check_flag(setting, value)
     if reset is not None and not callable(reset):
@@ -131,6 +147,7 @@ def wrap(
         decide=decide,
         output=output,
         out_layout=out_layout,
+        spike=spikes,
         reset=reset,
         normalize=None if normalize is None else _per_channel(normalize),
         stochastic=stochastic,

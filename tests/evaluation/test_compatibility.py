@@ -74,7 +74,7 @@ def test_a_source_has_to_exist_and_to_take_the_same_inputs() -> None:
 def test_an_estimator_that_the_net_has_no_node_for_is_refused() -> None:
     model = sr.wrap(nn.Sequential(nn.Flatten(1), nn.Linear(16, 3)), layout="N", name="linear")
     data = EvaluationData(tiny_data(), None, None, 4)
-    with pytest.raises(sr.InputError, match="spiking nodes"):
+    with pytest.raises(sr.InputError, match="spikes that can be swapped"):
         asked(sr.load("pgd", epsilon=0.1, gradient="atan"), model, data)
     asked(sr.load("square", epsilon=0.1, gradient="own"), model, data)
 

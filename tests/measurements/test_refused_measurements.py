@@ -1,4 +1,4 @@
-"""Signed, graded and continuous spikes are refused by name; nodes with spikes 0 and 1 are counted as before."""
+"""Signed, graded and continuous spikes count once each; their comparisons with a threshold are refused by name."""
 
 from __future__ import annotations
 
@@ -38,19 +38,28 @@ def _data() -> tuple[Tensor, Tensor]:
         neuron.LIAFNode(torch.sigmoid, True, step_mode="m"),
         neuron.IFNode(surrogate_function=surrogate.Sigmoid(spiking=False)),
         neuron.IFNode(surrogate_function=surrogate.MultiLevelSpikeCount(3), step_mode="m"),
-        neuron.PSN(T),
         neuron.DSRIFNode(T=T, step_mode="m"),
         neuron.OTTTLIFNode(),
         neuron.SLTTLIFNode(),
     ],
 )
-def test_no_wrong_count(node: nn.Module) -> None:
-    model = model_of(node)
-    for measurement in ("activity", "threshold-margins"):
-        with pytest.raises(InputError, match=rf"got '1' \({type(node).__name__}\)"):
-            sr.evaluate(model, _data(), [measurement], progress=False, evidence="none")
-    with pytest.raises(InputError, match="'1'"):
-        model.record(inputs())
+def test_outputs_that_are_no_spikes_0_and_1_count_once_each(node: nn.Module) -> None:
+    _assert_counted(node)
+
+
+def _assert_counted(node: nn.Module) -> None:
+    """The firing rate is the share of outputs that are not zero; threshold margins are refused."""
+    model, emitted = model_of(node), []
+    model.find_spikes(inputs())
+    handle = node.register_forward_hook(lambda module, args, out: emitted.append(out.detach()))
+    spikes = model.record(inputs()).spikes["1"]
+    handle.remove()
+    assert torch.equal(spikes, (torch.stack(emitted) if len(emitted) > 1 else emitted[0]).transpose(0, 1))
+    report = sr.evaluate(model, _data(), ["activity"], progress=False, evidence="none")
+    (rate,) = [each.value for each in report.records if each.metric == "firing_rate:1"]
+    assert rate == pytest.approx(float((spikes != 0).float().mean()))
+    with pytest.raises(InputError, match=rf"got '1' \({type(node).__name__}\)"):
+        sr.evaluate(model, _data(), ["threshold-margins"], progress=False, evidence="none")
 
 
 class Doubled(neuron.LIFNode):  # type: ignore[misc]  # SpikingJelly has no types
@@ -72,18 +81,14 @@ class Scaled(neuron.LIFNode):  # type: ignore[misc]  # SpikingJelly has no types
 
 @pytest.mark.parametrize("kind", [Doubled, Scaled])
 def test_nodes_of_users_are_heard_to_be_graded(kind: type[neuron.LIFNode]) -> None:
-    model = model_of(kind(v_threshold=0.2))
-    with pytest.raises(InputError, match=rf"got '1' \({kind.__name__}\)"):
-        model.record(inputs())
-    for measurement in ("activity", "threshold-margins"):
-        with pytest.raises(InputError, match=rf"got '1' \({kind.__name__}\)"):
-            sr.evaluate(model, _data(), [measurement], progress=False, evidence="none")
+    _assert_counted(kind(v_threshold=0.2))
 
 
 @pytest.mark.parametrize(
     "node",
     [
         neuron.LIFNode(),
+        neuron.PSN(T),
         neuron.ParametricLIFNode(step_mode="m"),
         neuron.ComplementaryLIFNode(step_mode="m"),
         neuron.MaskedPSN(k=2, T=T, step_mode="m"),
@@ -94,6 +99,7 @@ def test_nodes_of_users_are_heard_to_be_graded(kind: type[neuron.LIFNode]) -> No
 )
 def test_control_spikes_are_counted_as_the_node_emits_them(node: nn.Module) -> None:
     model, emitted = model_of(node), []
+    model.find_spikes(inputs())
     handle = node.register_forward_hook(lambda module, args, out: emitted.append(out.detach()))
     recording = model.record(inputs())
     handle.remove()

@@ -58,8 +58,6 @@ def inputs() -> Tensor:
 @pytest.mark.parametrize(
     "node",
     [
-        neuron.ILIFNode(),
-        neuron.IFNode(surrogate_function=surrogate.MultiLevelSpikeCount(2)),
         neuron.LIFNode(surrogate_function=Signed()),
         neuron.LIFNode(surrogate_function=Random()),
     ],
@@ -78,10 +76,38 @@ def test_other_values_than_spikes_are_refused_by_name(node: nn.Module) -> None:
 def test_a_surrogate_set_after_the_swap_was_made_is_looked_at() -> None:
     net = net_of(neuron.LIFNode(step_mode="m"))
     swap = SpikeGradient(net, ATan())
-    net[1].surrogate_function = surrogate.MultiLevelSpikeCount(4)
-    with pytest.raises(InputError, match="MultiLevelSpikeCount"), swap:
+    net[1].surrogate_function = Signed()
+    with pytest.raises(InputError, match="Signed"), swap:
         pass
-    assert type(net[1].surrogate_function) is surrogate.MultiLevelSpikeCount
+    assert type(net[1].surrogate_function) is Signed
+
+
+def counting_if_node(step_mode: str) -> nn.Module:
+    node: nn.Module = neuron.IFNode(surrogate_function=surrogate.MultiLevelSpikeCount(2), step_mode=step_mode)
+    return node
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("kind", [neuron.ILIFNode, counting_if_node])
+def test_counts_keep_their_value_and_take_the_gradient_of_the_nearest_level(
+    kind: Callable[..., nn.Module], mode: str
+) -> None:
+    node = kind(step_mode=mode)
+    before = dict(vars(node))
+    most, x = node.surrogate_function.max_spike_count, 2 * inputs()[:1]
+    own = node(x.clone() if mode == "m" else x[0].clone())
+    node.reset()
+    at = x.clone().requires_grad_()
+    with SpikeGradient(node, ATan(alpha=4.0)):
+        counts = node(at if mode == "m" else at[0])
+    assert torch.equal(counts, own)
+    assert counts.max() > 1
+    u = at if isinstance(node, neuron.ILIFNode) else at - node.v_threshold  # from the reset state
+    nearest = (u.detach() - 0.5).round().clamp(0, most - 1) + 0.5  # round(u) changes at 1/2, 3/2 ...
+    expected = torch.autograd.grad(surrogate.ATan(alpha=4.0)(u - nearest).sum(), at)[0]
+    assert torch.allclose(torch.autograd.grad(counts.sum(), at)[0], expected)
+    node.reset()
+    assert vars(node).keys() == before.keys()
 
 
 @pytest.mark.parametrize("own", [Strict(), Channels()])
@@ -137,15 +163,40 @@ def test_control_the_forward_pass_is_the_nets_own(kind: Callable[..., nn.Module]
         assert torch.equal(model.logits(x), plain)
 
 
-def psn_net() -> nn.Sequential:
-    net = nn.Sequential(net_of(neuron.PSN(T)), neuron.LIFNode(step_mode="m"))
-    return net
+def psn_net(slope: nn.Module | None = None) -> nn.Sequential:
+    torch.manual_seed(0)
+    nodes = (neuron.PSN(T), neuron.LIFNode(step_mode="m"))
+    for node in nodes if slope is not None else ():
+        node.surrogate_function = slope
+    return nn.Sequential(net_of(nodes[0]), nodes[1])
+
+
+def test_a_psn_beside_lif_is_swapped_too() -> None:
+    x = inputs()
+
+    def gradient(net: nn.Module) -> Tensor:
+        functional.reset_net(net)
+        at = x.clone().requires_grad_()
+        found: Tensor = torch.autograd.grad(net(at).sum(), at)[0]
+        return found
+
+    net = psn_net()
+    with SpikeGradient(net, ATan(alpha=4.0)):
+        swapped = gradient(net)
+    by_hand = psn_net(surrogate.ATan(alpha=4.0))
+    by_hand.load_state_dict(net.state_dict())
+    assert torch.allclose(swapped, gradient(by_hand))
+    assert not torch.allclose(swapped, gradient(psn_net()))
+
+
+def dsr_net() -> nn.Sequential:
+    return nn.Sequential(net_of(neuron.DSRIFNode(T=T, step_mode="m")), neuron.LIFNode(step_mode="m"))
 
 
 @pytest.mark.parametrize("estimator", [ATan(), StraightThrough()])
-def test_a_psn_beside_lif_does_not_keep_its_gradient_unsaid(estimator: ATan | StraightThrough) -> None:
-    net = psn_net()
-    with pytest.raises(InputError, match=r"got '0.1' \(PSN\); they would keep their own gradient.*per-module"):
+def test_a_dsr_beside_lif_does_not_keep_its_gradient_unsaid(estimator: ATan | StraightThrough) -> None:
+    net = dsr_net()
+    with pytest.raises(InputError, match=r"got '0.1' \(DSRIFNode\); they would keep their own gradient.*per-module"):
         SpikeGradient(net, estimator)
     with SpikeGradient(net, {"1": ATan()}):  # the user names what is swapped
         net(inputs())
@@ -220,10 +271,11 @@ def test_online_nodes_in_eval_mode_get_advice_that_works(kind: type) -> None:
 
 
 def test_an_evaluation_names_the_node_and_standard_the_members_left_out() -> None:
-    model = sr.wrap(net_of(neuron.ILIFNode()), layout="step", steps=T, bounds=(0, 2))
+    signed = neuron.LIFNode(surrogate_function=Signed())
+    model = sr.wrap(net_of(signed), layout="step", steps=T, bounds=(0, 2))
     x = inputs()[0]
     data = x, model.logits(x).argmax(dim=1)
-    with pytest.raises(InputError, match=r"node '1' \(ILIFNode\)"):
+    with pytest.raises(InputError, match=r"node '1' \(LIFNode\)"):
         sr.evaluate(model, data, [sr.load("pgd", epsilon=[0.1], steps=2, gradient="atan")], progress=False)
     report = sr.evaluate(model, data, [sr.load("pgd", epsilon=[0.1], steps=2)], progress=False, evidence="none")
     assert report.curve("pgd").value

@@ -204,7 +204,7 @@ def test_bad_names_and_nets_are_refused() -> None:
     with pytest.raises(InputError, match=r"expected node names among \['1', '3'\], got \['7'\]"):
         SpikeGradient(net_of("m"), {"7": ATan()})
     for net in (nn.Linear(2, 2), nn.Sequential(layer.Dropout())):
-        with pytest.raises(InputError, match=r"expected a net with spiking nodes .*got .*; use gradient='own'"):
+        with pytest.raises(InputError, match=r"expected a net with spikes that can be .*got .*; use gradient='own'"):
             SpikeGradient(net, ATan())
 
 

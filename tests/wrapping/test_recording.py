@@ -108,10 +108,17 @@ class Deaf(base.MemoryModule):
         return (x > 0.5).to(x)
 
 
-@pytest.mark.parametrize("net", [nn.Linear(D, 2), nn.Sequential(layer.Dropout()), nn.Sequential(Deaf())])
-def test_nets_that_cannot_be_heard_are_refused(net: Any) -> None:
-    with pytest.raises(InputError, match=r"expected .*node.*, got .*; "):
+@pytest.mark.parametrize("net", [nn.Linear(D, 2), nn.Sequential(layer.Dropout())])
+def test_nets_that_do_not_spike_are_refused(net: Any) -> None:
+    with pytest.raises(InputError, match=r"expected spikes .*, got .* none were found; .*spike=MyFunction"):
         sr.wrap(net, layout="step", steps=2).record(inputs())
+
+
+def test_spikes_are_recorded_where_comparisons_are_not_known() -> None:
+    found = sr.wrap(nn.Sequential(Deaf()), layout="step", steps=2).record(inputs())
+    assert torch.equal(found.spikes["0"][:, 0], (inputs() > 0.5).float())
+    assert not found.distances
+    assert not found.membranes
 
 
 def test_a_spare_node_that_never_runs_is_left_out() -> None:

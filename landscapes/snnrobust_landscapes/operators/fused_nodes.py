@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrobust.acceleration.graph import has_hooks
+from snnrobust.acceleration.tracing import has_hooks
 from snnrobust.common.batching import out_of_memory
 from snnrobust.common.random import Draws
 from snnrobust.common.session_cache import CacheKey
@@ -82,8 +82,14 @@ def _products_agree(
 def _dynamics(model: SpikingModel, name: str) -> Dynamics | None:
     """The equation of a node that can be fused."""
     adapter: Adapter | None = model.adapter
-    node = model.net.get_submodule(name)
-    if adapter is None or not adapter.is_multi_step(node) or adapter.records_membrane(node) or has_hooks(node):
+    node = adapter.nodes(model.net).get(name) if adapter is not None else None
+    if (
+        adapter is None
+        or node is None
+        or not adapter.is_multi_step(node)
+        or adapter.records_membrane(node)
+        or has_hooks(node)
+    ):
         return None
     try:
         found = adapter.dynamics(node)

@@ -44,8 +44,7 @@ class GaussNewton:
     In inputs there is one block for each sample, J_n^T (diag p_n - p_n p_n^T) J_n.
 
     Attributes:
-        surrogate: "matched", or the net's "own". Nodes of an unsupported framework, and nodes whose membrane potentials
-            do not move, keep their own.
+        surrogate: "matched", or the net's "own". Nodes whose membrane potentials do not move keep their own.
         radius: Filter-relative radius that the surrogates are matched to.
 
     Raises:
@@ -134,8 +133,7 @@ def _sandwich(
 
 def _with_surrogates(landscape: Landscape, blurred: Mapping[str, BlurredSpike]) -> SpikeContext:
     """Makes a context in which these nodes use these surrogate derivatives."""
-    net = landscape.model.net
-    return (lambda: SpikeGradient(net, blurred)) if blurred else nullcontext
+    return (lambda: SpikeGradient(landscape.model, blurred)) if blurred else nullcontext
 
 
 def softmax_curvature(p: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
+from snnrobust.data.dataset import Dataset
+from snnrobust.errors import InputError
+from snnrobust.frameworks.find import LIKE_IN_EVAL, listed, unsupported_spikes
 from snnrobust.kernels.derivative import Derivative
+from snnrobust.wrapping.model import SpikingModel
+from snnrobust.wrapping.recording import spiking_layers
 from snnrobust_landscapes.loss.inputs import InputLandscape
 from snnrobust_landscapes.loss.landscape import Chunk, Landscape
 from snnrobust_landscapes.loss.weights import WeightLandscape
@@ -63,10 +68,13 @@ def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str,
         rng: Draws, of which only the seed is used: the result is the same for each operator of a run.
 
     Returns:
-        Without nodes whose membrane potential does not move; empty for a net without nodes of a supported framework.
+        Without nodes whose membrane potential does not move; empty for a net that does not spike.
+
+    Raises:
+        InputError: If spikes can't be recorded, or are signed or graded.
     """
     model = landscape.model
-    if model.adapter is None or not model.adapter.nodes(model.net):
+    if not _spikes(model, landscape.samples):
         return {}
     # A layer's diagonal block belongs to the whole net's matrix, so that the whole net moves.
     few = landscape.samples.take(min(SAMPLES, len(landscape.samples)))
@@ -79,6 +87,27 @@ def membrane_noise(landscape: Landscape, radius: float, rng: Draws) -> dict[str,
         for name, there in whole.membranes(direction, chunk).items():
             squares[name] += float(_valid((there - before[name]).double().square(), chunk).mean()) / DIRECTIONS
     return {name: math.sqrt(square) for name, square in squares.items() if square > 0}
+
+
+def _spikes(model: SpikingModel, samples: Dataset) -> bool:
+    """Whether the net spikes at all.
+
+    Raises:
+        InputError: If a layer spikes without a comparison of one membrane potential with a threshold.
+    """
+    few = samples.take(1)
+    sites = model.find_spikes(few.x)
+    if not (sites.patterns or spiking_layers(model.net, model.adapter, sites) or unsupported_spikes(model.net, sites)):
+        return False
+    found = model.record(few.x, keys=few.index)
+    graded = {name: model.net.get_submodule(name) for name in found.spikes if name not in found.distances}
+    if graded:
+        online = model.adapter is not None and any(map(model.adapter.ignores_surrogate, graded.values()))
+        raise InputError(
+            f"expected layers that spike where one membrane potential reaches the threshold, got {listed(graded)}; "
+            + (LIKE_IN_EVAL if online else "put nodes with spikes 0 and 1 in their place")
+        )
+    return True
 
 
 def _valid(values: Tensor, chunk: Chunk) -> Tensor:

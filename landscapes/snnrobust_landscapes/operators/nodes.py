@@ -6,7 +6,7 @@ from torch import nn
 
 from snnrobust.errors import InputError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import LIKE_IN_EVAL, listed, refuse_unsupported_nodes
+from snnrobust.frameworks.find import LIKE_IN_EVAL, listed, refuse_unsupported_spikes
 from snnrobust.kernels.derivative import Derivative
 from snnrobust.spike_gradients.heaviside import emits_heaviside
 from snnrobust.wrapping.model import SpikingModel
@@ -32,7 +32,13 @@ def spiking_nodes(model: SpikingModel, operator: str) -> tuple[Adapter, dict[str
             f"expected a net with spiking nodes of SpikingJelly for the {operator}, got "
             f"{type(model.net).__name__}; use operator='gauss-newton' or 'formal'"
         )
-    refuse_unsupported_nodes(model.net, "swapped", f"for the {operator}, {OWN_GRADIENTS}")
+    sites = model.sites
+    refuse_unsupported_spikes(model.net, sites, "swapped", f"for the {operator}, {OWN_GRADIENTS}")
+    if sites is not None and sites.by_name:
+        raise InputError(
+            f"expected all spikes in nodes of SpikingJelly for the {operator}, got others at {sorted(sites.by_name)}; "
+            f"{OWN_GRADIENTS}"
+        )
     smooth = {
         name: node for name, node in nodes.items() if emits_heaviside(node.get_submodule("surrogate_function")) == "no"
     }

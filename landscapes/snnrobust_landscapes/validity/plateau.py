@@ -104,7 +104,7 @@ def hidden_parameters(landscape: WeightLandscape) -> list[str]:
     """
     chunk = landscape.chunks[0]
     try:
-        with SpikeGradient(landscape.model.net, _Constant()), torch.enable_grad():
+        with SpikeGradient(landscape.model, _Constant()), torch.enable_grad():
             leaves = landscape.leaves(chunk)
             total = landscape.losses(landscape.logits(leaves, chunk), chunk).sum()
     except (InputError, PluginError):  # no spikes that can be replaced

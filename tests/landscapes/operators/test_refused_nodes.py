@@ -41,7 +41,7 @@ def product(spec: OperatorSpec, node: nn.Module) -> Tensor:
 @pytest.mark.parametrize(
     "node",
     [
-        neuron.PSN(T, surrogate_function=surrogate.ATan()),
+        neuron.DSRIFNode(T=T, step_mode="m"),
         neuron.ILIFNode(),
         neuron.IFNode(surrogate_function=surrogate.Sigmoid(spiking=False), step_mode="m"),
     ],
