@@ -15,7 +15,14 @@ from torch import Tensor, fx, nn
 from snnrobust.acceleration.batch_rows import least_rows
 from snnrobust.acceleration.graph import called_modules, rewritten, rewritten_loop
 from snnrobust.acceleration.node import FastNode
-from snnrobust.acceleration.node_choice import SINGLE_STEP, NodeChoice, NotAccelerated, choose_nodes, described
+from snnrobust.acceleration.node_choice import (
+    NO_KNOWN_NODES,
+    SINGLE_STEP,
+    NodeChoice,
+    NotAccelerated,
+    choose_nodes,
+    described,
+)
 from snnrobust.acceleration.tracing import NotTraced, TimeAxis
 from snnrobust.acceleration.unrolled import NotMerged
 from snnrobust.common.batching import even_parts, out_of_memory
@@ -71,7 +78,7 @@ class AcceleratedModel:
         self._estimator = estimator
         adapter = model.adapter
         if adapter is None:
-            raise NotAccelerated("the net has no nodes of a supported framework")
+            raise NotAccelerated(NO_KNOWN_NODES)
         if model.foreign_randomness:
             raise NotAccelerated("the net draws random numbers")
         choice = choose_nodes(model, adapter, estimator)

@@ -28,6 +28,10 @@ class NotAccelerated(SnnRobustError):
     """A model or estimator that can't be accelerated; the message has the reason."""
 
 
+#: Of nets whose spikes are Functions in code of other frameworks, or of the user.
+NO_KNOWN_NODES = "it has no spiking nodes of SpikingJelly, whose equations the fast kernels know"
+
+
 @dataclass
 class NodeChoice:
     """The nodes of a net that may run on fast kernels, and the others.
@@ -82,7 +86,7 @@ def choose_nodes(model: SpikingModel, adapter: Adapter, estimator: AnyEstimator)
         if model.layout != "step" and not adapter.is_multi_step(node):
             choice.looped.append(name)
     if not choice.chosen and not choice.own_operator:
-        raise NotAccelerated("; ".join(list(choice.reasons.values())[:1]) or "the net has no spiking nodes")
+        raise NotAccelerated("; ".join(list(choice.reasons.values())[:1]) or NO_KNOWN_NODES)
     return choice
 
 

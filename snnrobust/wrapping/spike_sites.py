@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from snnrobust.frameworks.adapter import Adapter
 from snnrobust.frameworks.functions.calls import FunctionClass
-from snnrobust.frameworks.functions.sites import Sites, find_sites
+from snnrobust.frameworks.functions.find_sites import find_sites
+from snnrobust.frameworks.functions.sites import Sites
 
 
 def sites_of(

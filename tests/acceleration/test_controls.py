@@ -266,7 +266,7 @@ NETS: list[tuple[Callable[[], nn.Module], int | str]] = [
     (Stepwise, 2),
     (Derived, 1),
     (lambda: listening(Plain()), 1),
-    (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "no nodes of a supported framework"),
+    (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "no spiking nodes of SpikingJelly"),
 ]
 IDS = [getattr(make, "__name__", "") for make, _ in NETS]
 

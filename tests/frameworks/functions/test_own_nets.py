@@ -471,3 +471,44 @@ def test_steps_may_differ_from_those_of_the_first_pass() -> None:
     model.find_spikes(inputs())
     model.net.steps = 3  # type: ignore[assignment]  # a number
     assert model.record(inputs()).spikes["Spike:1"].shape == (7, 3, HIDDEN)
+
+
+def test_layers_one_after_the_other_need_the_steps_of_the_first_pass() -> None:
+    """Which layer a call belongs to is known by its place in the pass alone."""
+    model = wrapped(seeded(Blocks))
+    assert model.record(inputs()).spikes["Spike:1"].shape == (7, T, HIDDEN)
+    model.net.steps = 3  # type: ignore[assignment]  # a number
+    with pytest.raises(InputError, match=r"expected 10 spikes in each step of Blocks.*got 6 in all; keep the number"):
+        model.record(inputs())
+
+
+class Late(TwoLayers):
+    """Called step by step; the second layer begins at the second step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u: Tensor | None = None
+        self.before: Tensor | None = None
+
+    def forget(self) -> None:
+        self.u = self.before = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.u = self.first(x) if self.u is None else 0.8 * self.u + self.first(x)
+        spikes = self.spike(self.u - 1)
+        out = torch.zeros(len(x), CLASSES) if self.before is None else self.out(self.spike(self.second(self.before)))
+        self.before = spikes
+        return out
+
+
+def test_a_first_step_with_fewer_spikes() -> None:
+    net = seeded(Late)
+    model = sr.wrap(net, layout="step", steps=T, reset=net.forget)
+    plain, own = gradient(model)
+    with SpikeGradient(model, ATan(alpha=4.0)):
+        logits, swapped = gradient(model)
+    with by_hand(Spike, Derivative.atan(4.0)):
+        expected = gradient(model)[1]
+    assert torch.equal(logits, plain)
+    assert torch.allclose(swapped, expected, rtol=1e-5, atol=1e-9)
+    assert not torch.allclose(swapped, own)
