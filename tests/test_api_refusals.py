@@ -31,7 +31,7 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
                 "data": (torch.rand(3, 4), torch.arange(3)),
                 "tasks": [sr.load("pgd", epsilon=0.1, gradient="atan")],
             },
-            "spiking nodes",
+            "spikes that can be swapped",
         ),
         ({"model": sr.wrap(tiny_model().net, steps=4, normalize=([0.1, 0.2], [1.0, 1.0]))}, "channels"),
         (

@@ -89,7 +89,7 @@ class SpikingModel:
         #: How many forward passes began.
         self.passes = 0
         self._axes = OutputAxes(layout, out_layout)
-        self._takes_state = "state" in signature(net.forward).parameters
+        self._takes_state = _takes_state(net)
         self._refuses_autograd = self.adapter is not None and self.adapter.refuses_autograd(net)
         #: What is computed once and holds while a session is open.
         self.cache = SessionCache()
@@ -405,6 +405,14 @@ class _Stateless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] for inputs x."""
         return self._model.logits(x)
+
+
+def _takes_state(net: nn.Module) -> bool:
+    """Whether the net has an argument `state`, which it returns for its next step."""
+    try:
+        return "state" in signature(net.forward).parameters
+    except ValueError:  # of a traced net
+        return False
 
 
 def named(value: object) -> str | None:
