@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
@@ -66,3 +68,24 @@ def test_no_operator_is_named_where_no_gradient_passes(spec: OperatorSpec, kind:
     assert not product(Formal(), kind()).any()  # why: zero before the node
     like = neuron.LIFNode(surrogate_function=surrogate.ATan(), step_mode="s")
     assert product(spec, like).abs().max() > 0  # the advice
+
+
+@pytest.mark.parametrize("node", [neuron.PSN(T), neuron.MaskedPSN(k=2, T=T, step_mode="m")], ids=["PSN", "MaskedPSN"])
+def test_neurons_over_all_steps_are_relaxed_as_others(node: nn.Module) -> None:
+    """The relaxed Hessian is that of the net whose surrogates emit their integrals."""
+    node.surrogate_function = surrogate.Sigmoid(alpha=4.0)
+    found = product(Relaxed(), node)
+    torch.manual_seed(0)
+    smooth = copy.deepcopy(node)
+    smooth.surrogate_function.spiking = False
+    known = neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False), v_threshold=0.3)
+    net = nn.Sequential(layer.Linear(D, D), smooth, layer.Linear(D, D), known, layer.Linear(D, K))
+    functional.set_step_mode(net, "m")
+    generator = torch.Generator().manual_seed(1)
+    x, y = 2 * torch.rand(8, D, generator=generator), torch.randint(K, (8,), generator=generator)
+    weights = list(net.eval().parameters())
+    loss = nn.functional.cross_entropy(net(x.expand(T, 8, D)).mean(dim=0), y)
+    first = torch.autograd.grad(loss, weights, create_graph=True)
+    total = sum((each.sum() for each in first), start=torch.zeros(()))
+    expected = torch.autograd.grad(total, weights[0])[0].flatten()
+    assert torch.allclose(found.float(), expected, rtol=1e-3, atol=1e-6)
