@@ -228,13 +228,13 @@ class SpikingModel:
 
         A net with an argument `state` that returns (outputs, state) gets it back in the next step.
         """
-        outputs, given = [], self._takes_state
-        state: tuple[Any, ...] = ()
+        outputs = []
+        state: dict[str, Any] = {}
         for step in inputs:
-            returned = self._run(step.clone(), *state)  # memory of its own: a repeated input shares it over time
+            returned = self._run(step.clone(), **state)  # memory of its own: a repeated input shares it over time
             outputs.append(self._chosen(returned, count))
-            if given and isinstance(returned, tuple) and len(returned) == 2:
-                state = (returned[1],)
+            if self._takes_state and isinstance(returned, tuple) and len(returned) == 2:
+                state = {"state": returned[1]}
         return torch.stack(outputs)
 
     @torch.no_grad()
@@ -382,9 +382,9 @@ class SpikingModel:
         """What the net returns for `count` samples: its outputs alone."""
         return self._chosen(self._run(x), count)
 
-    def _run(self, *args: Any) -> Any:
+    def _run(self, x: Tensor, **state: Any) -> Any:
         with torch.no_grad() if self._refuses_autograd else nullcontext():
-            return self.net(*args)
+            return self.net(x, **state)
 
     def _chosen(self, returned: Any, count: int) -> Tensor:
         chosen = chosen_output(returned, self.output, count)
