@@ -232,9 +232,10 @@ class SpikingModel:
         state: dict[str, Any] = {}
         for step in inputs:
             returned = self._run(step.clone(), **state)  # memory of its own: a repeated input shares it over time
-            outputs.append(self._chosen(returned, count))
             if self._takes_state and isinstance(returned, tuple) and len(returned) == 2:
                 state = {"state": returned[1]}
+                returned = returned if self.output is not None else returned[0]
+            outputs.append(self._chosen(returned, count))
         return torch.stack(outputs)
 
     @torch.no_grad()

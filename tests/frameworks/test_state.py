@@ -278,7 +278,9 @@ class Third(Own):
 @pytest.mark.parametrize("kind", [Own, Keyword, Third])
 def test_an_own_net_gets_its_state_back_at_each_step(kind: type[Own]) -> None:
     net = seeded(kind)
-    model = sr.wrap(net, layout="step", steps=T, output=0)
+    model = sr.wrap(net, layout="step", steps=T)  # of (outputs, state), the first
+    chosen = sr.wrap(net, layout="step", steps=T, output=0)
+    assert torch.equal(model.logits(inputs()), chosen.logits(inputs()))
     expected = handed_on(seeded(Own), inputs())
     assert not torch.equal(expected, handed_on(seeded(Own), inputs(), hand_on=False))
     assert torch.equal(model.logits(inputs()), expected)
