@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -121,8 +122,10 @@ class SpikeGradient:
             self._entered.append(stack.pop_all())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        self._entered.pop().close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.pop().__exit__(kind, error, trace)
         idle = sorted(each.name for each in self._places if each.ran and not each.used)
         if kind is None and idle:
             raise PluginError(

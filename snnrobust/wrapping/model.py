@@ -332,11 +332,12 @@ class SpikingModel:
             The sites by module, with names, and what spikes but can't be swapped.
         """
         if self._sites is None:
-            self._sites = Sites()  # what is called meanwhile runs as it is
+            found = Sites()
             if not self._refuses_autograd:
                 steps = self.steps if self.static or x.ndim < 2 else x.shape[1]
                 with self.session(), global_rng(0, self.device):
-                    self._sites = sites_of(self.net, self.adapter, self.outputs, self.own_input(x), steps, self.spike)
+                    found = sites_of(self.net, self.adapter, self.outputs, self.own_input(x), steps, self.spike)
+            self._sites = found
         return self._sites
 
     def single_passes(self) -> AbstractContextManager[None]:

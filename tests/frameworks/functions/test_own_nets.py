@@ -377,6 +377,29 @@ def test_what_is_no_single_spike_is_named_or_no_spike_at_all() -> None:
     ]
 
 
+def test_an_error_in_the_middle_of_a_pass_is_not_covered_up() -> None:
+    """Half a pass has another order of calls, which is said of whole passes alone."""
+    model = wrapped(seeded(TwoLayers))
+    expected = gradient(model)[1]
+
+    def fail(*_: Any) -> None:
+        raise KeyError("mine")
+
+    handle = model.net.get_submodule("second").register_forward_hook(fail)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="mine"):
+            model.find_spikes(inputs())  # nothing is kept of it
+    handle.remove()
+    swap = SpikeGradient(model, ATan())
+    handle = model.net.get_submodule("second").register_forward_hook(fail)
+    with pytest.raises(KeyError, match="mine"), swap:
+        gradient(model)
+    with pytest.raises(KeyError, match="mine"):
+        model.record(inputs())
+    handle.remove()
+    assert torch.equal(gradient(model)[1], expected)
+
+
 def test_two_nets_that_share_a_function() -> None:
     one, two = wrapped(seeded(TwoLayers)), wrapped(seeded(TwoLayers, recurrent=True))
     own = [gradient(each)[1] for each in (one, two)]
