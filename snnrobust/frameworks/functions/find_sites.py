@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from snnrobust.frameworks.functions.call_pattern import Token, layers_of
 from snnrobust.frameworks.functions.calls import Call, FunctionClass, watched
 from snnrobust.frameworks.functions.sites import Site, Sites, Unsupported
 from snnrobust.frameworks.functions.spike_calls import Shapes, SpikeCall, kinds_of
@@ -93,51 +94,22 @@ def _pattern(
     shapes: Shapes,
     upstream: Upstream,
 ) -> tuple[Site | None, ...]:
-    """The site of each call of a step; one that is in no step before is named by its place among them."""
-    tokens: list[_Token] = [
-        (call.function, call.args[kind.argument].shape, upstream.parameters(call.node))
-        if isinstance(kind, SpikeCall)
-        else None
-        for call, kind in zip(calls, kinds, strict=True)
+    """The site of each call of a step, or of the pass where steps do not repeat."""
+    spiking = [isinstance(kind, SpikeCall) for kind in kinds]
+    tokens = [
+        Token(
+            call.function,
+            call.output.shape if isinstance(call.output, Tensor) else torch.Size(),
+            upstream.parameters(call.node) if spikes else None,
+        )
+        for call, spikes in zip(calls, spiking, strict=True)
     ]
-    period = _period(tokens, shapes.steps)
-    whole_pass = period == len(tokens)  # then a layer may take all steps before the next one begins
-    layers: list[int | None] = []
-    before: _Token = None
-    for token in tokens[:period]:
-        known = [each for each in layers if each is not None]
-        again = whole_pass and before is not None and token is not None and _same_layer(before, token)
-        layers.append(None if token is None else known[-1] if again else len(set(known)))
-        before = token or before
+    layers = layers_of(tokens, shapes.steps)
     several = len(set(layers) - {None}) > 1
-    found: list[Site | None] = []
-    for layer, call, kind in zip(layers, calls, kinds, strict=False):
-        if layer is None or not isinstance(kind, SpikeCall):
-            found.append(None)
-            continue
-        title = (name or call.function.__name__) + (f":{layer}" if several else "")
-        found.append(Site(title, call.function, kind.argument, kind.levels, kind.axes, kind.threshold_learns))
-    return tuple(found)
-
-
-#: What tells two calls apart: Function, shape, and the parameters that are read; None for calls without a gradient.
-_Token = tuple[FunctionClass, torch.Size, frozenset[int]] | None
-
-
-def _period(tokens: Sequence[_Token], steps: int | None) -> int:
-    """How many calls make a step: the smallest number after which they repeat; all where they don't."""
-    fitting = [period for period in range(1, len(tokens) + 1) if len(tokens) % period == 0 and _repeats(tokens, period)]
-    if steps is not None and len(tokens) % steps == 0 and len(tokens) // steps in fitting:
-        return len(tokens) // steps
-    return fitting[0]
-
-
-def _repeats(tokens: Sequence[_Token], period: int) -> bool:
-    return all(_same_layer(tokens[k - period], tokens[k]) for k in range(period, len(tokens)))
-
-
-def _same_layer(earlier: _Token, later: _Token) -> bool:
-    """Whether two calls may be one layer at two steps: a later step may also read what feeds spikes back."""
-    if earlier is None or later is None:
-        return earlier is later
-    return earlier[:2] == later[:2] and earlier[2] <= later[2]
+    sites: dict[int, Site] = {}
+    for k, (call, kind) in enumerate(zip(calls, kinds, strict=True)):
+        layer = layers[k % len(layers)]
+        if layer is not None and isinstance(kind, SpikeCall) and layer not in sites:
+            title = (name or call.function.__name__) + (f":{layer}" if several else "")
+            sites[layer] = Site(title, call.function, kind.argument, kind.levels, kind.axes, kind.threshold_learns)
+    return tuple(None if layer is None else sites[layer] for layer in layers)
