@@ -122,7 +122,7 @@ class SpikingJelly(SpikingJellyLayers):
         """Sets the node's `detach_reset`, where it has one."""
         old = bool(getattr(node, "detach_reset", detach))
         if old != detach:
-            node.detach_reset = detach  # type: ignore[assignment]  # torch annotates attributes of a Module as Tensor | Module, this is a bool
+            cast(Any, node).detach_reset = detach
         return old
 
     def is_reset(self, node: nn.Module) -> bool:

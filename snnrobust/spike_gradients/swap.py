@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from snnrobust.errors import InputError, PluginError
 from snnrobust.frameworks.adapter import Adapter
-from snnrobust.frameworks.find import LIKE_IN_EVAL, find_adapter, listed, unsupported_spikes
+from snnrobust.frameworks.find import (
+    LIKE_IN_EVAL,
+    find_adapter,
+    listed,
+    refuse_unsupported_spikes,
+    unsupported_spikes,
+)
 from snnrobust.frameworks.functions.sites import Sites
 from snnrobust.plugin.protocols import AnyEstimator, Estimator, Mixture, NodeEstimator, PerModule, Relaxation
 from snnrobust.spike_gradients.patched import PassContext, Patched
@@ -187,11 +193,7 @@ def _patched_places(
             )
         chosen = {name: each for name, each in named.items() if not isinstance(each, Own)}
     elif nodes or sites:
-        if left := unsupported_spikes(net, found):
-            raise InputError(
-                f"expected spiking nodes that can be swapped, got {listed(left)}; they would keep their own gradient: "
-                f"{_NAME_OTHERS}"
-            )
+        refuse_unsupported_spikes(net, found, "swapped", f"they would keep their own gradient: {_NAME_OTHERS}")
         modules, chosen = dict(nodes), dict.fromkeys([*nodes, *sites], named)
     else:
         raise InputError(

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from calibrate import Knobs, calibrate
 from torch import Tensor, nn
+
+from snnrobust.common.random import global_rng
 
 #: Classes of all nets, few enough that a Gauss-Newton trace can be checked by hand.
 CLASSES = 5
@@ -69,14 +70,8 @@ class Case:
 
     def net(self) -> nn.Module:
         """The net in eval mode, its weights such that all layers fire; global generators are left as they were."""
-        state = np.random.get_state()  # noqa: NPY002  # GatedLIFNode draws from numpy's global generator
-        try:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                np.random.seed(0)  # noqa: NPY002
-                net = self.build().eval()
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
+        with global_rng(0, torch.device("cpu")):  # numpy's too: GatedLIFNode draws from it
+            net = self.build().eval()
         if self.calibrated:
             knobs = None if self.knobs is None else self.knobs(net)
             calibrate(net, lambda: self.spikes(net, self.inputs()), knobs)

@@ -181,7 +181,8 @@ def _replace_backward(call: Call) -> None:
     """
     if call.backward is None:
         return
-    backward, node = call.backward, weakref.ref(call.node)  # a cycle would keep activations
+    backward = call.backward
+    node: Callable[[], Any] = weakref.ref(call.node)  # a cycle would keep activations; the node lives while it runs
     places = [i for i, each in enumerate(call.args) if isinstance(each, Tensor)]
     others = [None if i in places else each for i, each in enumerate(call.args)]
     call.node.save_for_backward(*(call.args[i] for i in places))
@@ -190,7 +191,7 @@ def _replace_backward(call: Call) -> None:
         found: list[Tensor | None] = [None] * len(others)
         if gradients[0] is not None:
             args = list(others)
-            for i, each in zip(places, node().saved_tensors, strict=True):  # type: ignore[union-attr]  # the node runs
+            for i, each in zip(places, node().saved_tensors, strict=True):
                 args[i] = each
             for i, gradient in backward(gradients[0], tuple(args)).items():
                 found[i] = gradient
