@@ -53,18 +53,6 @@ class At(torch.autograd.Function):
         return slope, -slope.sum_to_size(threshold.shape)
 
 
-class Random(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        ctx.save_for_backward(u)
-        return torch.bernoulli(torch.sigmoid(4 * u))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        s = torch.sigmoid(4 * ctx.saved_tensors[0])
-        return 4 * gradient * s * (1 - s)
-
-
 class TwoLayers(nn.Module):
     """Two hidden layers of one size in the loop of the net itself, with one Function for both."""
 
@@ -303,81 +291,6 @@ def test_a_relaxation_has_the_gradient_of_the_smooth_net() -> None:
     expected = gradient(wrapped(smooth))
     assert torch.allclose(logits, expected[0], atol=1e-6)
     assert torch.allclose(found, expected[1], atol=1e-7)
-
-
-class Draws(nn.Module):
-    """Spikes at random: its output is no step of the membrane potential."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.out = nn.Linear(IN, HIDDEN), nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(Random.apply(self.first(x)))
-        return out
-
-
-def test_random_spikes_are_named_by_hand() -> None:
-    data = inputs(), torch.zeros(7).long()
-    task = sr.load("pgd", epsilon=[0.1], steps=2, gradient="atan")
-    found = wrapped(seeded(Draws), stochastic=True)
-    before = torch.random.get_rng_state()
-    assert not found.find_spikes(inputs()).by_name
-    assert torch.equal(before, torch.random.get_rng_state())
-    with pytest.raises(InputError, match=r"'' \(Random: its output is no step of one of its arguments\)"):
-        sr.evaluate(found, data, [task], progress=False)
-    findings = sr.evaluate(found, data, ["clean"], progress=False).findings
-    (finding,) = [each for each in findings if each.name == "spike-gradients"]
-    assert finding.passed is False
-    assert "Random" in finding.why
-    named = wrapped(seeded(Draws), stochastic=True, spike=Random)
-    assert list(named.find_spikes(inputs()).by_name) == ["Random"]
-    sr.evaluate(named, data, [task], progress=False, evidence="none")
-    for wrong in (Random.apply, nn.Linear, "Random"):
-        with pytest.raises(sr.InputTypeError, match=r"expected spike to be a subclass of torch.autograd.Function"):
-            wrapped(seeded(Draws), spike=wrong)
-
-
-class Fused(torch.autograd.Function):
-    """Spikes and membrane potential from one Function."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:
-        return (v > 0).to(v), v * 0.5
-
-    @staticmethod
-    def backward(ctx: Any, spikes: Tensor, v: Tensor) -> Tensor:
-        return spikes + v
-
-
-class Rounded(torch.autograd.Function):
-    """A quantiser of weights: no spike, though its outputs are whole numbers."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.round()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-class Odd(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.out = nn.Linear(IN, HIDDEN), nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes, v = Fused.apply(F.linear(x, Rounded.apply(4 * self.first.weight)) - 0.25)
-        out: Tensor = self.out(spikes + 0.01 * v)
-        return out
-
-
-def test_what_is_no_single_spike_is_named_or_no_spike_at_all() -> None:
-    sites = wrapped(seeded(Odd)).find_spikes(inputs())
-    assert [(each.what, each.why.split(",")[0]) for each in sites.unsupported] == [
-        ("Fused", "it returns several tensors")
-    ]
 
 
 def test_an_error_in_the_middle_of_a_pass_is_not_covered_up() -> None:
