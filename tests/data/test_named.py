@@ -86,3 +86,50 @@ def test_each_split_says_which_one_it_is() -> None:
     assert not overlap(splits.test, splits.train).any()
     mine = Dataset.of(torch.cat([splits.test.x[:5], splits.train.x]), torch.zeros(1202, dtype=torch.long))
     assert int(overlap(splits.test, mine).sum()) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits", {"bin_ms": 30}),
+        ("mnist5k", {"sizes": (1, 1, 1)}),
+        ("saccades", {"root": "/tmp"}),
+        ("delayed-xor", {"duration": 5}),
+        ("braille", {"standardise": True}),
+        ("torchvision:MNIST", {"root": "/tmp", "split_by": "time"}),
+        ("spikingjelly:SHD", {"root": "/tmp", "bin_ms": 1}),
+    ],
+)
+def test_options_are_refused_where_they_mean_nothing(name, options):
+    option = list(options)[-1]
+    with pytest.raises(InputError, match=rf"expected no {option} for '{name}', which takes .*leave it out"):
+        load(name, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ":" in name])
+def test_official_files_need_a_root(name):
+    with pytest.raises(InputError, match="pass root="):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "spoken-digits", "spikingjelly:NMNIST"])
+def test_a_root_is_a_path(name):
+    with pytest.raises(InputTypeError, match="got 3"):
+        load(name, root=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("nmnist", "spikingjelly:NMNIST"),
+        ("shd", "spikingjelly:SHD"),
+        ("DVS128gesture", "spikingjelly:DVS128Gesture"),
+        ("fashionmnist", "torchvision:FashionMNIST"),
+        ("saccade", "saccades"),
+        ("brail", "braille"),
+        ("spoken_digits", "spoken-digits"),
+    ],
+)
+def test_new_names_are_told_too(name, meant):
+    with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+        load(name)
