@@ -11,7 +11,7 @@ Wrap any SNN into a stateless function, attack it, add noise, measure its curvat
 
 from importlib.metadata import version
 
-from snnrobust import data, neurons
+from snnrobust import data, events, neurons
 from snnrobust.analysis.examples import AdversarialExamples
 from snnrobust.api import attack, evaluate, tune
 from snnrobust.errors import (
@@ -28,7 +28,7 @@ from snnrobust.evaluation.probe import probe
 from snnrobust.evaluation.tuning import Tuned
 from snnrobust.plugin.registry import create, plugins
 from snnrobust.plugin.task import Task, load
-from snnrobust.report import Comparison, Member, Report, Transfer
+from snnrobust.report import Comparison, Member, Report, Transfer, views
 from snnrobust.results.artifacts import Artifact, Profile, Scatter, Spectrum, Surface
 from snnrobust.results.records import Claim, Curve, Finding, Record
 from snnrobust.spike_gradients.swap import SpikeGradient
@@ -72,10 +72,12 @@ __all__ = [
     "create",
     "data",
     "evaluate",
+    "events",
     "load",
     "neurons",
     "plugins",
     "probe",
     "tune",
+    "views",
     "wrap",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from snnrobust.results.artifacts import Artifact
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.store import FORMAT, Store
 from snnrobust.testing.tiny import tiny_model
-from snnrobust.threat_models.threat_model import ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust_attacks.ensembles import Standard
 
 #: A module whose factory builds the tiny net, with a pause of .3 s at each pass while there is a file "slow".
@@ -177,6 +177,8 @@ class Moves:
     move: Callable[[Any], Tensor] = field(repr=False)  # of what `step` is given, and of `steps`
     needs: Literal["gradient", "loss"] = field(repr=False)
 
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
+
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         return {"x": x0.clone()}
 
@@ -233,10 +235,10 @@ def optimiser() -> Callable[..., Moves]:
 
 @pytest.fixture(scope="session")
 def attack_task() -> Callable[..., Task]:
-    """Makes the task of a plugin that is not installed: an attack in L-inf on the cross entropy."""
+    """Makes the task of a plugin that is not installed: an attack on the cross entropy, in L-inf by default."""
 
-    def make(name: str, plugin: object, *radii: float, gradient: str = "own") -> Task:
-        factors = AttackSettings("linf", sr.create("cross_entropy"), sr.create(gradient), 1, 1)
+    def make(name: str, plugin: object, *radii: float, gradient: str = "own", norm: Norm = "linf") -> Task:
+        factors = AttackSettings(norm, sr.create("cross_entropy"), sr.create(gradient), 1, 1)
         return Task(name, name, "attack", "test", plugin, radii, factors)
 
     return make

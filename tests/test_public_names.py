@@ -119,6 +119,7 @@ def test_a_renamed_public_name_still_works_with_a_warning(former: str, present: 
 SHARED_NAMES = {
     "Relaxed": "an estimator and an operator, both plugins whose repr is recorded",
     "load": "snnrobust.load and snnrobust.data.load, both documented",
+    "verify": "snnrobust.events.verify, and the check that it calls, which names plugin and samples",
 }
 
 

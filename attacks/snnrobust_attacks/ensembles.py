@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from snnrobust.plugin.usual_attacks import black_box_attack, gradient_attack
 from snnrobust.threat_models.threat_model import Norm
 
 MemberArguments = Mapping[str, Any]
@@ -48,13 +49,17 @@ def _member(name: str, estimator: str, objective: str, **more: Any) -> MemberArg
 
 def _without_gradients(norm: Norm, steps: int) -> list[MemberArguments]:
     """A black-box search: Square where it is defined, else random search."""
-    name = "square" if norm in ("linf", "l2") else "random-search"
+    name = black_box_attack(norm)
     return [{"name": name, "label": f"{name} margin", "objective": "margin", "steps": steps}]
 
 
-def _second_optimiser(norm: Norm) -> str:
-    """The second optimiser besides APGD: SA-PGD where it is defined, else PGD."""
-    return "sa-pgd" if norm == "linf" else "pgd"
+def _optimisers(norm: Norm) -> tuple[str, str]:
+    """The two optimisers of a norm: APGD, and SA-PGD where it is defined, else PGD; where spikes are counted or moved,
+    the one that is defined there."""
+    usual = gradient_attack(norm)
+    if usual != "pgd":
+        return usual, usual
+    return "apgd", "sa-pgd" if norm == "linf" else "pgd"
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Fast:
 
     def members(self, norm: Norm) -> Sequence[MemberArguments]:
         """Two searches with a heavy-tailed surrogate, one with the model's own."""
-        first, second = ("flips", "flips") if norm == "l0" else ("apgd", _second_optimiser(norm))
+        first, second = _optimisers(norm)
         return [
             _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
             _member(second, "fast-sigmoid", "cross_entropy", alpha=8.0, steps=self.steps),
@@ -92,14 +97,14 @@ class Standard:
 
     def members(self, norm: Norm) -> Sequence[MemberArguments]:
         """The strongest first: later members attack only the samples that are still robust."""
-        if norm == "l0":
+        first, second = _optimisers(norm)
+        if first != "apgd":
             return [
-                _member("flips", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
-                _member("flips", "own", "cross_entropy", steps=self.steps),
-                _member("flips", "assg", "margin", steps=self.steps),
+                _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+                _member(first, "own", "cross_entropy", steps=self.steps),
+                _member(first, "assg", "margin", steps=self.steps),
                 *_without_gradients(norm, self.queries),
             ]
-        second = _second_optimiser(norm)
         return [
             _member("apgd", "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
             _member(second, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
@@ -127,7 +132,7 @@ class Exhaustive:
 
     def members(self, norm: Norm) -> Sequence[MemberArguments]:
         """Every combination."""
-        optimisers = ("flips",) if norm == "l0" else ("apgd", _second_optimiser(norm))
+        optimisers = dict.fromkeys(_optimisers(norm))
         return [
             *(
                 _member(optimiser, estimator, objective, steps=self.steps, **parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ class AdversarialExamples:
         label: Label of the attack.
         threat: The threat model, without its radius.
         epsilon: The radius.
+        lengths: Valid steps of each sequence, [N]; None where all steps are valid, or the run did not keep them.
     """
 
     x: Tensor
@@ -52,6 +53,7 @@ class AdversarialExamples:
     label: str
     threat: str
     epsilon: float
+    lengths: Tensor | None = None
 
     @property
     def robust_accuracy(self) -> float:
@@ -62,8 +64,9 @@ class AdversarialExamples:
         """Writes everything to one .npz file; returns its path."""
         path = Path(path)
         arrays = {
-            each.name: value.numpy() if isinstance(value := getattr(self, each.name), Tensor) else np.array(value)
+            each.name: value.numpy() if isinstance(value, Tensor) else np.array(value)
             for each in fields(self)
+            if (value := getattr(self, each.name)) is not None
         }
         write(path, pack(arrays))
         return path
@@ -78,11 +81,12 @@ class AdversarialExamples:
         if not Path(path).is_file():
             raise StoreError(f"expected adversarial examples in '{path}', got no such file; name one that `save` wrote")
         arrays = unpack(Path(path))
-        if missing := [each.name for each in fields(cls) if each.name not in arrays]:
+        known = [each for each in fields(cls) if each.name in arrays or each.default is MISSING]
+        if missing := [each.name for each in known if each.name not in arrays]:
             raise StoreError(f"expected adversarial examples in '{path}', got a file without {missing}; name another")
         values: dict[str, Any] = {
-            each.name: torch.from_numpy(arrays[each.name]) if each.type == "Tensor" else arrays[each.name].tolist()
-            for each in fields(cls)
+            each.name: torch.from_numpy(arrays[each.name]) if "Tensor" in str(each.type) else arrays[each.name].tolist()
+            for each in known
         }
         values["member"] = tuple(values["member"])
         return cls(**values)
@@ -152,4 +156,5 @@ def adversarial_examples(outcomes: Outcomes, label: str, strength: float, model:
         label=label,
         threat=outcomes.threat(label, model),
         epsilon=strength,
+        lengths=torch.from_numpy(originals["lengths"].copy()) if "lengths" in originals else None,
     )

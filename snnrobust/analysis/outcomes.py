@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +15,12 @@ from snnrobust.results.artifacts import Artifact
 from snnrobust.results.execution_path import ExecutionPath
 from snnrobust.results.records import NAN, Finding, Record
 from snnrobust.results.store import Store
-from snnrobust.threat_models.threat_model import ThreatModel
+from snnrobust.threat_models.threat_model import budget_name
+
+
+def budget_of(attack: Mapping[str, Any]) -> str:
+    """The norm and further limits of a recorded attack, as text: attacks that share it can be compared."""
+    return budget_name(attack["norm"], tuple((norm, most) for norm, most in attack.get("limits", ())))
 
 
 class Outcomes:
@@ -117,8 +123,8 @@ class Outcomes:
     def threat(self, label: str, model: str) -> str:
         """The threat model of an attack, without its radius."""
         settings = self.run["models"][model]
-        norm, (low, high) = self.task(label)["attack"]["norm"], settings["bounds"]
-        return ThreatModel(norm, 0.0, (low, high), settings["domain"]).ball
+        (low, high), domain = settings["bounds"], settings["domain"]
+        return f"{budget_of(self.task(label)['attack'])} in [{low:g}, {high:g}], {domain}"
 
     def threats(self) -> list[str]:
         """The threat models of all attacks, without their radii."""

@@ -12,6 +12,7 @@ from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.audit.gaps import Gap, compare_gaps
 from snnrobust.audit.remedies import MORE_SAMPLES, adaptive, another_estimator, load_call, missing_evidence, more_steps
 from snnrobust.results.records import NAN, Finding
+from snnrobust.threat_models.threat_model import ALLOW_EVERYTHING
 
 #: Allowed difference of robust accuracy between 50 and 100 steps.
 STEPS_GAP = 0.01
@@ -33,11 +34,11 @@ def attack_variant_findings(audited: AuditedAttack, strength: float) -> list[Fin
         _epsilon_zero(audited, strength),
         _steps_converged(audited, strength),
         _monotone(audited, strength),
-        _full_range(audited, strength),
-        _full_range_attack(audited, strength),
         _attack_order(audited, strength),
         _last_iterate(audited, strength),
     ]
+    if audited.norm in ALLOW_EVERYTHING and not audited.limits:
+        found += [_full_range(audited, strength), _full_range_attack(audited, strength)]
     if audited.stochastic:
         found.append(_eot_plateau(audited, strength))
     return [*found, *_resolution(audited, strength)]
@@ -290,9 +291,9 @@ def _no_steps(audited: AuditedAttack) -> str:
     """What to do where a quoted attack was not run with other numbers of steps, in a run with evidence="full"."""
     reason = "Not measured for this attack, which does not take several gradient steps."
     if audited.task["members"]:
-        longer = adaptive(audited.norm, "'steps': 200, 'label': 'long'")
+        longer = adaptive(audited, "'steps': 200, 'label': 'long'")
         return f"{reason} Add a member that does: {longer}."
-    return f"{reason} Quote {load_call('standard', audited.norm)}."
+    return f"{reason} Quote {load_call('standard', audited)}."
 
 
 def _no_full_range(audited: AuditedAttack) -> str:

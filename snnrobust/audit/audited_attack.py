@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from snnrobust.analysis.outcomes import Outcomes
+from snnrobust.analysis.outcomes import Outcomes, budget_of
 from snnrobust.audit.gaps import Gap
 from snnrobust.common.files import Arrays
 from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE
+from snnrobust.threat_models.threat_model import Limit, Norm
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class AuditedAttack:
         self.model = model
         self.label = label
         self.task = outcomes.task(label)
-        self.norm = self.task["attack"]["norm"]
+        attack = self.task["attack"]
+        self.norm: Norm = attack["norm"]
+        self.limits: tuple[Limit, ...] = tuple((norm, most) for norm, most in attack.get("limits", ()))
+        self.budget = budget_of(attack)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -182,7 +186,7 @@ class AuditedAttack:
         return robust
 
     def evidence(self, kind: str, about: str | None = None, label: str = "") -> EvidenceResult | None:
-        """The result of the evidence task of this kind about the attack (or about the norm `about`)."""
+        """The result of the evidence task of this kind about the attack (or about the budget `about`)."""
         for settings in self.outcomes.run["evidence_tasks"][self.model]:
             fits = settings["kind"] == kind and settings["about"] == (about or self.label)
             if fits and label in ("", settings["task"]["label"]):
@@ -190,13 +194,15 @@ class AuditedAttack:
         return None
 
     def evidence_under_norm(self, kind: str) -> list[EvidenceResult]:
-        """The results of all evidence tasks of this kind about the attack's norm, or about any attack in that norm."""
+        """The results of the evidence tasks of this kind about the attack's threat model or any attack under it."""
         outcomes = self.outcomes
-        here = {label for label in outcomes.labels("attack") if outcomes.task(label)["attack"]["norm"] == self.norm}
+        here = {
+            label for label in outcomes.labels("attack") if budget_of(outcomes.task(label)["attack"]) == self.budget
+        }
         return [
             self._result(settings)
             for settings in outcomes.run["evidence_tasks"][self.model]
-            if settings["kind"] == kind and settings["about"] in {self.norm, *here}
+            if settings["kind"] == kind and settings["about"] in {self.budget, *here}
         ]
 
     @cached_property
@@ -206,14 +212,14 @@ class AuditedAttack:
         return np.array(self.outcomes.run["rows"]), self.outcomes.cell(self.model, ANOTHER_CLASS, 0)
 
     def other_attacks(self, strength: float) -> list[OtherAttack]:
-        """All other attacks in this norm at this radius: the user's own tasks, and each attack of the evidence tasks.
+        """All other attacks under this threat model at this radius: the user's tasks, and those of the evidence.
 
         A task with the same margins is left out: its estimator is the same surrogate under another name.
         """
         outcomes, found = self.outcomes, []
         for label in outcomes.labels("attack"):
             task = outcomes.task(label)
-            if label == self.label or task["attack"]["norm"] != self.norm or strength not in task["strengths"]:
+            if label == self.label or budget_of(task["attack"]) != self.budget or strength not in task["strengths"]:
                 continue
             if _same_margins(outcomes.margins(label, self.model), outcomes.margins(self.label, self.model)):
                 continue

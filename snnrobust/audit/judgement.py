@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from snnrobust.analysis.curves import accuracy_curve
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.audit import attack_variants, curvature, other_attacks, outcome_findings
+from snnrobust.audit import attack_variants, corruption_findings, curvature, other_attacks, outcome_findings
 from snnrobust.audit.audited_attack import AuditedAttack
 from snnrobust.results.records import Claim, Finding, Verdict
 
 #: Functions that return the findings about a model, about an attack on it, and about an attack at one positive radius.
-MODEL_FINDINGS = (outcome_findings.model_findings, curvature.curvature_findings)
+MODEL_FINDINGS = (
+    outcome_findings.model_findings,
+    corruption_findings.corruption_findings,
+    curvature.curvature_findings,
+)
 ATTACK_FINDINGS = (outcome_findings.attack_findings,)
 CLAIM_FINDINGS = (other_attacks.other_attack_findings, attack_variants.attack_variant_findings)
 

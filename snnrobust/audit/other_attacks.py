@@ -18,6 +18,7 @@ from snnrobust.audit.remedies import (
     more_steps,
     other_objectives,
 )
+from snnrobust.plugin.usual_attacks import gradient_attack
 from snnrobust.results.records import Finding
 
 #: Allowed gap between the claimed robust accuracy and that under another gradient attack.
@@ -49,7 +50,7 @@ def _surrogate_gap(audited: AuditedAttack, strength: float, others: list[OtherAt
             if gap.value > SURROGATE_GAP or each.estimators - own or len(own) > 1:
                 gaps.append(gap)
     result = compare_gaps(gaps, SURROGATE_GAP, "no attack with another estimator was run at this radius")
-    stronger = f"Quote the ensemble instead: {load_call('standard', audited.norm)}."
+    stronger = f"Quote the ensemble instead: {load_call('standard', audited)}."
     if audited.task["members"]:
         stronger = "Add the stronger attack named above to the ensemble: adaptive=[...]."
     return Finding(
@@ -159,7 +160,7 @@ def _own_gradient_attacks(audited: AuditedAttack, strength: float) -> OtherAttac
 def _noise_not_stronger(audited: AuditedAttack, strength: float) -> Finding:
     """Whether random points of the ball break more samples than the attack."""
     gaps = []
-    noise = audited.evidence("noise", audited.norm)
+    noise = audited.evidence("noise", audited.budget)
     cell = None if noise is None else noise.at(strength)
     if noise is not None and cell is not None:
         fraction = cell["fraction"] * noise.clean  # samples that are wrong when clean count as broken
@@ -207,7 +208,7 @@ def _other_estimator_missing(audited: AuditedAttack) -> str:
     if audited.outcomes.run["evidence"] != "full":
         return FULL_EVIDENCE
     # With full evidence the members of `standard` were run: none with another estimator fits the net.
-    own = load_call("flips" if audited.norm == "l0" else "pgd", audited.norm, "gradient=...")
+    own = load_call(gradient_attack(audited.norm), audited, "gradient=...")
     return f"Use spiking nodes of SpikingJelly, or add an attack with an estimator of your own: {own}."
 
 
@@ -215,8 +216,8 @@ def _black_box_missing(audited: AuditedAttack, strength: float) -> str:
     """What to do where no black-box attack was compared with gradient attacks."""
     full, known = audited.outcomes.run["evidence"] == "full", _own_gradient_attacks(audited, strength) is not None
     if known:
-        return f"{'Add' if full else FULL_EVIDENCE[:-1] + ', or add'} {black_box(audited.norm)}."
-    return f"Evaluate {load_call('standard', audited.norm)} as well." if full else FULL_EVIDENCE
+        return f"{'Add' if full else FULL_EVIDENCE[:-1] + ', or add'} {black_box(audited)}."
+    return f"Evaluate {load_call('standard', audited)} as well." if full else FULL_EVIDENCE
 
 
 def _optimise_better(audited: AuditedAttack) -> str:

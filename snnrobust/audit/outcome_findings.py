@@ -137,7 +137,7 @@ def _attack_otherwise(audited: AuditedAttack) -> str:
     if audited.task["members"]:
         advice = another_estimator(audited)
         return advice[0].lower() + advice[1:]
-    standard = f"attack with {load_call('standard', audited.norm)}, which includes a black-box attack."
+    standard = f"attack with {load_call('standard', audited)}, which includes a black-box attack."
     start = "pass random_start=True, or " if audited.task["parameters"].get("random_start") is False else ""
     return start + standard
 

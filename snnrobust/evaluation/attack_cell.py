@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.data.batch import Batch
+from snnrobust.errors import InputError
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes, KeptExamples
 from snnrobust.evaluation.cell_context import CellContext
-from snnrobust.plugin.protocols import Optimiser
+from snnrobust.plugin.protocols import Fitted, Optimiser
 from snnrobust.plugin.task import AttackSettings, Task, uses_gradients
+from snnrobust.results.fitting import Fitting
 from snnrobust.search.active_batch import SELECTION
 from snnrobust.search.attack_context import AttackContext, SearchResult
+from snnrobust.search.fitting import fit
 from snnrobust.search.loop import perturb, search
 from snnrobust.search.queries import ModelQueries
-from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Seconds between two saves of a cell that is still running.
 SAVE_EVERY = 20.0
@@ -111,6 +113,7 @@ class AttackCell:
         count = len(searches_of(self.task))
         if count > 1:
             context.progress.within(f"{restart.task.label} ({restart.number + 1} of {count} searches)")
+        search_context = self._attack_context(restart, rows)
         saved, merging = time.monotonic(), False
 
         def done(found: SearchResult) -> None:
@@ -119,7 +122,7 @@ class AttackCell:
             outcomes.merge(
                 found,
                 context.data.x[found.rows].to(context.model.input_dtype),  # as the model sees them
-                restart.attack.norm,
+                search_context.threat,
                 member=restart.member,
                 search_number=restart.number,
                 stochastic=context.model.stochastic,
@@ -129,10 +132,11 @@ class AttackCell:
                 self.save(outcomes)
                 saved = time.monotonic()
 
-        search_context = self._attack_context(restart, rows)
         try:
             if isinstance(restart.task.plugin, Optimiser):
                 search(search_context, restart.task.plugin, rows, done)
+            elif isinstance(restart.task.plugin, Fitted):
+                perturb(self._fitted(search_context, restart), restart.task.plugin, rows, done)
             else:
                 perturb(search_context, restart.task.plugin, rows, done)
         except BaseException:
@@ -151,8 +155,8 @@ class AttackCell:
         """
         withstood = [~self._broken_by_gradients(outcomes)]
         if self.context.earlier is not None:
-            norm, epsilon = self.task.attacks[0][1].norm, self.task.strengths[self.position]
-            withstood += self.context.earlier.robust_to_gradients(norm, epsilon)
+            budget, epsilon = self.task.attacks[0][1].budget, self.task.strengths[self.position]
+            withstood += self.context.earlier.robust_to_gradients(budget, epsilon)
         claimed = np.logical_or.reduce(withstood)
         for member, (each, _) in enumerate(self.task.attacks):
             if uses_gradients(each) is not False or each.label in self.context.skip:
@@ -225,7 +229,7 @@ class AttackCell:
             scorer=context.scorer,
             queries=queries,
             data=context.data,
-            threat=ThreatModel(attack.norm, epsilon, model.bounds, model.domain),
+            threat=model.threat_model(attack.norm, epsilon, attack.limits),
             rng=rng,
             sizer=context.sizer,
             stop=context.effort.stop,
@@ -233,6 +237,21 @@ class AttackCell:
             transfer=attacked.net is not model.net,
             targets=self._targets(queries, restart.restart, rows) if attack.targeted else None,
         )
+
+    def _fitted(self, search_context: AttackContext, restart: MemberRestart) -> AttackContext:
+        """The context of a search whose plugin is fitted on the held-out samples; their passes count apart."""
+        context, label = self.context, restart.task.label
+        if context.held_out is None:
+            raise InputError(
+                f"expected validation data for '{label}', got none; pass data={{'test': ..., 'validation': ...}}"
+            )
+        context.progress.within(f"{label}: fitting on {len(context.held_out)} samples of '{context.held_out.name}'")
+        apart = replace(self, context=replace(context, data=context.held_out))
+        fitting_context = apart._attack_context(restart, torch.arange(len(context.held_out)))
+        found = fit(replace(fitting_context, queries=search_context.queries), restart.task.plugin)
+        fitting = Fitting(context.held_out.name, found.samples, found.forwards, found.backwards)
+        context.store.save_fitting(*self._key, f"{label}/{restart.restart}", fitting)
+        return replace(search_context, fitted=found.state)
 
     def _targets(self, queries: ModelQueries, restart: int, rows: Tensor) -> Tensor:
         """Target class of each sample at `rows`, [N]: that of the (restart + 1)-th largest other logit at the original

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnrobust.common.files import Arrays
 from snnrobust.search.attack_context import SearchResult
-from snnrobust.threat_models.threat_model import Norm
+from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Fields that are not stored with a finished cell.
 _RUNNING = ("searches_done", "rank")
@@ -159,14 +159,21 @@ class AttackOutcomes:
         return None if self.examples is None else self.examples.arrays()
 
     def merge(
-        self, found: SearchResult, originals: Tensor, norm: Norm, *, member: int, search_number: int, stochastic: bool
+        self,
+        found: SearchResult,
+        originals: Tensor,
+        threat: ThreatModel,
+        *,
+        member: int,
+        search_number: int,
+        stochastic: bool,
     ) -> None:
         """Takes over what a search found, where it is stronger than the searches before.
 
         Args:
             found: Of n samples.
             originals: Their inputs, [n, *].
-            norm: What distances are measured in.
+            threat: What distances are measured in.
             member: The member whose search it was.
             search_number: The number of the search, from 0.
             stochastic: Whether the net is stochastic.
@@ -178,7 +185,7 @@ class AttackOutcomes:
         self.correct[at] = correct[chosen]
         self.voted[at] = found.voted.numpy()[chosen]
         self.margin[at] = found.margin.float().numpy()[chosen]
-        self.distance[at] = distances_to_originals(found.x, originals, norm)[chosen]
+        self.distance[at] = threat.distance(found.x, originals).float().numpy()[chosen]
         self.unchanged[at] = found.unchanged.numpy()[chosen]
         self.member[at] = member
         self.rank[at] = rank[chosen]
@@ -246,15 +253,3 @@ def beyond(arrays: Arrays, epsilon: float) -> np.ndarray:
     """Of which samples of a cell the example is further away than `epsilon`, [N]; also where there is none."""
     far: np.ndarray = ~(arrays["distance"] <= epsilon * (1 + 1e-6))
     return far
-
-
-def distances_to_originals(x: Tensor, x0: Tensor, norm: Norm) -> np.ndarray:
-    """Distance of each example [N, *] from its original, [N], in float64 and rounded to float32 once."""
-    change = (x.double() - x0.double()).flatten(1).abs().numpy()
-    size: np.ndarray = {
-        "linf": change.max(axis=1),
-        "l2": np.sqrt((change**2).sum(axis=1)),
-        "l1": change.sum(axis=1),
-        "l0": (change > 0).sum(axis=1),
-    }[norm]
-    return size.astype(np.float32)

@@ -36,6 +36,7 @@ class CellContext:
         prefix: What goes before a task's label in the store.
         clean: Clean outcomes of the samples, if `data` is a subset; None: read from the store.
         earlier: What the evaluation itself found with equal attacks; None: nothing is taken over.
+        held_out: The samples that perturbations are fitted on; None where no attack is fitted.
     """
 
     model: SpikingModel
@@ -52,6 +53,7 @@ class CellContext:
     prefix: str = ""
     clean: Arrays | None = None
     earlier: EarlierOutcomes | None = None
+    held_out: Dataset | None = None
 
     @property
     def examples(self) -> int:

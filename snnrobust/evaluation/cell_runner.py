@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from snnrobust.common.files import Arrays
-from snnrobust.common.random import Draws
 from snnrobust.data.batch import Batch
-from snnrobust.data.padding import by_length, without_padding
-from snnrobust.errors import StoreError, ViolationError
+from snnrobust.errors import StoreError
 from snnrobust.evaluation.attack_cell import AttackCell
 from snnrobust.evaluation.attack_outcomes import KeptExamples, at_smaller_radius, beyond
 from snnrobust.evaluation.cell_context import CellContext
+from snnrobust.evaluation.noise_cell import NoiseCell
 from snnrobust.evaluation.settings import EXHAUSTIVE
 from snnrobust.objectives.logits import margin
 from snnrobust.plugin.task import Task
@@ -43,7 +41,7 @@ class CellRunner:
         if task.kind == "clean":
             arrays, examples = self._clean()
         elif task.kind == "noise":
-            arrays = self._noise(task, task.strengths[position])
+            arrays = NoiseCell(self.context, task, task.strengths[position]).run()
         else:
             arrays, examples = self._attack(task, position)
         self.keep(task, position, arrays, examples, time.perf_counter() - start)
@@ -92,7 +90,8 @@ class CellRunner:
         if examples is None:
             return arrays, None
         first = context.data.take(kept)
-        return arrays, examples.arrays() | {"y": first.y.numpy(), "index": first.index.numpy()}
+        lengths = {} if first.lengths is None else {"lengths": first.lengths.numpy()}
+        return arrays, examples.arrays() | {"y": first.y.numpy(), "index": first.index.numpy()} | lengths
 
     def _score(self, rows: Tensor) -> Score:
         return self.context.scorer.score(self._batch(rows))
@@ -100,57 +99,6 @@ class CellRunner:
     def _batch(self, rows: Tensor) -> Batch:
         model = self.context.model
         return Batch.of(self.context.data, rows, model.device, model.input_dtype)
-
-    def _noise(self, task: Task, severity: float) -> Arrays:
-        """Accuracy of each sample over `draws` noisy versions."""
-        count = len(self.context.data)
-        fraction = np.zeros(count, dtype=np.float32)
-        noisy = partial(self._right_in_noise, task, severity)
-        for rows, right in self.context.sizer.over(torch.arange(count), noisy):
-            fraction[rows.numpy()] = (right / task.draws).numpy()
-        spent = np.full(count, task.draws, dtype=np.int32)
-        return {"fraction": fraction, "forwards": spent, "backwards": np.zeros_like(spent)}
-
-    def _right_in_noise(self, task: Task, severity: float, rows: Tensor) -> Tensor:
-        """How many noisy versions of each sample the net gets right, [n]; they are clipped to the model's bounds."""
-        model, scorer = self.context.model, self.context.scorer
-        samples = self._batch(rows)
-        right = torch.zeros(len(rows))
-        for draw in range(task.draws):
-            rng = Draws(self.context.settings.seed, task.label).sub(f"{severity:.12g}", draw).on(samples.x)
-            noisy = self._noisy(task, severity, rng, samples)
-            with torch.no_grad():
-                # One draw of a stochastic net for each draw of the noise: both are averaged over.
-                logits = model.logits(noisy, keys=samples.index, draw=scorer.first_draw + draw, lengths=samples.lengths)
-            right += Correctness(logits, samples.y).correct.cpu()
-        return right
-
-    def _noisy(self, task: Task, severity: float, rng: Draws, samples: Batch) -> Tensor:
-        """The samples with noise [n, *], which sees no padding, clipped to the model's bounds."""
-        low, high = self.context.model.bounds
-        whole = samples.x
-        for steps, at in by_length(samples.lengths, len(samples)):
-            part = samples if steps is None else samples.select(at)
-            part = part.with_inputs(without_padding(part.x, steps))
-            noisy: Tensor = task.plugin.apply(part.x, severity, rng, part.index).clamp(low, high)
-            self._check_noise(noisy, part, task)
-            if steps is None:
-                return noisy
-            whole = whole.clone() if whole is samples.x else whole
-            whole[at.to(whole.device), :steps] = noisy.to(whole.dtype)
-        return whole
-
-    def _check_noise(self, noisy: Tensor, samples: Batch, task: Task) -> None:
-        wrong = None
-        if noisy.shape != samples.x.shape:
-            wrong = f"shape {tuple(noisy.shape)} for inputs {tuple(samples.x.shape)}"
-        elif not torch.isfinite(noisy).all():
-            finite = torch.isfinite(noisy).flatten(1).all(dim=1).cpu()
-            wrong = f"NaN for sample {int(samples.index[~finite][0])}"
-        elif self.context.model.domain != "real" and bool((noisy != noisy.round()).any()):
-            wrong = f"fractions in domain '{self.context.model.domain}'"
-        if wrong is not None:
-            raise ViolationError(f"expected finite inputs of the model's domain from '{task.label}', got {wrong}")
 
     def _attack(self, task: Task, position: int) -> tuple[Arrays, Arrays | None]:
         last = len(task.strengths) - 1

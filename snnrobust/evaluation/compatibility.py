@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,10 +13,12 @@ from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import BATCH, EvaluationData
 from snnrobust.errors import InputError
-from snnrobust.plugin.protocols import Optimiser
+from snnrobust.evaluation.held_out import held_out
+from snnrobust.plugin.protocols import Fitted, Optimiser
 from snnrobust.plugin.task import AttackSettings, Task
+from snnrobust.plugin.usual_attacks import gradient_attack
 from snnrobust.search.queries import ModelQueries
-from snnrobust.threat_models.threat_model import ThreatModel
+from snnrobust.threat_models.threat_model import BALLS, SHIFTS
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -115,8 +118,9 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
                     f"got {attacked.bounds}, {attacked.domain}; wrap both alike"
                 )
         _try_attack(task, task.attack, attacked, data)
+        _check_threat_model(task, task.attack, model, data)
         for epsilon in task.strengths:
-            threat = ThreatModel(task.attack.norm, epsilon, model.bounds, model.domain)
+            threat = model.threat_model(task.attack.norm, epsilon, task.attack.limits)
             if model.domain != "real" and 0 < epsilon < 1:
                 raise InputError(
                     f"expected epsilon 0 or >= 1 for '{task.label}' in domain '{model.domain}', got {epsilon:g}, which "
@@ -129,6 +133,44 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
             )
     if (check := getattr(task.plugin, "check", None)) is not None:
         check(model, data, task)
+    if isinstance(task.plugin, Fitted):
+        held_out(data, task.label)
+
+
+def _check_threat_model(task: Task, attack: AttackSettings, model: SpikingModel, data: EvaluationData) -> None:
+    """Raises an `InputError` if a threat model makes no sense for a model's inputs, or the attack does not know it."""
+    norms = getattr(task.plugin, "norms", BALLS)
+    if attack.norm not in norms:
+        usual = gradient_attack(attack.norm)
+        raise InputError(
+            f"expected norm in {list(norms)} for '{task.label}', got '{attack.norm}'; use one of these, or an attack "
+            f"that is defined for '{attack.norm}', e.g. '{usual}'"
+        )
+    if attack.limits and not hasattr(task.plugin, "norms"):
+        raise InputError(
+            f"expected no limits= for '{task.label}', which knows norm balls only, got {dict(attack.limits)}; "
+            f"use an attack that does, e.g. '{gradient_attack(attack.norm)}'"
+        )
+    names = {attack.norm, *(norm for norm, _ in attack.limits)}
+    if model.domain == "real" and names - {*BALLS, "l0-step"}:
+        raise InputError(
+            f"expected one of {list(BALLS)} for '{task.label}' on the real inputs of model '{model.name}', got "
+            f"'{attack.budget}'; wrap spikes or event counts with domain='binary' or 'integer'"
+        )
+    if model.static and model.domain != "events" and names & {"l0-step", *SHIFTS}:
+        raise InputError(
+            f"expected sequences [N, T, *] for '{task.label}' under '{attack.budget}', got static data of model "
+            f"'{model.name}'; wrap with encoder=None"
+        )
+    shape = data.test.x.shape[1:]
+    entries = {"l0": shape.numel(), "l0-step": shape[1:].numel()}
+    for norm, most in (*((attack.norm, epsilon) for epsilon in task.strengths), *attack.limits):
+        if model.domain != "events" and most > entries.get(norm, math.inf):
+            whole = "a step" if norm == "l0-step" else "an input"
+            raise InputError(
+                f"expected at most {entries[norm]} changes, the entries of {whole} {list(shape)}, for '{task.label}' "
+                f"under '{norm}', got {most:g}; give fewer"
+            )
 
 
 def _try_attack(task: Task, attack: AttackSettings, model: SpikingModel, data: EvaluationData) -> None:

@@ -26,7 +26,6 @@ from snnrobust.evaluation.settings import EACH_RADIUS, EXHAUSTIVE, Effort
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import AttackSettings, Task, uses_gradients, with_steps
 from snnrobust.results.store import EVIDENCE, Store
-from snnrobust.threat_models.threat_model import Norm
 
 #: Samples of the two timed batches, and of the short attack.
 SMALL, LARGE, ATTACKED = 16, 128, 32
@@ -141,7 +140,7 @@ class DurationEstimate:
         self._batch = batch
         self._times: dict[str, StepTime] = {}
         self._forward = 0.0
-        self._robust: dict[tuple[Norm, float], float] = {}
+        self._robust: dict[tuple[str, float], float] = {}
         self._right = 1.0
         self._current: list[Part] = []
         self._since = 0.0
@@ -170,8 +169,9 @@ class DurationEstimate:
         context.scorer.score(Batch.of(few, torch.arange(len(few)), context.model.device, context.model.input_dtype))
         self._forward = (time.perf_counter() - start) / len(few) / context.scorer.draws
         gradient = [(each, attack) for _, each, attack in searches if uses_gradients(each) and attack.source is None]
-        for norm, task in {attack.norm: each for each, attack in reversed(gradient)}.items():
-            radii = {part.strength for part in mine for each, attack, _ in part.searches if attack.norm == norm} - {0.0}
+        for budget, task in {attack.budget: each for each, attack in reversed(gradient)}.items():
+            here = [part for part in mine for _, attack, _ in part.searches if attack.budget == budget]
+            radii = {part.strength for part in here} - {0.0}
             self._robust |= _short_attack(context, replace(task, strengths=_some(radii)), few, right)
 
     def start(self, model: str, label: str, positions: Sequence[int]) -> None:
@@ -194,7 +194,7 @@ class DurationEstimate:
                 self._right = float(found.mean())
             if part.task.kind == "attack":
                 share = min(1.0, float((found == 1).sum()) / max(1.0, self._right * len(found)))
-                key = part.task.attacks[0][1].norm, part.strength
+                key = part.task.attacks[0][1].budget, part.strength
                 # Of an attack alone, the weaker one says less about an ensemble.
                 self._robust[key] = share if part.task.members else min(share, self._robust.get(key, 1.0))
         self._current = []
@@ -239,8 +239,8 @@ class DurationEstimate:
 
     def _share(self, part: Part) -> float:
         """The share of samples that stay robust at a radius, between the radii at which it is known."""
-        norm = part.task.attacks[0][1].norm if part.task.attacks else ""
-        known = sorted((r, share) for (other, r), share in self._robust.items() if other == norm)
+        budget = part.task.attacks[0][1].budget if part.task.attacks else ""
+        known = sorted((r, share) for (other, r), share in self._robust.items() if other == budget)
         if not known:
             return 0.5
         radii, shares = zip(*known, strict=True)
@@ -280,7 +280,7 @@ def _seconds(context: CellContext, task: Task, few: Dataset) -> float:
     return max(0.0, took[2] - took[1]) / (TIMED[1] - TIMED[0])
 
 
-def _short_attack(context: CellContext, task: Task, few: Dataset, right: np.ndarray) -> dict[tuple[Norm, float], float]:
+def _short_attack(context: CellContext, task: Task, few: Dataset, right: np.ndarray) -> dict[tuple[str, float], float]:
     """The share of a few right samples that a short attack does not break, at each radius."""
     few, robust = few.take(min(ATTACKED, len(few))), right[:ATTACKED].copy()
     count, found = max(1, int(robust.sum())), {}
@@ -290,7 +290,7 @@ def _short_attack(context: CellContext, task: Task, few: Dataset, right: np.ndar
             robust &= _attacked(part, short, position, robust).correct != 0
         share = float(robust.sum()) / count
         # With the rule of succession: none of a few does not mean none.
-        found[short.attacks[0][1].norm, radius] = (share**POWER * count + 1) / (count + 2)
+        found[short.attacks[0][1].budget, radius] = (share**POWER * count + 1) / (count + 2)
     return found
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from snnrobust.common.files import Arrays
 from snnrobust.plugin.task import Task
 from snnrobust.results.store import Store
-from snnrobust.threat_models.threat_model import Norm
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class EarlierOutcomes:
                     return {name: value[..., self.rows] for name, value in cell.items()}
         return None
 
-    def robust_to_gradients(self, norm: Norm, epsilon: float) -> list[np.ndarray]:
-        """Which of the n samples each gradient attack of the evaluation leaves robust at a radius; not of ensembles."""
+    def robust_to_gradients(self, budget: str, epsilon: float) -> list[np.ndarray]:
+        """Which of the n samples each gradient attack that is no ensemble leaves robust at a radius."""
         found = []
         for each in self.tasks:
-            if each.attack is None or each.attack.norm != norm or epsilon not in each.strengths:
+            if each.attack is None or each.attack.budget != budget or epsilon not in each.strengths:
                 continue
             up_to = each.strengths[: each.strengths.index(epsilon) + 1]
             held = [self.store.cell(self.model, each.label, k) for k in range(len(up_to))]

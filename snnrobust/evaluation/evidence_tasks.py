@@ -24,9 +24,10 @@ from snnrobust.data.dataset import Dataset
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.settings import COMPARED, EACH_RADIUS, FACTORIAL, LAST_ITERATES, Effort
 from snnrobust.plugin.task import AttackSettings, Task, load, uses_gradients, with_steps
+from snnrobust.plugin.usual_attacks import gradient_attack
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import batch_dependent
-from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
+from snnrobust.threat_models.threat_model import Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 
@@ -44,23 +45,17 @@ EvidenceKind = Literal[
 
 @dataclass(frozen=True)
 class BallNoise:
-    """A random point of the threat model's ball: the baseline that every attack has to beat.
+    """A random input that the threat model allows: the baseline that every attack has to beat.
 
     Attributes:
-        norm: Norm of the ball.
-        low: Least input value.
-        high: Greatest input value.
-        domain: Domain of the inputs.
+        threat: The threat model, at any radius.
     """
 
-    norm: Norm
-    low: float
-    high: float
-    domain: Domain
+    threat: ThreatModel
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
-        """Points [N, *] of the balls of radius `severity` around x [N, *]."""
-        return ThreatModel(self.norm, severity, (self.low, self.high), self.domain).start(x, rng, index)
+        """Inputs [N, *] within `severity` of x [N, *]."""
+        return replace(self.threat, epsilon=severity).start(x, rng, index)
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class EvidenceTask:
 
     Attributes:
         kind: What it shows.
-        about: The label of the attack that it is a variant of, or the norm of the threat model that it belongs to.
+        about: The label of the attack that it is a variant of, or the budget of the threat model that it belongs to.
         task: What is run; its label is unique among evidence tasks.
         effort: How much of the search is done.
         samples: How many of the audit's samples it is run on.
@@ -139,32 +134,35 @@ def evidence_tasks(
     found: list[EvidenceTask] = []
     for task in quoted(tasks):
         found += _about(task, model, features)
-    by_norm: dict[Norm, list[Task]] = {}
+    by_budget: dict[str, list[Task]] = {}
     for task in tasks:
         if task.kind == "attack" and any(task.strengths):
-            by_norm.setdefault(task.attacks[0][1].norm, []).append(task)
-    for norm, attacks in by_norm.items():
+            by_budget.setdefault(task.attacks[0][1].budget, []).append(task)
+    for budget, attacks in by_budget.items():
+        factors = attacks[0].attacks[0][1]
+        norm, limits = factors.norm, dict(factors.limits)
         radii = tuple(sorted({radius for task in attacks for radius in task.strengths if radius > 0}))
         eot = max(attack.eot for task in attacks for _, attack in task.attacks)
-        standard = load("standard", label=f"{norm}/estimators", norm=norm, epsilon=radii, eot=eot)
+        standard = load("standard", label=f"{budget}/estimators", norm=norm, limits=limits, epsilon=radii, eot=eot)
         if not any(each.kind == "steps-100" and _alike(each.task, standard) for each in found):
-            found.append(EvidenceTask("estimators", norm, standard))
-        noise = BallNoise(norm, *model.bounds, model.domain)
-        ball = Task("ball", f"{norm}/noise", "noise", "snnrobust", noise, radii, draws=10)
-        found.append(EvidenceTask("noise", norm, ball))
+            found.append(EvidenceTask("estimators", budget, standard))
+        noise = BallNoise(model.threat_model(norm, 0.0, factors.limits))
+        ball = Task("ball", f"{budget}/noise", "noise", "snnrobust", noise, radii, draws=10)
+        found.append(EvidenceTask("noise", budget, ball))
         others = [name for name, each in sources.items() if each.net is not model.net]
         for name in others[:SOURCES]:
-            label = f"{norm}/transfer {name}"
+            label = f"{budget}/transfer {name}"
             transfer = load(
-                "flips" if norm == "l0" else "pgd",
+                gradient_attack(norm),
                 label=label,
                 norm=norm,
+                limits=limits,
                 epsilon=radii,
                 eot=eot,
                 steps=50,
                 source=name,
             )
-            found.append(EvidenceTask("transfer", norm, transfer))
+            found.append(EvidenceTask("transfer", budget, transfer))
     return found
 
 
@@ -179,7 +177,7 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
         named = replace(other, label=f"{label}/{kind}", strengths=tuple(strengths))
         return EvidenceTask(kind, label, named, **{"effort": EACH_RADIUS, **more})
 
-    everything = full_range(attacks[0][1].norm, model.bounds, features)
+    everything = math.inf if attacks[0][1].limits else full_range(attacks[0][1].norm, model.bounds, features)
     found = [variant("epsilon-zero", with_steps(task, 5, 50), [0.0])]
     if math.isfinite(everything):
         found.append(variant("full-range", with_steps(task, 20, 200), [everything], samples=FEW))
@@ -204,9 +202,9 @@ def _about(task: Task, model: SpikingModel, features: int) -> list[EvidenceTask]
 
 
 def _alike(first: Task, second: Task) -> bool:
-    """Whether two ensembles have equal name, norm and radii; added members and steps may differ."""
-    norms = first.attacks[0][1].norm, second.attacks[0][1].norm
-    return first.name == second.name and first.strengths == second.strengths and norms[0] == norms[1]
+    """Whether two ensembles have equal name, threat model and radii; added members and steps may differ."""
+    budgets = first.attacks[0][1].budget, second.attacks[0][1].budget
+    return first.name == second.name and first.strengths == second.strengths and budgets[0] == budgets[1]
 
 
 def _doubled(attack: AttackSettings | None) -> AttackSettings:
@@ -221,9 +219,16 @@ def _takes_gradient_steps(task: Task) -> bool:
 
 
 def full_range(norm: Norm, bounds: tuple[float, float], features: int) -> float:
-    """The radius within which every input is allowed."""
+    """The radius within which every input is allowed; infinite where there is none."""
     width = bounds[1] - bounds[0]
-    return {"linf": width, "l2": width * math.sqrt(features), "l1": width * features, "l0": features}[norm]
+    known: dict[str, float] = {
+        "linf": width,
+        "l2": width * math.sqrt(features),
+        "l1": width * features,
+        "l0": features,
+        "l0-step": features,
+    }
+    return known.get(norm, math.inf)
 
 
 def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: BatchSizer) -> Arrays:
@@ -247,7 +252,8 @@ def another_class(data: Dataset, right: np.ndarray, scorer: Scorer, sizer: Batch
     model = scorer.model
     low, high = model.bounds
     radius = high - low if math.isfinite(high - low) else float(data.x.abs().max()) * 2
-    threat = ThreatModel("linf", radius, model.bounds, model.domain)
+    events = model.domain == "events"
+    threat = model.threat_model("l0", 2 * data.x.shape[1]) if events else model.threat_model("linf", radius)
 
     def swapped(rows: Tensor) -> Tensor:
         partner = torch.stack([partners[row][row % len(partners[row])] for row in rows.tolist()])

@@ -21,6 +21,7 @@ from snnrobust.evaluation.cell_runner import CellRunner
 from snnrobust.evaluation.duration import LARGE, DurationEstimate, parts_of
 from snnrobust.evaluation.earlier_outcomes import EarlierOutcomes
 from snnrobust.evaluation.evidence_tasks import another_class
+from snnrobust.evaluation.held_out import fitted_labels, held_out
 from snnrobust.evaluation.plan import Plan
 from snnrobust.evaluation.probe import SAMPLES, probe
 from snnrobust.evaluation.run_measurement import run_measurement
@@ -124,6 +125,7 @@ class _ModelRun:
             skip=frozenset(plan.skipped[model.name]),
             check_inputs=CheckInputs(few.x, few.index),
             progress=self._progress,
+            held_out=held_out(plan.data, fitted[0]) if (fitted := fitted_labels(plan.tasks)) else None,
         )
 
     def _run_cells(self, task: Task, cells: CellRunner) -> None:

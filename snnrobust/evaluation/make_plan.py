@@ -88,7 +88,7 @@ def _warn_of_radii(tasks: Iterable[Task], models: Mapping[str, SpikingModel], fe
     for task in tasks:
         for model in models.values() if task.kind == "attack" else ():
             norm, (low, high) = task.attacks[0][1].norm, model.bounds
-            if task.strengths[-1] > full_range(norm, (low, high), features):
+            if norm in ("linf", "l2", "l1") and task.strengths[-1] > full_range(norm, (low, high), features):
                 warnings.warn(
                     f"epsilon {task.strengths[-1]:g} of '{task.label}' allows every input of model '{model.name}' in "
                     f"[{low:g}, {high:g}] ({norm}); epsilon is in input units, e.g. 8 / 255 for 8 of 255 levels",

@@ -15,6 +15,7 @@ from torch import Tensor
 from snnrobust.common.batching import BatchSizer
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.evaluation.evidence_tasks import quoted
+from snnrobust.evaluation.held_out import describe_fitting
 from snnrobust.evaluation.plan import Plan
 from snnrobust.plugin.protocols import Optimiser
 from snnrobust.plugin.task import Task
@@ -52,6 +53,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         # Code that draws from global generators is seeded by the batch, and some estimators take statistics over it:
         # there the batch size decides too.
         "chunk": data.batch_size if _decided_by_batch(models, plan.tasks) else None,
+        **describe_fitting(data, plan.tasks),
     }
     text = json.dumps(decisive, sort_keys=True, default=repr)
     return {
@@ -59,6 +61,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         "signature": {name: _signature(model, data) for name, model in models.items()},
         "batch_size": data.batch_size,
+        "steps": _steps(data),
         **({"not_bisected": plan.not_bisected} if settings.mode == "bisect" else {}),
         "quoted": [task.label for task in quoted(plan.tasks)],
         "notes": list(settings.notes),
@@ -79,6 +82,16 @@ def _signature(model: SpikingModel, data: EvaluationData) -> list[list[float]]:
 
     rows = torch.arange(min(SIGNED, len(data.test)))
     return [row for _, found in BatchSizer(SIGNED).over(rows, logits) for row in found.tolist()]
+
+
+def _steps(data: EvaluationData) -> dict[str, list[int]]:
+    """Fewest and most entries of each split's axis 1, the steps of sequences, without padding."""
+    found = {}
+    for name, split in (("test", data.test), ("train", data.train), ("validation", data.validation)):
+        if split is not None:
+            lengths = torch.tensor([split.x.shape[1]]) if split.lengths is None else split.lengths
+            found[name] = [int(lengths.min()), int(lengths.max())]
+    return found
 
 
 def _decided_by_batch(models: Mapping[str, SpikingModel], tasks: Sequence[Task]) -> bool:

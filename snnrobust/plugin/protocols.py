@@ -36,6 +36,9 @@ class Optimiser(Protocol):
 
     Padded sequences come without their padding, those of one length in one call.
 
+    A class attribute `norms` names the norms it is defined for, and with it the limits beside them; without one these
+    are L-inf, L2, L1 and L0, without limits. So for a `Perturbation`.
+
     Attributes:
         needs: "gradient" for a gradient-based attack, "loss" for a black-box attack.
         steps: Evaluations of the objective that a sample gets.
@@ -91,6 +94,13 @@ class Queries(Protocol):
     def gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Objective gradient [N, *], objective [N] and logits [N, K] at x."""
 
+    def encoded_gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Static inputs x [N, *] as the encoder makes them sequences, and the objective's gradient, [N, T, *] each.
+
+        `gradient` sums the latter over time where the encoder passes gradients straight through. Of a stochastic
+        encoder it is one draw, the first of `query`.
+        """
+
     def as_module(self, index: Tensor) -> nn.Module:
         """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`."""
 
@@ -104,11 +114,40 @@ class Perturbation(Protocol):
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """A perturbation that is fitted once, on held-out samples, and then put on every test sample.
+
+    At each radius and restart the core calls `fit` with the validation samples alone, and then `perturb` with what it
+    returned. What is fitted is not kept: a resumed run fits again, so `fit` must be deterministic.
+    """
+
+    def fit(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
+        """What is fitted: tensors of any shape, for all samples together.
+
+        Args:
+            oracle: Queries about allowed inputs around these samples; any other input is refused. They are counted
+                apart from those of test samples.
+            x: Validation samples [N, *]. Padding of sequences is zero up to the end of the longest; queries keep it.
+            y: Their labels [N].
+            threat: The threat model.
+            rng: Keyed draws.
+            index: Ids of the samples, [N].
+        """
+
+    def perturb(
+        self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor, fitted: State
+    ) -> Tensor:
+        """Adversarial examples [N, *] for inputs x [N, *], as in `Perturbation`, with what `fit` returned."""
+
+
+@runtime_checkable
 class Corruption(Protocol):
     """Noise of a given severity on the input; severity 0 does not change it.
 
     Padded sequences come without their padding, those of one length in one call.
-    One without random numbers (contrast, blur) sets `deterministic: ClassVar[bool] = True`.
+    One without random numbers (contrast, blur) sets `deterministic: ClassVar[bool] = True`, one that may return another
+    number of steps `changes_steps: ClassVar[bool] = True`. A context manager `on(self, model, severity, rng, index)`
+    adds noise inside the net for one forward pass of the samples `index`; `apply` then returns x.
     """
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
@@ -138,7 +177,8 @@ class Estimator(Protocol):
         Args:
             u: Distance to threshold, [N, *] or [T, N, *]: the shape of the node's comparison.
             state: A dict of the node, free for use; these entries are set before each call. "surrogate": the model's
-                own surrogate function. "calls": the distances u of the node's comparisons since the forward pass
+                own surrogate function. "layer": the node's name; "layers": the names of all nodes that have an
+                estimator, in the net's order. "calls": the distances u of the node's comparisons since the forward pass
                 began, in order; "call": which of them this one is, "axis": the axis of u that counts samples, 0 or 1,
                 None for any other shape. "memory": a dict of tensors, with as many samples
                 along "axis" as u, that is kept for each sample and call from one iterate to the next. It is empty at
@@ -265,7 +305,7 @@ class Ensemble(Protocol):
 #: Entry point group -> the protocols of which its plugins implement one.
 GROUPS: dict[str, tuple[type, ...]] = {
     "optimisers": (Optimiser,),
-    "perturbations": (Perturbation,),
+    "perturbations": (Perturbation, Fitted),
     "corruptions": (Corruption,),
     "measurements": (Measurement,),
     "estimators": (Estimator, NodeEstimator, Relaxation, Mixture, PerModule),

@@ -12,7 +12,7 @@ from snnrobust.common.validate import check_count
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.plugin import registry
 from snnrobust.plugin.protocols import GROUPS, AnyEstimator, Ensemble, Objective, Optimiser
-from snnrobust.threat_models.threat_model import Norm
+from snnrobust.threat_models.threat_model import Limit, Norm, budget_name, check_limits
 
 TaskKind = Literal["clean", "attack", "noise", "measurement"]
 _TASK_KINDS: dict[str, TaskKind] = {
@@ -22,8 +22,8 @@ _TASK_KINDS: dict[str, TaskKind] = {
     "corruptions": "noise",
     "measurements": "measurement",
 }
-_ATTACK = ("norm", "epsilon", "restarts", "objective", "gradient", "eot", "source")
-_ENSEMBLE = ("norm", "epsilon", "eot", "adaptive")
+_ATTACK = ("norm", "epsilon", "limits", "restarts", "objective", "gradient", "eot", "source")
+_ENSEMBLE = ("norm", "epsilon", "limits", "eot", "adaptive")
 _NOISE = ("severity", "draws")
 
 
@@ -39,6 +39,7 @@ class AttackSettings:
         eot: Draws that each gradient is averaged over.
         source: For a transfer attack, the name of the model that is attacked; the examples are tested on the evaluated
             model. None: the evaluated model itself.
+        limits: Further limits of the threat model, the same at each radius.
     """
 
     norm: Norm
@@ -47,6 +48,12 @@ class AttackSettings:
     restarts: int
     eot: int
     source: str | None = None
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def budget(self) -> str:
+        """The norm and further limits, as text: attacks that share it can be compared and combined."""
+        return budget_name(self.norm, self.limits)
 
     @property
     def targeted(self) -> bool:
@@ -112,8 +119,11 @@ class Task:
     def _factors(self) -> dict[str, Any] | None:
         if self.members:  # shared by all members
             factors = self.attacks[0][1]
-            return {"norm": factors.norm, "eot": factors.eot, "source": None}
-        return None if self.attack is None else {name: _plain_value(value) for name, value in vars(self.attack).items()}
+            return {"norm": factors.norm, "eot": factors.eot, "source": None, **_limits(factors)}
+        if self.attack is None:
+            return None
+        values = {name: _plain_value(value) for name, value in vars(self.attack).items() if name != "limits"}
+        return {**values, **_limits(self.attack)}
 
 
 def load(name: str, label: str | None = None, **parameters: Any) -> Task:
@@ -122,11 +132,13 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     Args:
         name: Name of an installed optimiser, perturbation, corruption or measurement (`snnrobust list`), or "clean".
         label: Name in the report; `name` where left out.
-        **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` ("linf", "l2", "l1", "l0"),
-            `objective` and `gradient` (a name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`,
-            `source` (transfer: the name of the model that is attacked).
-            For ensembles: `epsilon`, `norm`, `eot`, and `adaptive`, further members of your own: tasks, or mappings of
-            these arguments, "name" and "label" among them. For noise: `severity` (one or a list) and `draws` a sample.
+        **parameters: The plugin's own, and for attacks: `epsilon` (one or a list), `norm` (see `ThreatModel`),
+            `limits` (a mapping from further norms to the most that is allowed in each), `objective` and `gradient` (a
+            name, {"name": ..., parameter: ...} or an instance), `restarts`, `eot`, `source` (transfer: the name of the
+            model that is attacked).
+            For ensembles: `epsilon`, `norm`, `limits`, `eot`, and `adaptive`, further members of your own: tasks, or
+            mappings of these arguments, "name" and "label" among them. For noise: `severity` (one or a list) and
+            `draws` a sample.
 
     Raises:
         InputError: For an unknown name or parameter, or a value out of range.
@@ -171,9 +183,10 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
     norm = given.get("norm", "linf")
     if norm not in get_args(Norm):
         raise InputError(f"expected norm in {list(get_args(Norm))}, got {norm!r}; name one of these")
+    limits = _checked_limits(norm, given.get("limits"))
     strengths = _strengths("epsilon", given.get("epsilon"))
     if info.kind == "ensembles":
-        members = _load_members(plugin, norm, given)
+        members = _load_members(plugin, norm, limits, given)
         return Task(name, label, kind, info.origin, plugin, strengths, members=members)
     source = given.get("source")
     if not isinstance(source, str | None):
@@ -187,6 +200,7 @@ def load(name: str, label: str | None = None, **parameters: Any) -> Task:
         restarts=_checked_count("restarts", given.get("restarts", 1)),
         eot=_checked_count("eot", given.get("eot", 1)),
         source=source,
+        limits=limits,
     )
     return Task(name, label, kind, info.origin, plugin, strengths, attack)
 
@@ -210,22 +224,26 @@ def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:
     return task if wanted is None else replace(task, plugin=replace(plugin, steps=wanted))
 
 
-def _load_members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tuple[Task, ...]:
+def _load_members(
+    plugin: Ensemble, norm: Norm, limits: tuple[Limit, ...], given: Mapping[str, Any]
+) -> tuple[Task, ...]:
     """The members of an ensemble and the user's own, with the same threat model and number of draws."""
     adaptive = given.get("adaptive", ())
     if isinstance(adaptive, str | Mapping) or not isinstance(adaptive, Iterable):
         raise InputTypeError(f"expected adaptive to be a list of members, got {adaptive!r}; put them into a list")
-    common = {"norm": norm, "epsilon": given["epsilon"], "eot": given.get("eot", 1)}
+    common = {"norm": norm, "epsilon": given["epsilon"], "limits": dict(limits), "eot": given.get("eot", 1)}
     members = []
     for each in (*plugin.members(norm), *adaptive):
         if isinstance(each, Task):
-            members.append(_as_member(each, norm, _strengths("epsilon", given["epsilon"]), common["eot"]))
+            members.append(
+                _as_member(each, budget_name(norm, limits), _strengths("epsilon", given["epsilon"]), common["eot"])
+            )
             continue
         if not isinstance(each, Mapping) or "name" not in each:
             raise InputTypeError(
                 f"expected members as tasks or mappings with a 'name', got {each!r}; give arguments of load"
             )
-        if decided := sorted({"norm", "epsilon", "eot"} & set(each)):
+        if decided := sorted(set(common) & set(each)):
             raise InputError(f"expected {decided} of member '{each['name']}' from the ensemble, got its own; drop it")
         members.append(load(**each, **common))
         if members[-1].attack is None:
@@ -238,9 +256,11 @@ def _load_members(plugin: Ensemble, norm: Norm, given: Mapping[str, Any]) -> tup
     return tuple(members)
 
 
-def _as_member(task: Task, norm: Norm, strengths: tuple[float, ...], eot: int) -> Task:
-    if task.attack is None or task.attack.norm != norm:
-        raise InputError(f"expected an attack under '{norm}' as a member, got '{task.label}'; load it with that norm")
+def _as_member(task: Task, budget: str, strengths: tuple[float, ...], eot: int) -> Task:
+    if task.attack is None or task.attack.budget != budget:
+        raise InputError(
+            f"expected an attack under '{budget}' as a member, got '{task.label}'; load it with that norm and limits"
+        )
     return replace(task, strengths=strengths, attack=replace(task.attack, eot=eot))
 
 
@@ -280,6 +300,25 @@ def _strengths(what: str, value: Any) -> tuple[float, ...]:
         if not (math.isfinite(v) and v >= 0):
             raise InputError(f"expected {what} >= 0 and finite, got {v}; give values in input units")
     return tuple(sorted({float(v) for v in values}))
+
+
+def _checked_limits(norm: Norm, value: Any) -> tuple[Limit, ...]:
+    """The limits beside a norm, in a fixed order."""
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise InputTypeError(f"expected limits to be a mapping, got {value!r}; e.g. limits={{'deletions': 3}}")
+    for other, most in value.items():
+        if not isinstance(most, Real) or isinstance(most, bool):
+            raise InputTypeError(f"expected a number as the limit of {other!r}, got {most!r}; give a whole number")
+    limits = tuple((other, float(most)) for other, most in sorted(value.items()))
+    check_limits(norm, limits)
+    return limits
+
+
+def _limits(factors: AttackSettings) -> dict[str, Any]:
+    """The limits for the record, where there are any."""
+    return {"limits": [list(each) for each in factors.limits]} if factors.limits else {}
 
 
 def _checked_count(what: str, value: Any) -> int:

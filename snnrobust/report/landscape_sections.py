@@ -34,7 +34,7 @@ def surface_section(outcomes: Outcomes, records: Records) -> Section:
     """Planes, each as contours and as a surface in space, and lines."""
     pictures = []
     for label in outcomes.labels("measurement"):
-        drawn = _artifacts(outcomes, Surface, label)
+        drawn = artifacts(outcomes, Surface, label)
         shared = plots.levels(drawn)
         for each in drawn:
             name = each.model or label
@@ -47,7 +47,8 @@ def surface_section(outcomes: Outcomes, records: Records) -> Section:
             if relief is not None:
                 alt = f"The loss of {name} in space: {_ranges({'loss': each.values['loss']})[0]}"
                 pictures.append(Picture(f"relief {label} {name}", relief, f"{words} The loss as a height.", alt))
-        pictures += [] if _measures_sharpness(records, label) else _profiles(outcomes, label)
+        elsewhere = _measures_sharpness(records, label) or over_time(records, label)
+        pictures += [] if elsewhere else _profiles(outcomes, label)
     text = "All surfaces of one task have the same scale of colours and heights."
     return Section("Surfaces", text, [landscape_tables.slices_table(outcomes, records)], pictures)
 
@@ -57,9 +58,9 @@ def curvature_section(outcomes: Outcomes, records: Records) -> Section:
     found = {model: curvature_results(outcomes, model) for model in outcomes.models}
     pictures = [picture for model, own in found.items() for picture in _eigenvalues(model, own)]
     for label in outcomes.labels("measurement"):
-        for scatter in _artifacts(outcomes, Scatter, label):
+        for scatter in artifacts(outcomes, Scatter, label):
             pictures.append(_scatter(scatter, label))
-        for spectrum in _artifacts(outcomes, Spectrum, label):
+        for spectrum in artifacts(outcomes, Spectrum, label):
             name = spectrum.model or label
             low, high = (f"{x:.3g}" for x in (spectrum.x.min(initial=np.inf), spectrum.x.max(initial=-np.inf)))
             caption = f"{name}, {label}: {spectrum.caption}"
@@ -99,17 +100,23 @@ def sharpness_section(outcomes: Outcomes, records: Records) -> Section:
     return Section("Sharpness", text, landscape_tables.sharpness_tables(outcomes, records), pictures)
 
 
+def over_time(records: Records, label: str) -> bool:
+    """Whether a task measured margins over the time steps, whose profiles belong to another section."""
+    return bool(tables.select(records, "margin_at_step", [label]))
+
+
 def _measures_sharpness(records: Records, label: str) -> bool:
     return bool(tables.select(records, "sharpness", [label]))
 
 
-def _artifacts(outcomes: Outcomes, kind: type[ArtifactType], label: str) -> list[ArtifactType]:
+def artifacts(outcomes: Outcomes, kind: type[ArtifactType], label: str) -> list[ArtifactType]:
+    """The artifacts of one kind that a task gave, of all models."""
     return [each for each in outcomes.artifacts if isinstance(each, kind) and each.label == label]
 
 
 def _profiles(outcomes: Outcomes, label: str) -> list[Picture]:
     pictures = []
-    for each in _artifacts(outcomes, Profile, label):
+    for each in artifacts(outcomes, Profile, label):
         name = each.model or label
         alt = f"{name} over {each.axis}: {'; '.join(_ranges(each.values))}"
         figure = landscape_plots.profile(each, f"{name}: {label}")

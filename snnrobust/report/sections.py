@@ -10,15 +10,20 @@ import numpy as np
 from snnrobust.analysis import transfer
 from snnrobust.analysis.curves import worst_case_curve
 from snnrobust.analysis.outcomes import Outcomes
-from snnrobust.report import landscape_sections, landscape_tables, plots, tables
+from snnrobust.report import landscape_sections, landscape_tables, plots, tables, time_plots
 from snnrobust.report.assumed import assumed_note
 from snnrobust.report.plots import PlotLine
 from snnrobust.report.section import Picture, Section
+from snnrobust.results.artifacts import Profile
 from snnrobust.results.records import Curve, Record
 
 Records = Sequence[Record]
 
 _TABLED = (*landscape_tables.CURVATURE, *landscape_tables.SLICES, *landscape_tables.SHARPNESS)
+#: Quantities over the time steps that are shown as pictures.
+_BY_STEP = ("margin_at_step", "tie_share_at_step")
+#: Quantities that say how soon decisions settle.
+_SETTLED = ("settling_step", "t95")
 _LANDSCAPES = (
     landscape_sections.surface_section,
     landscape_sections.curvature_section,
@@ -33,6 +38,7 @@ def sections(outcomes: Outcomes, records: Records) -> list[Section]:
         _noise_section,
         *_LANDSCAPES,
         _activity_section,
+        _time_section,
         _other_section,
         _cost_section,
     )
@@ -166,17 +172,45 @@ def _activity_section(outcomes: Outcomes, records: Records) -> Section:
             pictures += (
                 [_bar_picture(f"{quantity} {label}", found, outcomes.models, title, axis, scale)] if found else []
             )
+    return Section("Activity and energy", "", [tables.energy(outcomes, records)], pictures)
+
+
+def _time_section(outcomes: Outcomes, records: Records) -> Section:
+    """Accuracy, margin and ties after each time step, and how soon decisions settle."""
+    pictures = []
+    for label in outcomes.labels("measurement"):
         steps = {m: tables.select(records, "accuracy_at_step", [label], m) for m in outcomes.models}
         curves = [_line_of_records(model, each) for model, each in steps.items() if each]
         if curves:
             caption = "Accuracy of the read-out after the given number of time steps. Error bars are 95 % intervals."
             title, axis = "Accuracy by time step", "Simulated time (steps)"
             pictures.append(_line_picture(f"accuracy-at-step {label}", curves, title, axis, "Accuracy", caption))
-    return Section("Activity and energy", "", [tables.energy(outcomes, records)], pictures)
+        if landscape_sections.over_time(records, label):
+            pictures.append(_margin_picture(landscape_sections.artifacts(outcomes, Profile, label), label))
+    settled = landscape_tables.numbers_table(
+        "Steps that a decision takes", outcomes, records, lambda quantity: quantity in _SETTLED
+    )
+    return Section("Time steps", "", [settled], pictures)
+
+
+def _margin_picture(profiles: Sequence[Profile], label: str) -> Picture:
+    """Mean margins and ties of all models."""
+    figure = time_plots.margins_by_step(profiles, [each.model for each in profiles], "Margin by time step")
+    ends = "; ".join(
+        f"{each.model} {tables.number(float(margin[0]))} after the first step, {tables.number(float(margin[-1]))} "
+        "after the last"
+        for each in profiles
+        for margin in (each.values["mean margin"],)
+    )
+    caption = (
+        "Mean logit of the true class minus the largest other one, and the share of samples in which several classes "
+        f"share the largest logit, silent outputs included. {profiles[0].caption}"
+    )
+    return Picture(f"margin-at-step {label}", figure, caption, f"Mean margin by time step: {ends}")
 
 
 def _other_section(outcomes: Outcomes, records: Records) -> Section:
-    known = {*tables.COSTS, *tables.DRAWN, *_TABLED}
+    known = {*tables.COSTS, *tables.DRAWN, *_TABLED, *_BY_STEP, *_SETTLED}
     other = landscape_tables.numbers_table("Other numbers", outcomes, records, lambda quantity: quantity not in known)
     return Section("Other measurements", "", [other])
 

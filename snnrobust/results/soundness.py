@@ -108,7 +108,8 @@ def check_cell(task: Mapping[str, Any], arrays: Arrays, count: int, *, bisected:
         _check_arrays(arrays, _ATTACK | (_BISECTED if bisected else {}), (count,), {"undefined": "iu"})
         _check_arrays(arrays, _MEMBERS, (max(1, len(task["members"])), count))
     else:
-        _check_arrays(arrays, _CLEAN if task["kind"] == "clean" else _NOISE, (count,))
+        noise = task["kind"] == "noise"
+        _check_arrays(arrays, _NOISE if noise else _CLEAN, (count,), {"outside": "f", "steps": "iu"} if noise else None)
 
 
 def check_swap(arrays: Arrays, count: int) -> None:
@@ -192,6 +193,9 @@ def _check_task(task: Any) -> None:
         _check_entries(f"'{task['label']}'", attack, _THREAT)
         if _SEARCH.keys() & attack.keys():
             _check_entries(f"'{task['label']}'", attack, _SEARCH)
+    limits = task["attack"].get("limits", ()) if task["kind"] == "attack" else ()
+    if not all(isinstance(most, _NUMBER) for _, most in limits):
+        raise ValueError(f"limits of '{task['label']}' that are no numbers")
     for member in task["members"]:
         _check_task(member)
 

@@ -9,8 +9,9 @@ cells/MODEL/findings.json     what the probe found
 cells/MODEL/memory.json       batch sizes after memory ran out, where it did
 cells/MODEL/timings.json      seconds a cell; apart, so that equal runs have equal result bytes
 cells/MODEL/searches.json     what each search ran on
+cells/MODEL/fittings.json     what each fitted perturbation was fitted on, and with how many passes
 
-Any file may be damaged. The last three only describe: damaged ones are ignored with a warning. Any other one is
+Any file may be damaged. The last four only describe: damaged ones are ignored with a warning. Any other one is
 refused, with a cure that ends with a report: a file below cells/ can be deleted and is computed again by resuming, so a
 file whose companion is gone counts as absent.
 
@@ -36,6 +37,7 @@ from snnrobust.results.descriptions import (
     write_description,
 )
 from snnrobust.results.execution_path import ExecutionPath
+from snnrobust.results.fitting import Fitting, parse_fittings
 from snnrobust.results.format_3 import upgrade_record, upgrade_run
 from snnrobust.results.records import Finding, Record
 from snnrobust.results.run_identity import is_same_run, run_checksum, run_difference
@@ -80,6 +82,7 @@ class Store:
         self.seconds: dict[str, dict[str, float]] = {model: {} for model in run["models"]}
         self._halved: dict[str, list[int]] = {}
         self._paths: dict[str, dict[str, list[ExecutionPath]]] = {}
+        self._fittings: dict[str, dict[str, Fitting]] = {}
         if folder is None:
             return
         check_folder(folder)
@@ -286,6 +289,20 @@ class Store:
             if self.folder is not None:
                 plain = {name: [each.plain() for each in paths] for name, paths in self.execution_paths(model).items()}
                 write_description(self._searches(model), plain)
+
+    def fittings(self, model: str) -> dict[str, Fitting]:
+        """What each perturbation was fitted on, by the task's label, position of the radius, attack and restart."""
+        if model not in self._fittings:
+            path = None if self.folder is None else self._folder() / "cells" / slug(model) / "fittings.json"
+            self._fittings[model] = read_description(path, "what attacks were fitted on", parse_fittings, {})
+        return self._fittings[model]
+
+    def save_fitting(self, model: str, label: str, position: int, attack: str, fitting: Fitting) -> None:
+        """Keeps what a perturbation was fitted on."""
+        self.fittings(model)[f"{label}/{position}/{attack}"] = fitting
+        if self.folder is not None:
+            plain = {name: dataclasses.asdict(each) for name, each in self.fittings(model).items()}
+            write_description(self._folder() / "cells" / slug(model) / "fittings.json", plain)
 
     def halved(self, model: str) -> list[int]:
         """The batch size after each time that memory ran out."""

@@ -158,8 +158,8 @@ class ActiveBatch:
         here, scorer, spent = at.cpu(), context.scorer, context.queries.spent
         samples, x, last = self.samples.select(at), self.best_x[at], self.state["x"][at]
         ids = samples.index.tolist()
-        verify(x, samples.x, context.threat, ids, context.name)
-        verify(last, samples.x, context.threat, ids, context.name)
+        verify(x, samples.x, context.threat, ids, context.name, samples.lengths)
+        verify(last, samples.x, context.threat, ids, context.name, samples.lengths)
         known = outcome.confirmed[at]
         score = Score(outcome.confirmed_logits[at], ~known, ~known)
         if not bool(known.all()):

@@ -10,6 +10,7 @@ from snnrobust.common.batching import BatchSizer
 from snnrobust.common.random import Draws
 from snnrobust.data.batch import Batch
 from snnrobust.data.dataset import Dataset
+from snnrobust.plugin.protocols import State
 from snnrobust.search.queries import ModelQueries
 from snnrobust.search.scoring import Scorer
 from snnrobust.threat_models.threat_model import ThreatModel
@@ -67,6 +68,7 @@ class AttackContext:
         name: The attack's name for messages.
         transfer: Whether the queries go to another model than the scored one; success is then known after scoring.
         targets: Target classes [N] of all samples of `data`, for a targeted objective.
+        fitted: What a `Fitted` perturbation was fitted to; None for all others.
     """
 
     scorer: Scorer
@@ -79,6 +81,7 @@ class AttackContext:
     name: str
     transfer: bool = False
     targets: Tensor | None = None
+    fitted: State | None = None
 
     def batch(self, rows: Tensor) -> Batch:
         """The samples at the positions `rows`, on the model's device."""

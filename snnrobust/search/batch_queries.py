@@ -53,6 +53,11 @@ class BatchQueries:
             gradient = gradient[:, : x.shape[1]].contiguous()
         return _defined(gradient, index, self.undefined), objective, logits
 
+    def encoded_gradient(self, x: Tensor, y: Tensor, index: Tensor, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Static inputs x [N, *] as the encoder makes them sequences, and the objective's gradient, [N, T, *] each."""
+        sequence, gradient = self._queries.encoded_gradient(self._with(x, y, index), query)
+        return sequence, _defined(gradient, index, self.undefined)
+
     def as_module(self, index: Tensor) -> nn.Module:
         """A stateless module from inputs scaled to [0, 1] to logits, for third-party attacks on the samples `index`.
 
@@ -124,14 +129,21 @@ class _UnitModule(nn.Module):
 
     def _matching(self, count: int) -> Batch:
         """The samples that inputs belong to; a third-party attack may pass a part of its batch without saying which."""
-        if count == len(self._samples):
-            return self._samples
-        if self._samples.lengths is not None:
+        own = self._samples
+        if count == len(own):
+            return own
+        index = torch.arange(count)
+        if own.lengths is None:
+            return Batch(own.x[:0], own.y[:0], index)
+        steps = int(own.lengths[0])
+        padding = own.x[:, steps:]
+        if bool((own.lengths != steps).any()) or bool((padding != padding[:1]).any()):
             raise PluginError(
-                f"expected a third-party attack to run all {len(self._samples)} sequences together, got {count}: their "
-                f"lengths are unknown; use one of this package's own attacks on padded sequences"
+                f"expected a third-party attack to run all {len(own)} sequences together, got {count}: which of their "
+                f"lengths and paddings to take is unknown; use one of this package's own attacks on padded sequences"
             )
-        return Batch(self._samples.x[:0], self._samples.y[:0], torch.arange(count))
+        first = torch.zeros(count, dtype=torch.long)  # any: all have the same length and padding
+        return Batch(own.x[:1].expand(count, *own.x.shape[1:]), own.y[:0], index, own.lengths[first])
 
     def _count(self, gradient: Tensor) -> None:
         self._queries.spent.backwards += len(gradient) * self._queries.eot

@@ -14,15 +14,19 @@ from torch import Tensor
 
 from snnrobust.data.padding import by_length, with_padding, without_padding
 from snnrobust.objectives.logits import margin
-from snnrobust.plugin.protocols import Optimiser, Perturbation
+from snnrobust.plugin.protocols import Fitted, Optimiser, Perturbation
 from snnrobust.search.active_batch import ActiveBatch, restart_rank
 from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.batch_queries import BatchQueries
 from snnrobust.threat_models.verify import verify
 
 
-def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Callable[[SearchResult], None]) -> None:
+def perturb(
+    context: AttackContext, plugin: Perturbation | Fitted, rows: Tensor, done: Callable[[SearchResult], None]
+) -> None:
     """Runs an attack with its own loop (`Perturbation`) on the samples at `rows`, in batches.
+
+    A `Fitted` one gets `context.fitted`, from `snnrobust.search.fitting.fit`.
 
     Raises:
         ViolationError: If an example breaks the threat model or is not finite.
@@ -34,18 +38,23 @@ def perturb(context: AttackContext, plugin: Perturbation, rows: Tensor, done: Ca
             done(result)
 
 
-def _perturbed(context: AttackContext, plugin: Perturbation, steps: int | None, rows: Tensor) -> SearchResult:
+def _perturbed(context: AttackContext, plugin: Perturbation | Fitted, steps: int | None, rows: Tensor) -> SearchResult:
     """The result for samples of `steps` valid steps, without the others where given: the plugin sees no padding."""
     samples, queries = context.batch(rows), context.queries
     x0, index, before = samples.x, samples.index, queries.spent.copy()
     batch_queries = BatchQueries(queries, samples)
     try:
         valid = without_padding(x0, steps)
-        x = plugin.perturb(batch_queries, valid, samples.y, context.threat, context.rng.on(x0), index)
+        rng = context.rng.on(x0)
+        if isinstance(plugin, Fitted):
+            fitted = {} if context.fitted is None else context.fitted
+            x = plugin.perturb(batch_queries, valid, samples.y, context.threat, rng, index, fitted)
+        else:
+            x = plugin.perturb(batch_queries, valid, samples.y, context.threat, rng, index)
         x = with_padding(x, x0) if x.shape == valid.shape else x  # `verify` reports a wrong shape
     finally:
         queries.forget(index)
-    verify(x, x0, context.threat, index.tolist(), context.name)
+    verify(x, x0, context.threat, index.tolist(), context.name, samples.lengths)
     samples = samples.with_inputs(x)
     score = context.scorer.score(samples)
     rank = restart_rank(context, samples, score)

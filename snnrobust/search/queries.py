@@ -55,8 +55,10 @@ class ModelQueries:
         self._model = model
         self._objective = objective
         self._view: View = getattr(objective, "of", "logits")
+        self._estimator = estimator
         self._first_draw = first_draw
         self._output_layer: OutputLayer | None = None
+        self._encoded: ModelQueries | None = None
         reason = ""
         if not model.accelerate:
             reason = "wrapped with accelerate=False"
@@ -116,6 +118,18 @@ class ModelQueries:
         back = torch.cat([at for _, at in groups]).argsort()
         gradient, losses, logits = (torch.cat(each)[back.to(batch.x.device)] for each in zip(*found, strict=True))
         return gradient, losses, logits
+
+    def encoded_gradient(self, batch: Batch, query: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """The encoded inputs [N, T, *] of a query's first draw, and the objective's gradient there, [N, T, *]."""
+        model, draw = self._model, self._first_draw + query * self.eot
+        with torch.no_grad():
+            sequence = model.encode(model.own_input(batch.x), batch.index, draw)
+        if self._encoded is None:
+            self._encoded = ModelQueries(
+                model.without_encoder(), self._objective, self._estimator, first_draw=self._first_draw
+            )
+            self._encoded.spent = self.spent
+        return sequence, self._encoded.gradient(batch.with_inputs(sequence), query)[0]
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

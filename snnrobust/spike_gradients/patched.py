@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +48,11 @@ class Patched:
         self._calls: list[Tensor] = []
         self._context: PassContext | None = None
         # What the estimator keeps here lives as long as this object. On a module, a session would put it back.
-        self._state: dict[str, Any] = {}
+        self._state: dict[str, Any] = {"layer": name, "layers": (name,)}
+
+    def among(self, layers: Sequence[str]) -> None:
+        """States which places have an estimator, in the net's order."""
+        self._state["layers"] = tuple(layers)
 
     def _derivative(
         self, u: Tensor, calls: list[Tensor], call: int, axis: int | None, context: PassContext | None

@@ -84,6 +84,8 @@ class SpikeGradient:
         self._functions: PatchedFunctions | None = None
         if not isinstance(estimator, Own):
             self._patched, self._functions = _patched_places(net, estimator)
+            for each in self._places:
+                each.among([place.name for place in self._places])
 
     @property
     def _places(self) -> list[Patched]:

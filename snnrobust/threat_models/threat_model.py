@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -11,11 +12,30 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
+from snnrobust.threat_models.balls import project_ball_and_box, project_whole_l1
+from snnrobust.threat_models.counts import count_distance, project_counts
+from snnrobust.threat_models.event_lists import check_event_norms, event_distance, project_events, random_events
+from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.sensor import Sensor
+from snnrobust.threat_models.shifts import project_shifts, random_shifts, shift_distance
 
 #: Change of an entry beyond which a sample is projected in float64: sums of such changes lose the radius in float32.
 FAR = 100.0
-Norm = Literal["linf", "l2", "l1", "l0"]
-Domain = Literal["real", "integer", "binary"]
+Norm = Literal[
+    "linf", "l2", "l1", "l0", "l0-step", "additions", "deletions", "events", "shift-linf", "shift-l1", "shift-l0"
+]
+Domain = Literal["real", "integer", "binary", "events"]
+#: A norm and the most that is allowed in it.
+Limit = tuple[Norm, float]
+
+#: Norm balls of real inputs; whole numbers have them too, without L2.
+BALLS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+#: Norms in which a radius is large enough to allow every input.
+ALLOW_EVERYTHING: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0-step")
+#: What is counted of the changes of spikes and event counts.
+COUNTS: tuple[Norm, ...] = ("linf", "l1", "l0", "l0-step", "additions", "deletions", "events")
+#: What is measured of events that move in time, and are neither added nor removed.
+SHIFTS: tuple[Norm, ...] = ("shift-linf", "shift-l1", "shift-l0")
 
 
 @dataclass(frozen=True)
@@ -23,17 +43,28 @@ class ThreatModel:
     """All inputs within `epsilon` of the original in `norm`, inside `bounds`, with entries in `domain`.
 
     Attributes:
-        norm: "linf", "l2", "l1" or "l0", over all entries of a sample (time axis included). "l0" counts the entries
-            that differ from the original: flips where inputs are binary, any whole change of an event count, any
-            change of a real value.
-        epsilon: Radius in input units, or for "l0" the number of entries that may change (cut to a whole number);
-            0 allows the original alone.
+        norm: Over all entries of a sample (time axis included):
+            "linf", "l2", "l1": of the difference. "l1" of event counts is the number of events added and removed.
+            "l0": entries that differ: flips where inputs are binary, any whole change of an event count, any change
+            of a real value.
+            "l0-step": the most entries that differ in one time step.
+            "additions": events added, where none is removed. "deletions": events removed, where none is added. A limit
+            on the other allows both, each within its own.
+            "events": by how much the total number of events differs; a limit only.
+            "shift-linf", "shift-l1", "shift-l0": events move in time, on their own pixel and polarity, and are neither
+            added nor removed: the largest shift in steps, the total of all shifts, the number of events moved. A count
+            of several events in one entry moves as a whole, to an empty entry.
+        epsilon: Radius in input units, or what is counted (cut to a whole number); 0 allows the original alone.
         bounds: Least and greatest value of an input entry.
-        domain: "real"; "integer" (event counts); "binary" (0 or 1).
+        domain: "real"; "integer" (event counts); "binary" (0 or 1); "events": event lists [N, E, 5] with rows
+            (t, x, y, p, present).
+        limits: Further norms of the same kind (balls and counts of whole numbers, or shifts), with the most that is
+            allowed in each. Shifts have to keep to all of them in one matching of the events.
+        sensor: Which events exist, in the domain "events".
 
     Raises:
-        InputError: For an unknown norm or domain, a negative or non-finite radius, a fraction of an entry under "l0",
-            or empty bounds.
+        InputError: For an unknown norm or domain, a negative or non-finite radius, a fraction of what is counted,
+            empty bounds, or limits that don't belong together.
 
     Example:
         >>> threat = ThreatModel("linf", 0.1, (0.0, 1.0))
@@ -42,37 +73,79 @@ class ThreatModel:
         >>> flips = ThreatModel("l0", 1, domain="binary")
         >>> flips.project(torch.tensor([[0.0, 0.7, 0.9]]), torch.tensor([[0.0, 0.0, 0.0]]))
         tensor([[0., 0., 1.]])
+        >>> later = ThreatModel("shift-linf", 1, domain="binary")
+        >>> later.project(torch.tensor([[[0.1], [0.2], [0.9]]]), torch.tensor([[[1.0], [0.0], [0.0]]]))[0, :, 0]
+        tensor([0., 1., 0.])
     """
 
     norm: Norm
     epsilon: float
     bounds: tuple[float, float] = (0.0, 1.0)
     domain: Domain = "real"
+    limits: tuple[Limit, ...] = ()
+    sensor: Sensor | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
             raise InputError(f"expected norm in {list(get_args(Norm))}, got {self.norm!r}; name one of these")
         if self.domain not in get_args(Domain):
             raise InputError(f"expected domain in {list(get_args(Domain))}, got {self.domain!r}; name one of these")
+        if self.norm == "events":
+            raise InputError(
+                "expected 'events' as a limit beside another norm, got it as norm; pass limits={'events': ...}"
+            )
         if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
             raise InputError(f"expected epsilon >= 0 and finite, got {self.epsilon}; give a radius in input units")
         low, high = self.bounds
         if not low < high:
             raise InputError(f"expected bounds with low < high, got {self.bounds}; give (least, greatest) input value")
-        if self.norm == "l0" and 0 < self.epsilon < 1:
-            raise InputError(f"expected epsilon 0 or >= 1 for norm 'l0', got {self.epsilon:g}; give a count of entries")
-        if self.norm == "l0" and not math.isfinite(high - low):
+        if (self.domain == "events") != (self.sensor is not None):
+            raise InputError(f"expected a sensor with domain 'events' alone, got {self.sensor} with '{self.domain}'")
+        for norm, most in ((self.norm, self.epsilon), *self.limits):
+            if norm not in ("linf", "l2", "l1") and 0 < most < 1:
+                raise InputError(f"expected epsilon 0 or >= 1 for norm '{norm}', got {most:g}; give a whole number")
+        if self.norm == "l0" and not math.isfinite(high - low) and self.domain == "real":
             raise InputError(f"expected finite bounds for norm 'l0', got {self.bounds}; nothing else limits a change")
+        check_limits(self.norm, self.limits)
+        if self.domain == "events":
+            check_event_norms([self.norm, *(norm for norm, _ in self.limits)])
+        if self.domain == "real" and (self.limits or self.norm not in (*BALLS, "l0-step")):
+            named = [self.norm, *(norm for norm, _ in self.limits)]
+            raise InputError(f"expected one of {list(BALLS)} for real inputs, got {named}; wrap with domain='binary'")
 
     @property
     def ball(self) -> str:
         """The threat model without its radius, as text: attacks that share it can be compared and combined."""
-        return f"{self.norm} in [{self.bounds[0]:g}, {self.bounds[1]:g}], {self.domain}"
+        return f"{budget_name(self.norm, self.limits)} in [{self.bounds[0]:g}, {self.bounds[1]:g}], {self.domain}"
 
     @property
     def whole(self) -> int:
         """The radius as a whole number: 2.9999999 is a 3 lost to float rounding."""
         return math.floor(self.epsilon + 1e-6)
+
+    @cached_property
+    def budgets(self) -> dict[str, float]:
+        """The most that is allowed in each norm; "additions" alone allows no deletions, and the other way round."""
+        found: dict[str, float] = {self.norm: self.epsilon, **dict(self.limits)}
+        for one, other in (("additions", "deletions"), ("deletions", "additions")):
+            if self.norm == one:
+                found.setdefault(other, 0)
+        return found
+
+    def within(self, norm: Norm) -> float:
+        """The most that is allowed in one norm; infinite where there is no limit."""
+        return self.budgets.get(norm, math.inf)
+
+    def distance(self, x: Tensor, x0: Tensor) -> Tensor:
+        """How far x [N, *] is from the originals x0 [N, *] in `norm`, [N], in float64.
+
+        Infinite under a shift where x is not x0 with events moved in time.
+        """
+        if self.domain == "events":
+            return event_distance(x, x0, self.norm)
+        if self.norm in SHIFTS:
+            return shift_distance(x, x0, self.norm)
+        return count_distance(x, x0, self.norm)
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest allowed input to `x` [N, *] around the originals `x0` [N, *].
@@ -80,8 +153,16 @@ class ThreatModel:
         This is the exact Euclidean projection onto the intersection of ball, box and domain, but for one case: under L2
         in the integer and binary domains, the change is cut towards zero to whole numbers after the projection, which
         stays inside ball and box but need not be nearest. Where several points are nearest (L0, and L1 of whole
-        numbers), the changes of the entries that come first are kept.
+        numbers), the changes of the entries that come first are kept. For several limits together see
+        `counts.project_counts`, for events that move in time `shifts.project_shifts`, for event lists
+        `event_lists.project_events`: always allowed, and nearest where they say so.
         """
+        if self.domain == "events" and self.sensor is not None:
+            return project_events(x, x0, self.budgets, self.sensor)
+        if self.norm in SHIFTS:
+            return project_shifts(x, x0, self.budgets)
+        if self._counted:
+            return project_counts(x, x0, self.budgets, self.bounds, whole=self.domain != "real")
         low, high = self.bounds
         if self.norm == "linf":
             delta, reach = x - x0, self.epsilon
@@ -95,12 +176,13 @@ class ThreatModel:
             kept = largest_mask(saved.flatten(1), self.whole).reshape(x.shape)
             return torch.where(kept, nearest, x0)
         if self.norm == "l1" and self.domain != "real":
-            return x0 + _project_whole_l1(x - x0, low - x0, high - x0, self.whole)
-        delta = _project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, self.norm)
+            return x0 + project_whole_l1(x - x0, low - x0, high - x0, self.whole)
+        norm: Literal["l2", "l1"] = "l2" if self.norm == "l2" else "l1"
+        delta = project_ball_and_box(x - x0, low - x0, high - x0, self.epsilon, norm)
         far = (x - x0).flatten(1).abs().amax(dim=1) > FAR
         if x.dtype != torch.float64 and bool(far.any()):
             wide, origin = x[far].double(), x0[far].double()
-            found = _project_ball_and_box(wide - origin, low - origin, high - origin, self.epsilon, self.norm)
+            found = project_ball_and_box(wide - origin, low - origin, high - origin, self.epsilon, norm)
             delta[far] = found.to(delta.dtype)
         if self.domain != "real":
             # A change of 1 - 1e-7 is a whole event lost to float rounding, not a fraction.
@@ -113,10 +195,20 @@ class ThreatModel:
         L-inf: uniform in the ball. L2: uniform in the ball (normal direction, radius epsilon u^(1/d)).
         L1: a flat Dirichlet vector with random signs, radius epsilon u^(1/d). Then projected into box and domain.
         L0: floor(epsilon) random entries, each at a random other value (uniform in the bounds). L1 of whole numbers:
-        floor(epsilon) random entries, each moved by one.
+        floor(epsilon) random entries, each moved by one. Several limits, and counts of additions and deletions: the
+        random changes of L0 that come first in a random order and fit. Shifts: random moves.
         """
         shape = x0.shape[1:]
         rng = rng.on(x0)
+        if self.domain == "events" and self.sensor is not None:
+            return random_events(x0, rng, index, draw, self.budgets, self.sensor)
+        if self.norm in SHIFTS:
+            return random_shifts(x0, rng.sub("where").uniform(index, shape, draw), self.budgets)
+        if self._counted:
+            other = self._other(x0, rng.sub("value").uniform(index, shape, draw))
+            # Beyond the other value, by a random amount: the projection keeps the changes that go furthest.
+            further = 0.4 * rng.sub("where").uniform(index, shape, draw)
+            return self.project(other + (other - x0).sign() * further, x0)
         if self.norm == "linf":
             return self.project(x0 + rng.uniform(index, shape, draw, -self.epsilon, self.epsilon), x0)
         if self.norm == "l0" or (self.norm == "l1" and self.domain != "real"):
@@ -133,6 +225,11 @@ class ThreatModel:
         # In float64: float32's pow rounds differently at the end of a batch, and a start must not depend on its place.
         radius = (rng.sub("radius").uniform(index, (1,), draw).double() ** (1.0 / direction.shape[1])).to(x0)
         return self.project(x0 + (self.epsilon * radius * direction).reshape(x0.shape), x0)
+
+    @property
+    def _counted(self) -> bool:
+        """Whether it is more than one norm ball."""
+        return self.norm not in BALLS or bool(self.limits)
 
     def _other(self, x0: Tensor, unit: Tensor) -> Tensor:
         """Another value for each entry of x0 [N, *], by a uniform number in [0, 1) for each."""
@@ -151,7 +248,12 @@ class ThreatModel:
         L-inf: sign(g). L2: g / |g|_2. L1: the sign at the largest |g|, shared among ties (for whole numbers, at the
         first of them). L0: (high - low) sign(g) at the floor(epsilon) largest |g|, since nothing but the bounds limits
         how far an entry may go. Zero where g is zero.
+
+        Raises:
+            InputError: For a threat model on spikes, or with limits.
         """
+        if self._counted or self.domain == "events":
+            raise InputError(f"expected one norm ball, got '{self.ball}'; project a step along the gradient instead")
         if self.norm == "linf":
             return gradient.sign()
         flat = gradient.flatten(1)
@@ -170,76 +272,30 @@ class ThreatModel:
         return (flat.sign() * share).reshape(gradient.shape)
 
 
-def largest_mask(score: Tensor, count: int | Tensor) -> Tensor:
-    """Which entries of each row of `score` [N, D] are among its `count` (one, or [N]) largest; of ties, the first.
+def budget_name(norm: Norm, limits: tuple[Limit, ...]) -> str:
+    """A norm with its limits, as text: what attacks share that are compared and combined.
 
     Example:
-        >>> largest_mask(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), 2)
-        tensor([[ True,  True, False, False]])
+        >>> budget_name("l0", (("deletions", 2),))
+        'l0 with deletions <= 2'
     """
-    order = score.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, places)
-    return rank < (count[:, None] if isinstance(count, Tensor) else count)
+    if not limits:
+        return norm
+    return f"{norm} with {' and '.join(f'{other} <= {most:g}' for other, most in limits)}"
 
 
-def _project_whole_l1(delta: Tensor, low: Tensor, high: Tensor, budget: int) -> Tensor:
-    """The nearest whole d to `delta` [N, *] with |d|_1 <= budget and low <= d <= high, where low <= 0 <= high.
-
-    The j-th unit of a change of t saves (t - j + 1)^2 - (t - j)^2 = 2 (t - j) + 1, less with each unit, so the units
-    that save most are taken: d = clip(round(t - m), 0, room) for the least m that fits the budget, found by bisection;
-    what is left goes to the entries tied at m, the first of them first.
-    """
-    size, room = delta.flatten(1).double().abs(), torch.where(delta > 0, high, -low).flatten(1).double()
-
-    def at(m: Tensor) -> Tensor:
-        return torch.minimum((size - m + 0.5).floor().clamp_min(0), room)
-
-    upper = size.amax(dim=1, keepdim=True)
-    lower = torch.zeros_like(upper)
-    whole = at(lower)
-    fits = whole.sum(dim=1, keepdim=True) <= budget
-    for _ in range(60):
-        middle = (lower + upper) / 2
-        outside = at(middle).sum(dim=1, keepdim=True) > budget
-        lower, upper = torch.where(outside, middle, lower), torch.where(outside, upper, middle)
-    taken = at(upper)
-    tied = at(lower) - taken
-    left = budget - taken.sum(dim=1, keepdim=True)
-    taken = taken + torch.minimum((left - (tied.cumsum(dim=1) - tied)).clamp_min(0), tied)
-    taken = torch.where(fits, whole, taken).to(delta.dtype)
-    return delta.sign() * taken.reshape(delta.shape)
-
-
-def _project_ball_and_box(delta: Tensor, low: Tensor, high: Tensor, epsilon: float, norm: Norm) -> Tensor:
-    """Euclidean projection of `delta` [N, *] onto {|d|_p <= epsilon, low <= d <= high}, where low <= 0 <= high.
-
-    With a multiplier m >= 0 the minimiser is clip(shrink(delta, m), low, high), where shrink is d / (1 + m) for L2
-    and soft thresholding by m for L1; its norm falls with m, so m is found by bisection per sample. For L1 this is
-    the projection that Croce & Hein 2021 ("Mind the box") show to matter for L1 attacks.
-    """
-    shape = delta.shape
-    delta, low, high = delta.flatten(1), low.flatten(1), high.flatten(1)
-
-    def length(d: Tensor) -> Tensor:
-        return d.norm(dim=1, keepdim=True) if norm == "l2" else d.abs().sum(dim=1, keepdim=True)
-
-    def at(m: Tensor) -> Tensor:
-        shrunk = delta / (1 + m) if norm == "l2" else delta.sign() * (delta.abs() - m).clamp_min(0)
-        return shrunk.clamp(low, high)
-
-    inside = delta.clamp(low, high)
-    if bool((length(inside) <= epsilon).all()):
-        return inside.reshape(shape)
-    if epsilon == 0:
-        return torch.zeros_like(delta).reshape(shape)
-    # At the upper end the shrunk vector fits even without the box: |delta|_2 / (1 + m) = epsilon, or threshold max|d|.
-    upper = (length(delta) / epsilon - 1).clamp_min(0) if norm == "l2" else delta.abs().amax(dim=1, keepdim=True)
-    lower = torch.zeros_like(upper)
-    for _ in range(40):
-        middle = (lower + upper) / 2
-        outside = length(at(middle)) > epsilon
-        lower, upper = torch.where(outside, middle, lower), torch.where(outside, upper, middle)
-    projected = at(upper)
-    projected = projected * (epsilon / length(projected).clamp_min(epsilon))  # float rounding of the L2 upper end
-    return torch.where(length(inside) <= epsilon, inside, projected).reshape(shape)
+def check_limits(norm: Norm, limits: tuple[Limit, ...]) -> None:
+    """Raises an `InputError` unless `limits` belong to one kind of threat model with `norm`."""
+    names = [norm, *(other for other, _ in limits)]
+    kinds = [[each for each in kind if each != norm] for kind in (COUNTS, SHIFTS) if norm in kind]
+    for other, most in limits:
+        if other not in get_args(Norm) or not any(other in kind for kind in kinds):
+            known = kinds[0] if kinds else []
+            raise InputError(
+                f"expected limits beside norm '{norm}' in {known}, got {other!r}; "
+                + ("name one of these" if known else "leave limits= out")
+            )
+        if not (math.isfinite(most) and most >= 0):
+            raise InputError(f"expected a limit >= 0 and finite for '{other}', got {most}; give a whole number")
+    if len(set(names)) < len(names):
+        raise InputError(f"expected each norm once, got {names}; leave the repeated limit out")

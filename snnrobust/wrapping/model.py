@@ -22,7 +22,8 @@ from snnrobust.frameworks.find import find_adapter, listed, unsupported_spikes
 from snnrobust.frameworks.functions.calls import FunctionClass
 from snnrobust.frameworks.functions.sites import Sites
 from snnrobust.kernels.straight_through import has_straight_through_gradient
-from snnrobust.threat_models.threat_model import Domain
+from snnrobust.threat_models.sensor import Sensor
+from snnrobust.threat_models.threat_model import Domain, Limit, Norm, ThreatModel
 from snnrobust.wrapping.decision import predict
 from snnrobust.wrapping.encoding import EncoderFunction, encode
 from snnrobust.wrapping.net_output import OutputChoice, chosen_output
@@ -114,6 +115,15 @@ class SpikingModel:
         """Whether input gradients pass the encoder as if it were the identity; of a callable known after one pass."""
         return self._straight_through or self.encoder in ("poisson", "latency")
 
+    @property
+    def sensor(self) -> Sensor | None:
+        """Which events exist, in the domain "events"; else None."""
+        return getattr(self.encoder, "sensor", None) if self.domain == "events" else None
+
+    def threat_model(self, norm: Norm, epsilon: float, limits: tuple[Limit, ...] = ()) -> ThreatModel:
+        """The threat model on this model's inputs, with its bounds, domain and sensor."""
+        return ThreatModel(norm, epsilon, self.bounds, self.domain, limits, self.sensor)
+
     def renamed(self, name: str) -> SpikingModel:
         """The same model under another name in reports; the net is shared."""
         if name == self.name:
@@ -121,6 +131,14 @@ class SpikingModel:
         other = copy(self)
         other.name = name
         other._depth, other.cache = 0, SessionCache()  # a session of this model is none of the other's
+        return other
+
+    def without_encoder(self) -> SpikingModel:
+        """The same model of encoded inputs [N, T, *], those that `encode` returns; the net is shared."""
+        other = copy(self)
+        other.encoder, other.steps, other.stochastic = None, None, self.foreign_randomness
+        other._depth, other.cache = 0, SessionCache()
+        other._example = other._sites = None
         return other
 
     def settings(self) -> dict[str, Any]:
@@ -246,7 +264,8 @@ class SpikingModel:
 
     def own_input(self, x: Tensor) -> Tensor:
         """Inputs on the model's device and in its dtype, which the net may change in place."""
-        moved = x.to(device=self.device, dtype=self.dtype)
+        # Half precision has no whole numbers as large as times: event lists get the net's dtype once binned.
+        moved = x.to(device=self.device, dtype=self.input_dtype if self.domain == "events" else self.dtype)
         return moved.clone() if moved is x else moved
 
     def encode(self, x: Tensor, keys: Tensor, draw: int | Tensor) -> Tensor:
@@ -255,7 +274,7 @@ class SpikingModel:
             return x
         encoded = encode(self.encoder, x, self.steps, self.bounds, keys, draw)
         self._straight_through |= has_straight_through_gradient(encoded)
-        return encoded
+        return encoded.to(self.dtype) if self.domain == "events" else encoded
 
     def arrange(self, sequence: Tensor) -> Tensor:
         """An encoded input, normalised and in the net's layout."""

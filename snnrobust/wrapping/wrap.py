@@ -11,6 +11,7 @@ from torch import nn
 from snnrobust.common.validate import check_count, check_flag
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.frameworks.functions.calls import FunctionClass
+from snnrobust.threat_models.sensor import Sensor
 from snnrobust.threat_models.threat_model import Domain
 from snnrobust.wrapping.encoding import ENCODERS, EncoderFunction
 from snnrobust.wrapping.model import Decide, SpikingModel, named
@@ -53,7 +54,9 @@ def wrap(
             None: the data is temporal, [N, T, *]. In layout "N" the net does its own encoding: leave "repeat" for
             static data.
         bounds: Least and greatest value of an input entry.
-        domain: "real", "integer" (event counts) or "binary".
+        domain: "real", "integer" (event counts), "binary", or "events": event lists [N, E, 5] with rows
+            (t, x, y, p, present), which an encoder with a `sensor` bins (`snnrobust.events.Binning`); leave `bounds`
+            out.
         readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
             (outputs [N, T, K], lengths) -> [N, K].
         decide: "argmax", or "argmin" for read-outs where less is better (spike times).
@@ -118,6 +121,8 @@ def wrap(
     low, high = _pair("bounds", bounds)
     if not low < high:
         raise InputError(f"expected bounds with low < high, got {bounds}; give (least, greatest) input value")
+    if domain == "events":
+        low, high = _event_bounds(encoder, (low, high), layout)
     if domain != "real" and not (low.is_integer() and high.is_integer()):
         raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
     if domain == "binary" and (low, high) != (0.0, 1.0):
@@ -158,6 +163,24 @@ def wrap(
 def _check_name(what: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"expected {what} in {list(known)}, got {value!r}; name one of these")
+
+
+def _event_bounds(
+    encoder: str | EncoderFunction | None, bounds: tuple[float, float], layout: Layout
+) -> tuple[float, float]:
+    """The bounds of event lists: 0 and the largest of the sensor's sizes."""
+    sensor = getattr(encoder, "sensor", None)
+    if not isinstance(sensor, Sensor):
+        raise InputError(
+            f"expected an encoder with a sensor for domain 'events', got {named(encoder)}; pass e.g. "
+            f"encoder=sr.events.by_time(sr.events.Sensor(34, 34, duration=300), steps=10)"
+        )
+    if layout == "N":
+        raise InputError("expected a layout with time for domain 'events', got 'N'; use layout 'NT'")
+    own = (0.0, float(max(sensor.duration, sensor.width, sensor.height)))
+    if bounds not in ((0.0, 1.0), own):
+        raise InputError(f"expected no bounds for domain 'events', got {bounds}; leave bounds= out")
+    return own
 
 
 def _pair(what: str, value: object) -> tuple[float, float]:

@@ -153,6 +153,171 @@ def test_a_search_that_hardly_looks_misses_what_enumeration_finds() -> None:
     assert (~report.robust("random-search")).sum() < 0.6 * truth.sum()
 
 
+def smallest(broken: np.ndarray) -> np.ndarray:
+    """The smallest radius at which each sample breaks, [sample]; infinite where none does."""
+    return np.where(broken.any(axis=0), np.array(RADII)[broken.argmax(axis=0)], np.inf)
+
+
+def check_smallest_budgets(numbers: Sequence[int]) -> None:
+    """`standard` on 16 inputs x 4 steps, 43,744 sets of up to 3 flips: nearly as few flips as are enough."""
+    found, there, excess = 0, 0, []
+    for number in numbers:
+        each = case(number, (4, 16), count=10)
+        truth = breakable(each)
+        task = sr.load("standard", norm="l0", epsilon=RADII)
+        broken = ~sr.evaluate(each.model, (each.data.x, each.data.y), [task], evidence="none").robust("standard")
+        assert not (broken & ~truth).any(), number
+        found, there = found + int(broken[-1].sum()), there + int(truth[-1].sum())
+        both = broken[-1]
+        excess += (smallest(broken)[both] - smallest(truth)[both]).tolist()
+    assert 0 < there < 10 * len(numbers), there
+    assert found >= 0.95 * there, (found, there)
+    assert np.mean(excess) <= 0.1, np.mean(excess)
+
+
+@pytest.mark.slow
+def test_standard_finds_the_smallest_number_of_flips_of_twenty_nets() -> None:
+    check_smallest_budgets(range(20))
+
+
+def retimings(x: Tensor, reach: int) -> Tensor:
+    """All retimings of a binary input [T, F] with shifts of up to `reach` steps, without repetition, [M, T, F]."""
+    steps, features = x.shape
+    lines = []
+    for line in range(features):
+        at = x[:, line].nonzero()[:, 0].tolist()
+        places = [range(max(0, t - reach), min(steps, t + reach + 1)) for t in at]
+        # Sorted times in order: on a binary line the matching in order has the least largest shift.
+        lines.append(sorted({each for each in itertools.product(*places) if list(each) == sorted(set(each))}))
+    found = []
+    for chosen in itertools.product(*lines):
+        moved = torch.zeros_like(x)
+        for line, at in enumerate(chosen):
+            moved[list(at), line] = 1
+        found.append(moved)
+    return torch.stack(found)
+
+
+def shifts(moved: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """The largest shift, the total and the number of moved spikes of retimings [M, T, F] of x [T, F], each [M]."""
+    lines = (moved - x).cumsum(dim=1).abs().sum(dim=(1, 2))
+    times = torch.stack([torch.stack([each.T.nonzero()[:, 1], x.T.nonzero()[:, 1]]) for each in moved])
+    return {
+        "shift-linf": (times[:, 0] - times[:, 1]).abs().amax(dim=1),
+        "shift-l1": lines,
+        "shift-l0": (moved - x).clamp_min(0).sum(dim=(1, 2)),
+    }
+
+
+def spiking_case(number: int) -> Case:
+    """A net with samples [6, 8] of at most 6 spikes that it gets right."""
+    for attempt in itertools.count():
+        generator = torch.Generator().manual_seed(7000 * attempt + number)
+        net = random_net(number, 8, generator)
+        with torch.no_grad():
+            net[0].weight *= 3  # few spikes have to matter
+        model = sr.wrap(net, name=f"net{number}", encoder=None, domain="binary")
+        x = torch.zeros(200, 48)
+        x = x.scatter(1, torch.rand(200, 48, generator=generator).argsort(dim=1)[:, :6], 1.0).reshape(-1, 6, 8)
+        logits = model.logits(x).detach()
+        y = model.predict(logits)
+        spoken = y >= 0
+        x, y, sure = x[spoken], y[spoken], margin(logits, y.clamp_min(0))[spoken]
+        if len(y) > 60 and 0.15 < float((y == 0).float().mean()) < 0.85:
+            chosen = sure.argsort()[:: len(y) // 8][:6]  # from the smallest margin up
+            return Case(model, Dataset.of(x[chosen], y[chosen], name=f"net{number}"))
+    raise AssertionError
+
+
+#: How far enumerated retimings shift each spike, with the budgets: no allowed retiming of six steps shifts one further.
+SHIFTED: dict[str, tuple[int, tuple[int, ...]]] = {
+    "shift-linf": (2, (1, 2)),
+    "shift-l1": (3, (1, 2, 3)),
+    "shift-l0": (5, (1, 2, 3)),
+}
+
+
+def check_retimings(numbers: Sequence[int], norm: str, **effort: int) -> None:
+    """`standard` against all retimings of up to 2 steps, of a total of up to 3 steps, or of up to 3 spikes."""
+    found, there, total = 0, 0, 0
+    reach, radii = SHIFTED[norm]
+    for number in numbers:
+        each = spiking_case(number)
+        task = sr.load("standard", norm=norm, epsilon=radii, **effort)
+        broken = ~sr.evaluate(each.model, (each.data.x, each.data.y), [task], evidence="none").robust("standard")
+        for sample, (x, y) in enumerate(zip(each.data.x, each.data.y, strict=True)):
+            every = retimings(x, reach)
+            wrong = torch.cat([each.model.predict(each.model.logits(part)) != y for part in every.split(4096)])
+            size = shifts(every, x)[norm]
+            truth = np.array([bool((wrong & (size <= radius)).any()) for radius in radii])
+            assert not (broken[:, sample] & ~truth).any(), (number, sample)
+            found, there = found + int((broken[:, sample] & truth).sum()), there + int(truth.sum())
+            total += len(radii)
+    assert 0 < there < total, (there, total)
+    assert found >= 0.95 * there, (found, there, total)
+
+
+def test_standard_finds_the_retimings_that_enumeration_finds() -> None:
+    check_retimings([4], "shift-linf", steps=30, queries=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "nets"), [("shift-linf", 20), ("shift-l1", 8), ("shift-l0", 8)])
+def test_standard_finds_the_retimings_of_many_nets(norm: str, nets: int) -> None:
+    check_retimings(range(nets), norm, queries=500)
+
+
+class LinearReadOut(nn.Module):
+    """Two logits: the weighted sum of all entries of a sequence [T, N, F] against a constant."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)  # (T, F)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 2]."""
+        score = (x * self.weight[:, None]).sum(dim=(0, 2)) + self.bias
+        return torch.stack([score, -score], dim=1)
+
+
+def check_planted(numbers: Sequence[int], samples: int) -> None:
+    """Linear read-outs of 2000 entries whose smallest number of flips, 4 to 8, is known from the sorted gains."""
+    excess = []
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        weight = torch.randn(20, 100, generator=generator)
+        x = (torch.rand(samples, 20, 100, generator=generator) < 0.3).float()
+        gain = ((1 - 2 * x) * -weight).flatten(1).sort(dim=1, descending=True).values  # what each flip takes off
+        planted = 4 + torch.arange(samples) % 5
+        most, less = (
+            gain.cumsum(dim=1).gather(1, planted[:, None] - 1),
+            gain.cumsum(dim=1).gather(1, planted[:, None] - 2),
+        )
+        for sample, flips in enumerate(planted.tolist()):
+            score = float((x[sample] * weight).sum())
+            between = 0.3 * float(most[sample]) + 0.7 * float(less[sample])
+            net = LinearReadOut(weight, between - score)
+            model = sr.wrap(net, encoder=None, domain="binary", out_layout="N")
+            radii = list(range(flips - 1, flips + 3))
+            task = sr.load("standard", norm="l0", epsilon=radii)
+            report = sr.evaluate(model, (x[[sample]], torch.tensor([0])), [task], evidence="none", progress=False)
+            broken = ~report.robust("standard")[:, 0]
+            assert not broken[0], (number, sample)  # what cannot be
+            assert broken.any(), (number, sample)
+            excess.append(radii[int(broken.argmax())] - flips)
+    assert np.mean(excess) <= 0.1, excess
+
+
+def test_a_planted_number_of_flips_is_found() -> None:
+    check_planted([0], samples=1)
+
+
+@pytest.mark.slow
+def test_planted_numbers_of_flips_are_found() -> None:
+    check_planted([0, 1], samples=10)
+
+
 def grid(x: Tensor, epsilon: float, points: int) -> Tensor:
     """A grid over ball and box around x [N, 2], [N, points^2, 2]."""
     low, high = (x - epsilon).clamp_min(0), (x + epsilon).clamp_max(1)

@@ -232,20 +232,6 @@ def test_a_failure_inside_torchattacks_names_the_attack() -> None:
     assert isinstance(raised.value.__cause__, RuntimeError)
 
 
-@pytest.mark.parametrize("settings", [{"encoder": None}, {"steps": 4, "domain": "binary"}], ids=repr)
-def test_temporal_and_event_inputs_are_refused(settings: dict[str, Any]) -> None:
-    model = wrap(net(features=50), **settings)
-    x = images(6, 50).round() if model.encoder is None else images(50).round()
-    y = torch.zeros(N, dtype=torch.long)
-    with pytest.raises(InputError, match="static inputs of domain 'real'"):
-        Torchattacks("PGD").check(model, prepare((x, y), N), load("torchattacks:PGD", epsilon=1.0))
-    queries = BatchQueries(ModelQueries(model, CrossEntropy(), Own()), Batch(x, y, INDEX))
-    threat = ThreatModel("linf", 1.0, model.bounds, model.domain)
-    with pytest.raises(InputError, match="static inputs of domain 'real'"):
-        Torchattacks("PGD").perturb(queries, x, y, threat, Draws(0, "bridge"), INDEX)
-    checked("PGD")  # control
-
-
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     own_import = builtins.__import__
 

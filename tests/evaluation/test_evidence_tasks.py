@@ -173,10 +173,11 @@ def test_noise_stays_in_the_ball_and_the_box() -> None:
     from snnrobust.common.random import Draws
 
     x, index = torch.rand(20, 1, 4, 4), torch.arange(20)
-    noisy = BallNoise("l2", 0.0, 1.0, "real").apply(x, 0.5, Draws(0, "noise"), index)
+    ball = BallNoise(ThreatModel("l2", 0.0))
+    noisy = ball.apply(x, 0.5, Draws(0, "noise"), index)
     verify(noisy, x, ThreatModel("l2", 0.5), index.tolist(), "noise")
     assert not torch.equal(noisy, x)
-    assert torch.equal(noisy[3:4], BallNoise("l2", 0.0, 1.0, "real").apply(x[3:4], 0.5, Draws(0, "noise"), index[3:4]))
+    assert torch.equal(noisy[3:4], ball.apply(x[3:4], 0.5, Draws(0, "noise"), index[3:4]))
 
 
 def test_another_class() -> None:

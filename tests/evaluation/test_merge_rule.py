@@ -11,11 +11,11 @@ import torch
 from snnrobust.evaluation.attack_outcomes import (
     AttackOutcomes,
     KeptExamples,
-    distances_to_originals,
     replaces,
     worst_of,
 )
 from snnrobust.search.attack_context import SearchResult
+from snnrobust.threat_models.threat_model import ThreatModel
 
 HELD = {"nothing": -1, "broken": 0, "withstands": 1}
 RANKS = {"stronger": 0.0, "equal": 1.0, "weaker": 2.0}
@@ -108,7 +108,9 @@ def merged(*results: SearchResult) -> AttackOutcomes:
     outcomes = AttackOutcomes.empty(4, 2, KeptExamples.none_of(3, (2,), torch.float32))
     for number, each in enumerate(results):
         originals = torch.zeros(len(each.rows), 2)
-        outcomes.merge(each, originals, "l1", member=number, search_number=number, stochastic=False)
+        outcomes.merge(
+            each, originals, ThreatModel("l1", 9.0, (-9.0, 9.0)), member=number, search_number=number, stochastic=False
+        )
     return outcomes
 
 
@@ -152,9 +154,3 @@ def test_a_partial_cell_is_read_as_it_was_written() -> None:
     }
     assert found.examples is not None
     assert found.examples.held.tolist() == [False, True, False]  # of the first three samples alone
-
-
-def test_distances() -> None:
-    x, x0 = torch.tensor([[3.0, -4.0, 0.0]]), torch.zeros(1, 3)
-    found = {norm: float(distances_to_originals(x, x0, norm)[0]) for norm in ("linf", "l2", "l1", "l0")}
-    assert found == {"linf": 4.0, "l2": 5.0, "l1": 7.0, "l0": 2.0}

@@ -69,7 +69,7 @@ def test_bad_strengths_are_refused(name: str, value: Any, kind: type[Exception],
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"norm": "l3"}, InputError, r"norm in \['linf', 'l2', 'l1', 'l0'\], got 'l3'"),
+        ({"norm": "l3"}, InputError, r"norm in \['linf', 'l2'.*got 'l3'"),
         ({"norm": None}, InputError, "norm in"),
         ({"norm": ["l2"]}, InputError, "norm in"),
         ({"restarts": 0}, InputError, "restarts to be a whole number >= 1, got 0"),

@@ -223,7 +223,7 @@ def test_lengths_belong_to_samples_too() -> None:
     torch.testing.assert_close(batch_queries.logits(data.x[order], data.index[order]), expected)
     module = batch_queries.as_module(data.index[order])
     torch.testing.assert_close(module(data.x[order]), expected)
-    with pytest.raises(PluginError, match="their lengths are unknown"):
+    with pytest.raises(PluginError, match="which of their lengths and paddings to take"):
         module(data.x[:2])
     plain = BatchQueries(queries(model=model), Batch(data.x, data.y, data.index)).as_module(data.index)
     assert plain(data.x[:2]).shape == (2, 3)  # control: without padding a part is allowed

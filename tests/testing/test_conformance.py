@@ -22,11 +22,17 @@ from snnrobust_attacks.optimisers.pgd import PGD
 
 SMALL: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 3},
+    "retiming": {"steps": 3},
+    "gumbel-events": {"steps": 3},
+    "patch": {"steps": 2, "samples": 4},
+    "universal": {"steps": 2, "samples": 4},
+    "event-pattern": {"steps": 2},
+    "accuracy-over-time": {"samples": 8},
     "apgd": {"steps": 5},
     "sa-pgd": {"steps": 5},
     "momentum": {"steps": 3},
     "square": {"steps": 20},
-    "random-search": {"steps": 20},
+    "random-search": {"steps": 5},
     "flips": {"steps": 5},
     "minimum-norm": {"steps": 8},
     "hop-skip-jump": {"steps": 2, "queries": 8, "starts": 2},
@@ -39,7 +45,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "trace": {"samples": 8, "directions": 8, "draws": 2},
     "density": {"samples": 8, "directions": 8, "draws": 2, "probes": 2, "steps": 5},
 }
-NEEDS = {"torchattacks": "torchattacks", "pyhessian": "pyhessian"}
+NEEDS = {
+    "torchattacks": "torchattacks",
+    "pyhessian": "pyhessian",
+    **dict.fromkeys(("blur", "brightness", "contrast", "rotation", "occlusion"), "torchvision"),
+}
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in sr.plugins()])

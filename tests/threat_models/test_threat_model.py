@@ -15,7 +15,8 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.errors import InputError
-from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
+from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.threat_models.verify import verify
 
 NORMS = ["linf", "l2", "l1"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,36 +9,43 @@ from torch import Tensor
 
 from snnrobust.common.random import Draws
 from snnrobust.data.evaluation_data import EvaluationData
-from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
 from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.corruptions.shared import check_events, check_high, check_severity, move_in_time
 
 
 @dataclass(frozen=True)
 class TimeJitter:
-    """Each spike moved in time by round(severity n) steps, n standard normal.
+    """Each spike or event moved in time by round(severity n) steps, n standard normal.
 
-    Severity is the standard deviation in time steps. Times are clamped to the sequence (without padding), and spikes
-    of one entry that meet at a step merge into one: the number of spikes can only fall.
+    Severity is the standard deviation in time steps. The events of a count move independently. Times are clamped to the
+    sequence (without padding), and events of one line that meet at a step add up to at most `high`: on binary data
+    they merge into one, and the number of events can only fall.
+
+    Attributes:
+        high: The greatest count of an entry: the model's upper bound, 1 for binary data.
 
     Raises:
-        InputError: For a severity that is negative or not finite.
+        InputError: If `high` is no count, or for a severity that is negative or not finite.
     """
 
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_high(self.high)
+
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless inputs are sequences of binary spikes."""
-        if model.static or model.domain != "binary":
-            raise InputError(
-                f"expected sequences of binary spikes for time jitter, got {'static' if model.static else 'temporal'} "
-                f"data of domain '{model.domain}' of model '{model.name}'; wrap with encoder=None, domain='binary'"
-            )
+        """Raises an `InputError` unless inputs are sequences of spikes or event counts up to `high`."""
+        check_events(model, "time jitter", self.high)
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Jittered sequences [N, T, *] for sequences x [N, T, *] of the samples `index` [N]."""
-        if not (severity >= 0 and math.isfinite(severity)):
-            raise InputError(f"expected a finite severity >= 0 for time jitter, got {severity}; give time steps")
-        steps = x.shape[1]
-        clock = torch.arange(steps, device=x.device).reshape(steps, *[1] * (x.ndim - 2))
-        shift = torch.round(severity * rng.on(x).normal(index, x.shape[1:]))  # [N, T, *]
-        time = (clock + shift).clamp(0, steps - 1).long()
-        return torch.zeros_like(x).scatter_reduce(1, time, x, "amax")
+        check_severity(severity, "time jitter", "time steps")
+        if severity == 0:
+            return x
+        rng = rng.on(x)
+
+        def shift(event: int) -> Tensor:
+            return torch.round(severity * rng.normal(index, x.shape[1:], draw=event))  # (N, T, *)
+
+        return move_in_time(x, shift, self.high, clamp=True)

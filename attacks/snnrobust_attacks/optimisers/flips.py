@@ -14,8 +14,10 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
+from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.threat_model import COUNTS, Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
+from snnrobust_attacks.optimisers.shared import counts_limits, project_by_priority
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Flips:
     After the Sparse Dynamic Attack (Lun et al. 2025, CVPR: legal flips by gradient, kept if the measured objective
     agrees) and random search over sets (Sparse-RS, Croce et al. 2022, arXiv 2006.12834).
 
-    For norm "l0" in every domain, for L1 of binary inputs, and for L-inf of whole numbers, where at most half of the
-    entries change.
+    For norm "l0" in every domain, for L1 of binary inputs, for L-inf of whole numbers, where at most half of the
+    entries change, and for counts of changes per step, of additions and of deletions, alone or as limits: there each
+    proposal makes the changes of largest score that the budgets allow.
 
     Attributes:
         steps: Number of steps, each a forward and a backward pass.
@@ -56,6 +59,7 @@ class Flips:
     floor: float = 0.3
 
     needs: ClassVar[Literal["gradient"]] = "gradient"
+    norms: ClassVar[tuple[Norm, ...]] = COUNTS
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -67,7 +71,12 @@ class Flips:
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` for a norm that does not count changes."""
         norm = "l0" if task.attack is None else task.attack.norm
-        known = {"real": ("l0",), "integer": ("l0", "linf"), "binary": ("l0", "linf", "l1")}[model.domain]
+        counts = ("l0-step", "additions", "deletions")
+        known = {
+            "real": ("l0",),
+            "integer": ("l0", "linf", *counts),
+            "binary": ("l0", "linf", "l1", *counts),
+        }.get(model.domain, ())
         if norm not in known:
             raise InputError(
                 f"expected norm in {list(known)} for '{task.label}' in domain '{model.domain}', got '{norm}'; "
@@ -94,9 +103,13 @@ class Flips:
         better = (loss >= state["loss"]).reshape(-1, *[1] * (x0.ndim - 1))
         best = torch.where(better, state["x"], state["best"])
         gradient = torch.where(better, gradient, state["gradient"])
-        x = self._propose(best.flatten(1), gradient.flatten(1), x0.flatten(1), k, threat, rng.on(x0), index)
+        if counts_limits(threat):
+            x = self._propose_within_limits(best, gradient, x0, k, threat, rng.on(x0), index)
+        else:
+            flat = self._propose(best.flatten(1), gradient.flatten(1), x0.flatten(1), k, threat, rng.on(x0), index)
+            x = threat.project(flat.reshape(x0.shape), x0)
         return {
-            "x": threat.project(x.reshape(x0.shape), x0),
+            "x": x,
             "best": best,
             "gradient": gradient,
             "loss": torch.maximum(loss, state["loss"]),
@@ -139,6 +152,37 @@ class Flips:
         gain = self._score((target - x0) * gradient, eligible) + enter
         made = eligible & largest_mask(gain.masked_fill(~eligible, -torch.inf), wanted - kept.sum(dim=1))
         return torch.where(made, target, torch.where(kept, x, x0))
+
+    def _propose_within_limits(
+        self, x: Tensor, gradient: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
+    ) -> Tensor:
+        """The best set [N, *] with some of its changes taken back, and the changes of largest score that then fit."""
+        count = x0[0].numel()
+        unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
+        noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
+        part, heat, size, coin = unit[:, 3 * count :].unbind(dim=1)
+        gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
+        leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
+
+        at, origin, g = x.flatten(1), x0.flatten(1), gradient.flatten(1)
+        changed = at != origin
+        value = (at - origin) * g
+        worth = self._score(value, changed) * torch.where(value < 0, 2, 1)
+        back = (self.exchange * (1 - k / self.steps) * part * changed.sum(dim=1)).floor().long()
+        back = back.maximum((part < 0.5).long())
+        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back)
+        kept = changed & ~removed
+
+        target = self._target(origin, g, side, threat)
+        others = ~kept & ~(removed & (target == at))
+        along = others & ((target - origin) * g > 0)
+        eligible = torch.where(((coin < 0.5) & along.any(dim=1))[:, None], along, others)
+        # One step in eight spends only a part of the budget: a random part of the entries may change.
+        eligible &= (side < 8 * size[:, None]) | (size[:, None] >= 1 / 8)
+        gain = (self._score((target - origin) * g, eligible) + enter).masked_fill(~eligible, -torch.inf)
+        priority = gain.argsort(dim=1, stable=True).argsort(dim=1, stable=True) / count
+        shaped = [each.reshape(x0.shape) for each in (kept, target, priority.to(x0), eligible)]
+        return project_by_priority(x, x0, shaped[0], shaped[1], shaped[2], shaped[3], threat)
 
     def _score(self, gain: Tensor, among: Tensor) -> Tensor:
         """The logarithm of the estimated gains [N, D], in units of the mean legal gain of the entries `among`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,10 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.common.validate import check_count, check_share
 from snnrobust.plugin import State
-from snnrobust.threat_models.threat_model import ThreatModel, largest_mask
+from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.threat_model import SHIFTS, Norm, ThreatModel
+from snnrobust_attacks.optimisers.retimings import propose
+from snnrobust_attacks.optimisers.shared import counts_limits, project_by_priority
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class RandomSearch:
         lasts). A step takes back what makes room for a new change, and each change with a probability that falls
         over the steps, p_k = exchange / (1 + 20 k / steps), and spends the budget again; one time in eight only a
         random part of it, since less may suffice. After Sparse-RS (Croce et al. 2022, arXiv 2006.12834), which
-        exchanges a falling share of the changed pixels for others with extreme values.
+        exchanges a falling share of the changed pixels for others with extreme values. Counts per step, of additions
+        and of deletions, and limits: the same, with random changes for as long as they fit.
+    Shifts: random moves; a step frees a random share of the lines, one at least.
 
     A sanity check for gradient-based attacks, which have failed where it beats them, and an attack on nets without
     useful gradients. Under L-inf and L2 it is weak; use the Square attack there (Andriushchenko et al. 2020, arXiv
@@ -47,6 +52,7 @@ class RandomSearch:
     exchange: float = 0.5
 
     needs: ClassVar[Literal["loss"]] = "loss"
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -57,6 +63,8 @@ class RandomSearch:
         """Starts at a random extreme point."""
         none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         k = torch.zeros(len(x0), dtype=torch.long, device=x0.device)
+        if threat.norm in SHIFTS:
+            return {"x": threat.start(x0, rng.sub("start"), index), "best": x0.clone(), "loss": none}
         start = self._propose(x0, x0, k, threat, rng.sub("start"), index, share=1.0)
         return {"x": start, "best": x0.clone(), "loss": none}
 
@@ -82,6 +90,12 @@ class RandomSearch:
     ) -> Tensor:
         """An allowed input [N, *] that shares a part of its changes with `best` [N, *]."""
         rng, shape, wide = rng.on(x0), x0.shape[1:], (-1, *[1] * (x0.ndim - 1))
+        if threat.norm in SHIFTS:
+            score = rng.sub("where").uniform(index, shape, k)
+            rate = self.exchange / (1 + 20 * (k / self.steps))
+            return propose(best, x0, score, rate, threat, rng, index, k)
+        if counts_limits(threat):
+            return self._spend_within_limits(best, x0, k, threat, rng, index)
         if threat.norm in ("l0", "l1"):
             return self._spend(best, x0, k, threat, rng, index)
         drawn = rng.sub("where").uniform(index, shape, k) < share
@@ -95,6 +109,22 @@ class RandomSearch:
         length = change.flatten(1).norm(dim=1).reshape(wide)
         # Longer than epsilon, to make up for what the bounds cut off in the projection.
         return threat.project(x0 + change * (3 * threat.epsilon / length.clamp_min(1e-12)), x0)
+
+    def _spend_within_limits(
+        self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
+    ) -> Tensor:
+        """Takes some changes back, and makes random ones for as long as they fit; some steps only a part of them."""
+        shape, wide = x0.shape[1:], (-1, *[1] * (x0.ndim - 1))
+        leave, order, side = (rng.sub(name).uniform(index, shape, k) for name in ("leave", "order", "side"))
+        part = (8 * rng.sub("part").uniform(index, (1,), k)).clamp_max(1).reshape(wide)
+        rate = (self.exchange / (1 + 20 * (k / self.steps))).reshape(wide)
+        changed = best != x0
+        # One change at least makes room for another.
+        least = largest_mask(torch.where(changed, 1 - leave, -1.0).flatten(1), 1).reshape(x0.shape)
+        kept = changed & ~(leave < rate) & ~least
+        low, high = threat.bounds
+        target = torch.where(((side < 0.5) & (x0 < high)) | (x0 <= low), high, low).to(x0)
+        return project_by_priority(best, x0, kept, target, order, ~kept & (order < part), threat)
 
     def _spend(self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The L0 and L1 proposal: takes some changes back and moves random entries to a bound with what that frees."""

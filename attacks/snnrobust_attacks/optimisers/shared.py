@@ -32,6 +32,33 @@ def at_least_one_event(size: Tensor, threat: ThreatModel) -> Tensor:
     return size if threat.domain == "real" else size.clamp_min(1)
 
 
+def project_by_priority(
+    x: Tensor, x0: Tensor, kept: Tensor, target: Tensor, priority: Tensor, among: Tensor, threat: ThreatModel
+) -> Tensor:
+    """The changes `kept` of x, and as many changes to `target` as the budgets allow, by falling priority.
+
+    The projection keeps the changes that go furthest, so each one is written as a value beyond its own: by .45 for
+    those that are kept, by .4 of its priority for others. It rounds them away.
+
+    Args:
+        x: Whole numbers, [N, *].
+        x0: Originals, [N, *].
+        kept: Which entries keep their value, [N, *].
+        target: The other values, [N, *].
+        priority: In [0, 1], [N, *].
+        among: Which entries may change to their target, [N, *].
+        threat: A threat model that counts changes.
+    """
+    held = x + 0.45 * (x - x0).sign()
+    new = target + 0.4 * priority * (target - x0).sign()
+    return threat.project(torch.where(kept, held, torch.where(among, new, x0)), x0)
+
+
+def counts_limits(threat: ThreatModel) -> bool:
+    """Whether a threat model counts changes otherwise than in all: per step, additions and deletions apart."""
+    return bool(threat.limits) or threat.norm in ("l0-step", "additions", "deletions", "events")
+
+
 def checkpoints(steps: int) -> list[int]:
     """The steps after which APGD and SA-PGD check their step size (Croce & Hein 2020, section 3.1).
 

@@ -158,7 +158,8 @@ def task(corruption: Corruption, *severities: float) -> Task:
         (SpikeDeletion(), {"encoder": None, "domain": "integer", "bounds": (-1, 1)}),
         (SpikeDeletion(), {"steps": 2, "domain": "binary"}),
         (TimeJitter(), {"steps": 2, "domain": "binary"}),
-        (TimeJitter(), {"encoder": None, "domain": "integer"}),
+        (TimeJitter(), {"encoder": None, "domain": "integer", "bounds": (0, 7)}),
+        (TimeJitter(high=7.0), TEMPORAL),
     ],
     ids=repr,
 )
@@ -177,6 +178,7 @@ def test_check_refuses_models_that_do_not_fit(corruption: Any, settings: dict[st
         (SpikeDeletion(), TEMPORAL),
         (SpikeDeletion(), {"encoder": None, "domain": "integer", "bounds": (0, 7)}),
         (TimeJitter(), TEMPORAL),
+        (TimeJitter(high=7.0), {"encoder": None, "domain": "integer", "bounds": (0, 7)}),
     ],
     ids=repr,
 )
