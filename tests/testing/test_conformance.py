@@ -23,6 +23,7 @@ from snnrobust_attacks.optimisers.pgd import PGD
 SMALL: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 3},
     "retiming": {"steps": 3},
+    "spikefool": {"steps": 2, "inner": 4},
     "gumbel-events": {"steps": 3},
     "patch": {"steps": 2, "samples": 4},
     "universal": {"steps": 2, "samples": 4},
