@@ -56,7 +56,7 @@ def _without_gradients(norm: Norm, steps: int) -> list[MemberArguments]:
 def _optimisers(norm: Norm) -> tuple[str, str]:
     """The two optimisers of a norm: APGD, and SA-PGD where it is defined, else PGD; where spikes are counted or moved,
     the one that is defined there."""
-    usual = gradient_attack(norm)
+    usual = gradient_attack(norm, "binary")
     if usual != "pgd":
         return usual, usual
     return "apgd", "sa-pgd" if norm == "linf" else "pgd"

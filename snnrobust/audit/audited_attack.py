@@ -12,7 +12,7 @@ from snnrobust.analysis.outcomes import Outcomes, budget_of
 from snnrobust.audit.gaps import Gap
 from snnrobust.common.files import Arrays
 from snnrobust.results.store import ANOTHER_CLASS, EVIDENCE
-from snnrobust.threat_models.threat_model import Limit, Norm
+from snnrobust.threat_models.threat_model import Domain, Limit, Norm
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class AuditedAttack:
         self.norm: Norm = attack["norm"]
         self.limits: tuple[Limit, ...] = tuple((norm, most) for norm, most in attack.get("limits", ()))
         self.budget = budget_of(attack)
+        self.domain: Domain = outcomes.run["models"][model]["domain"]
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -208,7 +208,7 @@ def _other_estimator_missing(audited: AuditedAttack) -> str:
     if audited.outcomes.run["evidence"] != "full":
         return FULL_EVIDENCE
     # With full evidence the members of `standard` were run: none with another estimator fits the net.
-    own = load_call(gradient_attack(audited.norm), audited, "gradient=...")
+    own = load_call(gradient_attack(audited.norm, audited.domain), audited, "gradient=...")
     return f"Use spiking nodes of SpikingJelly, or add an attack with an estimator of your own: {own}."
 
 

@@ -29,7 +29,7 @@ def black_box(audited: AuditedAttack) -> str:
 
 def adaptive(audited: AuditedAttack, settings: str) -> str:
     """The argument that adds a gradient attack with these settings to an ensemble under this threat model."""
-    return f"adaptive=[{{'name': '{gradient_attack(audited.norm)}', {settings}}}]"
+    return f"adaptive=[{{'name': '{gradient_attack(audited.norm, audited.domain)}', {settings}}}]"
 
 
 def more_steps(audited: AuditedAttack) -> str:
@@ -39,7 +39,7 @@ def more_steps(audited: AuditedAttack) -> str:
         longer = adaptive(audited, "'steps': 200, 'restarts': 5, 'label': 'long'")
         return f"Pass more steps= to {'the ensemble' if has_steps else 'its members'}, or add a member: {longer}."
     if not has_steps:
-        usual = gradient_attack(audited.norm)
+        usual = gradient_attack(audited.norm, audited.domain)
         several = load_call("apgd" if usual == "pgd" else usual, audited)
         return f"Use an attack of several steps, e.g. {several}."
     return f"Pass more steps={' or restarts=' if _takes_restarts(audited) else ''}."

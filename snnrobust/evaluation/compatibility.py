@@ -141,7 +141,7 @@ def _check_threat_model(task: Task, attack: AttackSettings, model: SpikingModel,
     """Raises an `InputError` if a threat model makes no sense for a model's inputs, or the attack does not know it."""
     norms = getattr(task.plugin, "norms", BALLS)
     if attack.norm not in norms:
-        usual = gradient_attack(attack.norm)
+        usual = gradient_attack(attack.norm, model.domain)
         raise InputError(
             f"expected norm in {list(norms)} for '{task.label}', got '{attack.norm}'; use one of these, or an attack "
             f"that is defined for '{attack.norm}', e.g. '{usual}'"
@@ -149,7 +149,13 @@ def _check_threat_model(task: Task, attack: AttackSettings, model: SpikingModel,
     if attack.limits and not hasattr(task.plugin, "norms"):
         raise InputError(
             f"expected no limits= for '{task.label}', which knows norm balls only, got {dict(attack.limits)}; "
-            f"use an attack that does, e.g. '{gradient_attack(attack.norm)}'"
+            f"use an attack that does, e.g. '{gradient_attack(attack.norm, model.domain)}'"
+        )
+    if model.domain == "events" and not getattr(task.plugin, "event_lists", False):
+        raise InputError(
+            f"expected an attack on event lists for '{task.label}', got '{task.name}' on model '{model.name}'; use "
+            f"'{gradient_attack(attack.norm, model.domain)}', or attack the frames: bin the recordings first, and wrap "
+            f"with encoder=None"
         )
     names = {attack.norm, *(norm for norm, _ in attack.limits)}
     if model.domain == "real" and names - {*BALLS, "l0-step"}:

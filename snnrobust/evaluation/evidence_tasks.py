@@ -27,7 +27,7 @@ from snnrobust.plugin.task import AttackSettings, Task, load, uses_gradients, wi
 from snnrobust.plugin.usual_attacks import gradient_attack
 from snnrobust.search.scoring import Scorer
 from snnrobust.spike_gradients.swap import batch_dependent
-from snnrobust.threat_models.threat_model import Norm, ThreatModel
+from snnrobust.threat_models.threat_model import SHIFTS, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust.wrapping.model import SpikingModel
 
@@ -144,16 +144,20 @@ def evidence_tasks(
         radii = tuple(sorted({radius for task in attacks for radius in task.strengths if radius > 0}))
         eot = max(attack.eot for task in attacks for _, attack in task.attacks)
         standard = load("standard", label=f"{budget}/estimators", norm=norm, limits=limits, epsilon=radii, eot=eot)
-        if not any(each.kind == "steps-100" and _alike(each.task, standard) for each in found):
+        # `standard` has no members with gradients on event lists.
+        known = any(each.kind == "steps-100" and _alike(each.task, standard) for each in found)
+        if not known and model.domain != "events":
             found.append(EvidenceTask("estimators", budget, standard))
         noise = BallNoise(model.threat_model(norm, 0.0, factors.limits))
         ball = Task("ball", f"{budget}/noise", "noise", "snnrobust", noise, radii, draws=10)
         found.append(EvidenceTask("noise", budget, ball))
         others = [name for name, each in sources.items() if each.net is not model.net]
+        if model.domain == "events" and norm in SHIFTS:
+            continue  # nothing moves events of a list by a gradient
         for name in others[:SOURCES]:
             label = f"{budget}/transfer {name}"
             transfer = load(
-                gradient_attack(norm),
+                gradient_attack(norm, model.domain),
                 label=label,
                 norm=norm,
                 limits=limits,

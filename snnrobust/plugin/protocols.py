@@ -37,7 +37,8 @@ class Optimiser(Protocol):
     Padded sequences come without their padding, those of one length in one call.
 
     A class attribute `norms` names the norms it is defined for, and with it the limits beside them; without one these
-    are L-inf, L2, L1 and L0, without limits. So for a `Perturbation`.
+    are L-inf, L2, L1 and L0, without limits. `event_lists = True` says that it takes event lists [N, E, 5]. So for a
+    `Perturbation`.
 
     Attributes:
         needs: "gradient" for a gradient-based attack, "loss" for a black-box attack.

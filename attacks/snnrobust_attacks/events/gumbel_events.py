@@ -75,6 +75,7 @@ class GumbelEvents:
     penalty: float = 0.1
 
     norms: ClassVar[tuple[Norm, ...]] = ("l0", "l1", "additions", "deletions")
+    event_lists: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, 2, "give a step for the original and at least one more")

@@ -36,6 +36,7 @@ class RandomSearch:
         exchanges a falling share of the changed pixels for others with extreme values. Counts per step, of additions
         and of deletions, and limits: the same, with random changes for as long as they fit.
     Shifts: random moves; a step frees a random share of the lines, one at least.
+    Event lists: a random list at each step, of all that are allowed.
 
     A sanity check for gradient-based attacks, which have failed where it beats them, and an attack on nets without
     useful gradients. Under L-inf and L2 it is weak; use the Square attack there (Andriushchenko et al. 2020, arXiv
@@ -53,6 +54,7 @@ class RandomSearch:
 
     needs: ClassVar[Literal["loss"]] = "loss"
     norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
+    event_lists: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -63,7 +65,7 @@ class RandomSearch:
         """Starts at a random extreme point."""
         none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         k = torch.zeros(len(x0), dtype=torch.long, device=x0.device)
-        if threat.norm in SHIFTS:
+        if threat.norm in SHIFTS or threat.domain == "events":
             return {"x": threat.start(x0, rng.sub("start"), index), "best": x0.clone(), "loss": none}
         start = self._propose(x0, x0, k, threat, rng.sub("start"), index, share=1.0)
         return {"x": start, "best": x0.clone(), "loss": none}
@@ -90,6 +92,8 @@ class RandomSearch:
     ) -> Tensor:
         """An allowed input [N, *] that shares a part of its changes with `best` [N, *]."""
         rng, shape, wide = rng.on(x0), x0.shape[1:], (-1, *[1] * (x0.ndim - 1))
+        if threat.domain == "events":
+            return threat.start(x0, rng.sub("list"), index, k)
         if threat.norm in SHIFTS:
             score = rng.sub("where").uniform(index, shape, k)
             rate = self.exchange / (1 + 20 * (k / self.steps))
