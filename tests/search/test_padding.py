@@ -38,7 +38,7 @@ from snnrobust_attacks.estimators.hart import HART
 STEPS, FEATURES = 4, 6
 LENGTHS = torch.tensor([4, 2, 3, 4, 1, 2, 3, 4])
 EPSILON = {"linf": {"real": 0.1, "binary": 1.0}, "l2": {"real": 0.4, "binary": 1.5}, "l1": {"real": 1.0, "binary": 2.0}}
-FEW = {"steps": 4, "queries": 4, "starts": 3, "candidates": 8}
+FEW = {"steps": 4, "queries": 4, "starts": 3, "candidates": 8, "inner": 4}
 _REAL, _BINARY = ({f"{norm}-{domain}" for norm in ("linf", "l2", "l1", "l0")} for domain in ("real", "binary"))
 _GRADIENT = {"l2-binary", "l0-real", "l0-binary"}
 #: Threat models that an attack is not defined for, padded or not.
