@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,13 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "tables" / "torchattacks_tempo
 def scripts(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the script, which import each other by name."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    found = {name: importlib.import_module(name) for name in ("direct", "moving_bars", "table")}
-    for module in found.values():  # `table` is the name of other scripts' modules too
-        monkeypatch.delitem(__import__("sys").modules, module.__name__)
+    names = ("direct", "moving_bars", "table")
+    before = {name: sys.modules.pop(name, None) for name in names}  # `table` is a module of other scripts too
+    found = {name: importlib.import_module(name) for name in names}
+    for name, held in before.items():
+        del sys.modules[name]
+        if held is not None:
+            sys.modules[name] = held
     return SimpleNamespace(**found)
 
 
