@@ -100,7 +100,10 @@ class ThreatModel:
         if not low < high:
             raise InputError(f"expected bounds with low < high, got {self.bounds}; give (least, greatest) input value")
         if (self.domain == "events") != (self.sensor is not None):
-            raise InputError(f"expected a sensor with domain 'events' alone, got {self.sensor} with '{self.domain}'")
+            raise InputError(
+                f"expected a sensor with domain 'events' and with no other, got {self.sensor} with '{self.domain}'; "
+                f"pass sensor=sr.events.Sensor(...) for event lists, and leave it out for grids"
+            )
         for norm, most in ((self.norm, self.epsilon), *self.limits):
             if norm not in ("linf", "l2", "l1") and 0 < most < 1:
                 raise InputError(f"expected epsilon 0 or >= 1 for norm '{norm}', got {most:g}; give a whole number")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import snnrobust as sr
+from snnrobust.data import download
 from snnrobust.networks import fetch_published, published
 from snnrobust.networks.nir import archive, fetch
 
@@ -63,7 +64,7 @@ class Pip:
 
 
 def use(pip: Pip, monkeypatch: pytest.MonkeyPatch) -> Pip:
-    monkeypatch.setattr(archive.subprocess, "run", pip)
+    monkeypatch.setattr(download.subprocess, "run", pip)
     return pip
 
 
@@ -104,7 +105,7 @@ def test_doctored_archives_are_refused(made: Path, tmp_path: Path, monkeypatch: 
     other = tmp_path / "other.tar.gz"
     packed(other, {**CONTENTS, "paper/02_cnn/cnn_sinabs.nir": b"weights of somebody else"})
     use(Pip(other), monkeypatch)
-    with pytest.raises(archive.DownloadError, match=r"expected 'nir-1.0.3.tar.gz' with SHA-256 .*, got"):
+    with pytest.raises(download.DownloadError, match=r"expected 'nir-1.0.3.tar.gz' with SHA-256 .*, got"):
         fetch_published(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -112,10 +113,10 @@ def test_doctored_archives_are_refused(made: Path, tmp_path: Path, monkeypatch: 
 def test_each_file_is_compared(made: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.tar.gz"
     total = packed(other, {**CONTENTS, "paper/02_cnn/cnn_sinabs.nir": b"weights of somebody else"})
-    with pytest.raises(archive.DownloadError, match=r"cnn_sinabs.nir' with SHA-256"):
+    with pytest.raises(download.DownloadError, match=r"cnn_sinabs.nir' with SHA-256"):
         archive.take_members(other, tmp_path / "cache", sha256=total)
     total = packed(other, {name: CONTENTS[name] for name in list(CONTENTS)[1:]})
-    with pytest.raises(archive.DownloadError, match="got no such file"):
+    with pytest.raises(download.DownloadError, match="got no such file"):
         archive.take_members(other, tmp_path / "cache", sha256=total)
 
 
@@ -132,7 +133,7 @@ def test_no_path_of_the_archive_is_used(made: Path, tmp_path: Path) -> None:
     name, *rest = CONTENTS
     for target in ("../../../evil", "/etc/passwd", Path(rest[0]).name):
         total = packed(other, {each: CONTENTS[each] for each in rest}, {name: target})
-        with pytest.raises(archive.DownloadError, match="as a plain file, got another kind"):
+        with pytest.raises(download.DownloadError, match="as a plain file, got another kind"):
             archive.take_members(other, tmp_path / "b", sha256=total)
 
 
@@ -149,7 +150,7 @@ def test_no_path_of_the_archive_is_used(made: Path, tmp_path: Path) -> None:
 )
 def test_no_network(pip: Pip, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(pip, monkeypatch)
-    with pytest.raises(archive.DownloadError, match=rf"expected pip to download .*got: {reason}.*; connect"):
+    with pytest.raises(download.DownloadError, match=rf"expected pip to download .*got: {reason}.*; connect"):
         fetch_published(tmp_path)
 
 

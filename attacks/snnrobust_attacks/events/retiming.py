@@ -14,6 +14,7 @@ from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.threat_models.threat_model import SHIFTS, Norm, ThreatModel
 from snnrobust_attacks.optimisers.retimings import propose
+from snnrobust_attacks.optimisers.shared import from_original
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ class Retiming:
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         """Starts at the original, whose gradient makes the first proposal."""
-        none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
-        return {"x": x0.clone(), "best": x0.clone(), "gradient": torch.zeros_like(x0), "loss": none}
+        return from_original(x0)
 
     def step(
         self,

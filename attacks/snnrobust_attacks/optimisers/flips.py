@@ -17,7 +17,7 @@ from snnrobust.plugin.task import Task
 from snnrobust.threat_models.selection import largest_mask
 from snnrobust.threat_models.threat_model import COUNTS, Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.optimisers.shared import counts_limits, project_by_priority
+from snnrobust_attacks.optimisers.shared import counts_limits, from_original, project_by_priority
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Flips:
 
     def init(self, x0: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> State:
         """Starts at the original, whose gradient makes the first proposal."""
-        none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
-        return {"x": x0.clone(), "best": x0.clone(), "gradient": torch.zeros_like(x0), "loss": none}
+        return from_original(x0)
 
     def step(
         self,
@@ -103,11 +102,7 @@ class Flips:
         better = (loss >= state["loss"]).reshape(-1, *[1] * (x0.ndim - 1))
         best = torch.where(better, state["x"], state["best"])
         gradient = torch.where(better, gradient, state["gradient"])
-        if counts_limits(threat):
-            x = self._propose_within_limits(best, gradient, x0, k, threat, rng.on(x0), index)
-        else:
-            flat = self._propose(best.flatten(1), gradient.flatten(1), x0.flatten(1), k, threat, rng.on(x0), index)
-            x = threat.project(flat.reshape(x0.shape), x0)
+        x = self._propose(best, gradient, x0, k, threat, rng.on(x0), index)
         return {
             "x": x,
             "best": best,
@@ -116,73 +111,51 @@ class Flips:
         }
 
     def _propose(
-        self, x: Tensor, gradient: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
+        self, best: Tensor, gradient: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
     ) -> Tensor:
-        """The best set with some of its entries exchanged for others, all [N, D]."""
-        count = x.shape[1]
-        budget = min(threat.whole, count) if threat.norm in ("l0", "l1") else (count + 1) // 2
+        """An allowed set [N, *]: the best one with some of its changes exchanged for others."""
+        x, g, origin = best.flatten(1), gradient.flatten(1), x0.flatten(1)
+        count, limited = x.shape[1], counts_limits(threat)
         # All numbers of a sample in one draw: [N, 3 D + 4].
         unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
         noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
         part, heat, size, coin = unit[:, 3 * count :].unbind(dim=1)
         gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
         leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
-        wanted = (budget * (8 * size).clamp_max(1)).ceil().long()
 
-        changed = x != x0
+        changed = x != origin
         held = changed.sum(dim=1)
-        value = (x - x0) * gradient
-        worth = self._score(value, changed) * torch.where(
-            value < 0, 2, 1
-        )  # harmful changes are taken back before useless ones
-        share = self.exchange * (1 - k / self.steps) * part
+        back = (self.exchange * (1 - k / self.steps) * part * held).floor().long()
         # A set below the budget may grow without taking anything back: one entry may matter more than all others.
-        least = torch.where(held < wanted, (part < 0.5).long(), 1)
-        back = torch.maximum((share * held).floor().long(), held - wanted).maximum(least)
-        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back)
-        kept = changed & ~removed
-
-        target = self._target(x0, gradient, side, threat)
-        # Not the changes that were just taken back, which would undo the step. In one proposal of two, no changes
-        # against the gradient, unless there are no others.
-        others = ~kept & ~(removed & (target == x))
-        along = others & ((target - x0) * gradient > 0)
-        only_along = (coin < 0.5) & along.any(dim=1)
-        eligible = torch.where(only_along[:, None], along, others)
-        gain = self._score((target - x0) * gradient, eligible) + enter
-        made = eligible & largest_mask(gain.masked_fill(~eligible, -torch.inf), wanted - kept.sum(dim=1))
-        return torch.where(made, target, torch.where(kept, x, x0))
-
-    def _propose_within_limits(
-        self, x: Tensor, gradient: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor
-    ) -> Tensor:
-        """The best set [N, *] with some of its changes taken back, and the changes of largest score that then fit."""
-        count = x0[0].numel()
-        unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
-        noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
-        part, heat, size, coin = unit[:, 3 * count :].unbind(dim=1)
-        gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
-        leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
-
-        at, origin, g = x.flatten(1), x0.flatten(1), gradient.flatten(1)
-        changed = at != origin
-        value = (at - origin) * g
+        least = (part < 0.5).long()
+        wanted = held
+        if not limited:
+            budget = min(threat.whole, count) if threat.norm in ("l0", "l1") else (count + 1) // 2
+            wanted = (budget * (8 * size).clamp_max(1)).ceil().long()
+            back, least = torch.maximum(back, held - wanted), torch.where(held < wanted, least, 1)
+        value = (x - origin) * g
+        # Harmful changes are taken back before useless ones.
         worth = self._score(value, changed) * torch.where(value < 0, 2, 1)
-        back = (self.exchange * (1 - k / self.steps) * part * changed.sum(dim=1)).floor().long()
-        back = back.maximum((part < 0.5).long())
-        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back)
+        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back.maximum(least))
         kept = changed & ~removed
 
         target = self._target(origin, g, side, threat)
-        others = ~kept & ~(removed & (target == at))
+        # Not the changes that were just taken back, which would undo the step. In one proposal of two, no changes
+        # against the gradient, unless there are no others.
+        others = ~kept & ~(removed & (target == x))
         along = others & ((target - origin) * g > 0)
-        eligible = torch.where(((coin < 0.5) & along.any(dim=1))[:, None], along, others)
-        # One step in eight spends only a part of the budget: a random part of the entries may change.
-        eligible &= (side < 8 * size[:, None]) | (size[:, None] >= 1 / 8)
+        only_along = (coin < 0.5) & along.any(dim=1)
+        eligible = torch.where(only_along[:, None], along, others)
+        if limited:  # one step in eight spends only a part of the budget: a random part of the entries may change
+            eligible &= (side < 8 * size[:, None]) | (size[:, None] >= 1 / 8)
         gain = (self._score((target - origin) * g, eligible) + enter).masked_fill(~eligible, -torch.inf)
-        priority = gain.argsort(dim=1, stable=True).argsort(dim=1, stable=True) / count
-        shaped = [each.reshape(x0.shape) for each in (kept, target, priority.to(x0), eligible)]
-        return project_by_priority(x, x0, shaped[0], shaped[1], shaped[2], shaped[3], threat)
+        if limited:
+            priority = (gain.argsort(dim=1, stable=True).argsort(dim=1, stable=True) / count).to(x0)
+            kept, target, priority, eligible = (each.reshape(x0.shape) for each in (kept, target, priority, eligible))
+            return project_by_priority(best, x0, kept, target, priority, eligible, threat)
+        made = eligible & largest_mask(gain, wanted - kept.sum(dim=1))
+        changes = torch.where(made, target, torch.where(kept, x, origin))
+        return threat.project(changes.reshape(x0.shape), x0)
 
     def _score(self, gain: Tensor, among: Tensor) -> Tensor:
         """The logarithm of the estimated gains [N, D], in units of the mean legal gain of the entries `among`."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.errors import InputError
+from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
 from snnrobust.threat_models.threat_model import ThreatModel
 
@@ -30,6 +31,12 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 def at_least_one_event(size: Tensor, threat: ThreatModel) -> Tensor:
     """The step size, at least one event where entries are whole numbers: less would change nothing."""
     return size if threat.domain == "real" else size.clamp_min(1)
+
+
+def from_original(x0: Tensor) -> State:
+    """The state of a search that keeps its best iterate and that iterate's gradient, before its first evaluation."""
+    none = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
+    return {"x": x0.clone(), "best": x0.clone(), "gradient": torch.zeros_like(x0), "loss": none}
 
 
 def project_by_priority(

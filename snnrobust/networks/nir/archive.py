@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess as subprocess  # what `download` runs pip with
 from dataclasses import replace
 from pathlib import Path
 
 from snnrobust.data import download
-from snnrobust.data.download import DownloadError as DownloadError
 from snnrobust.data.releases import NIR
 
 COMMAND = "python -m snnrobust.networks.nir.fetch"

@@ -30,7 +30,7 @@ class Stateful(nn.Module):
         Returns:
             Output [N, *] and the new state.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of neuron below has its own
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps [T, N, *], from the initial state."""
