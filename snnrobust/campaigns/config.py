@@ -57,13 +57,15 @@ class DataConfig:
     Attributes:
         name: A data set by name ("mnist5k", "digits", "torchvision:CIFAR10"); or
         file: an .npz file, relative to the config.
-        root: Folder of the torchvision sets, relative to the config.
+        root: Folder of the files of a data set by name, relative to the config.
+        options: Further keyword arguments of `sr.data.load`, e.g. bin_ms = 10.
         samples: How many test samples to use; None: all.
     """
 
     name: str | None = None
     file: str | None = None
     root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     samples: int | None = None
 
 
@@ -129,7 +131,7 @@ class Config:
         """
         if self.data.name is not None:
             root = None if self.data.root is None else self.folder / self.data.root
-            loaded: Splits | Dataset = named_data.load(self.data.name, root=root)
+            loaded: Splits | Dataset = named_data.load(self.data.name, root=root, **self.data.options)
         else:
             loaded = named_data.from_npz(self.folder / str(self.data.file))
         test, rest = (loaded, {}) if isinstance(loaded, Dataset) else (loaded.test, vars(loaded))
@@ -196,6 +198,11 @@ def read_config(path: Path) -> Config:
     data = _section(DataConfig, _table(content, "data"), "data")
     if (data.name is None) == (data.file is None):
         raise InputError("expected either name or file in [data], got both or neither; name one source of data")
+    if data.options:
+        if data.name is None:
+            raise InputError("expected data by name for data.options, got a file; remove the options")
+        options = [name for name in inspect.signature(named_data.load).parameters if name not in ("name", "root")]
+        check_parameters("data.options", data.options, options)
     tasks = content.get("tasks", [])
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) and "name" in task for task in tasks):
         raise InputError("expected at least one [[tasks]] table with a name, got none; add e.g. name = 'pgd'")

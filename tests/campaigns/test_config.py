@@ -129,6 +129,9 @@ def change(old: str, new: str) -> str:
         (change('file = "data.npz"', 'file = "data.npz"\nname = "digits"'), "either name or file"),
         (change('file = "data.npz"', 'file = "nothing.npz"'), "nothing.npz"),
         (change('file = "data.npz"', 'name = "digitz"'), "did you mean 'digits'"),
+        (change('file = "data.npz"', 'file = "data.npz"\noptions = { bin_ms = 10 }'), "data by name"),
+        (change('file = "data.npz"', 'name = "saccades"\noptions = { bin = 10 }'), "bin_ms"),
+        (change('file = "data.npz"', 'name = "digits"\noptions = { bin_ms = 10 }'), "no bin_ms for 'digits'"),
         (change("seed = 3", "sed = 3"), "did you mean 'seed'"),
         (change("seed = 3", 'seed = "three"'), "expected int"),
         (change("seed = 3", "seed = -3"), "expected seed"),
@@ -223,6 +226,13 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest
     (folder / "config.toml").write_text(change('checkpoint = "tiny.pt"', 'device = "cuda"'))
     with pytest.raises(sr.InputError, match=r"^expected a usable device for 'tiny', got 'cuda': .*; name another"):
         config.read_config(folder / "config.toml").load_models()
+
+
+def test_options_of_data_by_name(folder: Path) -> None:
+    text = change('file = "data.npz"', 'name = "delayed-xor"\noptions = { sizes = [8, 4, 6] }')
+    (folder / "config.toml").write_text(text)
+    loaded = config.read_config(folder / "config.toml").load_data()
+    assert [len(each) for each in loaded.values() if each is not None] == [6, 8, 4]
 
 
 def test_temporal_data_runs(folder: Path) -> None:
