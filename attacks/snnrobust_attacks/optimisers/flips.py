@@ -14,7 +14,7 @@ from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin import State
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.selection import largest_mask, places_of
 from snnrobust.threat_models.threat_model import COUNTS, Norm, ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.optimisers.shared import counts_limits, from_original, project_by_priority
@@ -116,12 +116,12 @@ class Flips:
         """An allowed set [N, *]: the best one with some of its changes exchanged for others."""
         x, g, origin = best.flatten(1), gradient.flatten(1), x0.flatten(1)
         count, limited = x.shape[1], counts_limits(threat)
-        # All numbers of a sample in one draw: [N, 3 D + 4].
-        unit = rng.sub("flips").uniform(index, (3 * count + 4,), k)
-        noise, side = unit[:, : 2 * count].clamp(1e-7, 1 - 1e-7), unit[:, 2 * count : 3 * count]
-        part, heat, size, coin = unit[:, 3 * count :].unbind(dim=1)
+        # All numbers of a sample in one draw: [N, D + 4]; [N, 2 D + 4] where sides are drawn.
+        drawn = count if threat.domain == "binary" and not limited else 2 * count
+        unit = rng.sub("flips").uniform(index, (drawn + 4,), k)
+        noise, side = unit[:, :count].clamp(1e-7, 1 - 1e-7), unit[:, count:drawn]
+        part, heat, size, coin = unit[:, drawn:].unbind(dim=1)
         gumbel = self.temperature * heat[:, None] * -torch.log(-torch.log(noise))
-        leave, enter = gumbel.reshape(-1, 2, count).unbind(dim=1)
 
         changed = x != origin
         held = changed.sum(dim=1)
@@ -133,29 +133,35 @@ class Flips:
             budget = min(threat.whole, count) if threat.norm in ("l0", "l1") else (count + 1) // 2
             wanted = (budget * (8 * size).clamp_max(1)).ceil().long()
             back, least = torch.maximum(back, held - wanted), torch.where(held < wanted, least, 1)
-        value = (x - origin) * g
+        # Of the changed entries alone, which are few.
+        places, counted = places_of(changed)
+        value = ((x - origin) * g).gather(1, places)
         # Harmful changes are taken back before useless ones.
-        worth = self._score(value, changed) * torch.where(value < 0, 2, 1)
-        removed = changed & largest_mask(torch.where(changed, leave - worth, -torch.inf), back.maximum(least))
+        worth = self._score(value, counted) * torch.where(value < 0, 2, 1)
+        leave = (gumbel.gather(1, places) - worth).masked_fill(~counted, -torch.inf)
+        taken = counted & largest_mask(leave, back.maximum(least))
+        removed = torch.zeros_like(changed)
+        removed[taken.nonzero()[:, 0], places[taken]] = True
         kept = changed & ~removed
 
         target = self._target(origin, g, side, threat)
         # Not the changes that were just taken back, which would undo the step. In one proposal of two, no changes
-        # against the gradient, unless there are no others.
+        # against the gradient, unless there are no others, and it did not help to take changes back alone.
         others = ~kept & ~(removed & (target == x))
         along = others & ((target - origin) * g > 0)
-        only_along = (coin < 0.5) & along.any(dim=1)
+        only_along = (coin < 0.5) & (along.any(dim=1) | (taken & (value < 0)).any(dim=1))
         eligible = torch.where(only_along[:, None], along, others)
         if limited:  # one step in eight spends only a part of the budget: a random part of the entries may change
             eligible &= (side < 8 * size[:, None]) | (size[:, None] >= 1 / 8)
-        gain = (self._score((target - origin) * g, eligible) + enter).masked_fill(~eligible, -torch.inf)
+        gain = (self._score((target - origin) * g, eligible) + gumbel).masked_fill(~eligible, -torch.inf)
         if limited:
             priority = (gain.argsort(dim=1, stable=True).argsort(dim=1, stable=True) / count).to(x0)
             kept, target, priority, eligible = (each.reshape(x0.shape) for each in (kept, target, priority, eligible))
             return project_by_priority(best, x0, kept, target, priority, eligible, threat)
         made = eligible & largest_mask(gain, wanted - kept.sum(dim=1))
         changes = torch.where(made, target, torch.where(kept, x, origin))
-        return threat.project(changes.reshape(x0.shape), x0)
+        changes = changes.reshape(x0.shape)
+        return threat.project(changes, x0) if threat.norm == "linf" else changes  # others are within the budget
 
     def _score(self, gain: Tensor, among: Tensor) -> Tensor:
         """The logarithm of the estimated gains [N, D], in units of the mean legal gain of the entries `among`."""
@@ -167,6 +173,8 @@ class Flips:
     def _target(self, x0: Tensor, gradient: Tensor, side: Tensor, threat: ThreatModel) -> Tensor:
         """The bound in the gradient's direction, or the other where an entry is there already; random without one."""
         low, high = threat.bounds
+        if threat.domain == "binary":
+            return low + high - x0
         up = torch.where(gradient == 0, side < 0.5, gradient > 0)
         up = torch.where(x0 <= low, True, torch.where(x0 >= high, False, up))
         return torch.where(up, high, low).to(x0)

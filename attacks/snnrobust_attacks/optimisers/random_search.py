@@ -12,7 +12,7 @@ from torch import Tensor
 from snnrobust.common.random import Draws
 from snnrobust.common.validate import check_count, check_share
 from snnrobust.plugin import State
-from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.selection import largest_mask, places_of
 from snnrobust.threat_models.threat_model import SHIFTS, Norm, ThreatModel
 from snnrobust_attacks.optimisers.retimings import propose
 from snnrobust_attacks.optimisers.shared import counts_limits, project_by_priority
@@ -132,39 +132,45 @@ class RandomSearch:
 
     def _spend(self, best: Tensor, x0: Tensor, k: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The L0 and L1 proposal: takes some changes back and moves random entries to a bound with what that frees."""
-        x, shape = best.flatten(1), (x0[0].numel(),)
-        origin = x0.flatten(1)
-        # All numbers of a sample in one draw: [N, 3 D + 1].
-        unit = rng.sub("spend").uniform(index, (3 * shape[0] + 1,), k)
-        leave, order, side = unit[:, :-1].reshape(-1, 3, *shape).unbind(dim=1)
+        x, origin = best.flatten(1), x0.flatten(1)
+        count, binary = x.shape[1], threat.domain == "binary"
+        # All numbers of a sample in one draw: [N, 2 D + 1], or [N, D + 1] where an entry has one other value. The first
+        # one of an entry decides: the changes with the smallest are taken back, the entries with the largest change.
+        unit = rng.sub("spend").uniform(index, ((1 if binary else 2) * count + 1,), k)
+        order, side = unit[:, :count], unit[:, count:-1]
         counts = threat.norm == "l0" or threat.domain != "real"
         budget = (threat.whole if counts else threat.epsilon) * (8 * unit[:, -1:].double()).clamp_max(1)
         budget = budget.ceil() if counts else budget
 
         rate = self.exchange / (1 + 20 * (k / self.steps))[:, None]
-        changed = x != origin
+        places, counted = places_of(x != origin)
+        leave = order.gather(1, places).masked_fill(~counted, -1.0)
         # Something must be left to spend: room for one more entry, or under L1 what the first change cost.
-        held = changed.sum(dim=1)
-        keep = budget[:, 0].long() - 1 if threat.norm == "l0" else held - 1
-        back = changed & ((leave < rate) | ~largest_mask(torch.where(changed, leave, -1.0), keep))
-        x = torch.where(back, origin, x)
+        keep = budget[:, 0].long() - 1 if threat.norm == "l0" else counted.sum(dim=1) - 1
+        back = counted & ((leave < rate) | ~largest_mask(leave, keep))
+        row, place = back.nonzero()[:, 0], places[back]
+        x = x.index_put((row, place), origin[row, place])
 
         low, high = threat.bounds
-        target = torch.where(((side < 0.5) & (origin < high)) | (origin <= low), high, low).to(origin)
-        free = x == origin
-        # What moving an entry to its bound costs, and what is left to pay with: 1 of a count, or its length.
-        if threat.norm == "l0":
-            cost = free.double()
-            left = budget - (~free).sum(dim=1, keepdim=True)
+        if binary:
+            target = low + high - origin
         else:
-            cost = free * (target - origin).double().abs()
-            left = budget - (x - origin).double().abs().sum(dim=1, keepdim=True)
-        order = torch.where(free, order, 2.0).argsort(dim=1, stable=True)
-        cost = cost.gather(1, order)
-        paid = ((left - (cost.cumsum(dim=1) - cost)) / cost.clamp_min(1e-12)).clamp(0, 1) * (cost > 0)
-        part = torch.empty_like(paid).scatter_(1, order, paid)
+            target = torch.where(((side < 0.5) & (origin < high)) | (origin <= low), high, low).to(origin)
+        free = x == origin
+        order = torch.where(free, order, -1.0)
         if threat.norm == "l0":
-            part = part.floor()
-        moved = origin + (part * (target - origin).double()).to(origin)
-        moved = torch.where(part == 1, target, moved)
+            left = budget[:, 0].long() - (~free).sum(dim=1)
+            return torch.where(free & largest_mask(order, left), target, x).reshape(x0.shape)
+        left = budget - (x - origin).double().abs().sum(dim=1, keepdim=True)
+        moved = _spent(left, origin, target, -order, free)
         return threat.project(torch.where(free, moved, x).reshape(x0.shape), x0)
+
+
+def _spent(left: Tensor, origin: Tensor, target: Tensor, order: Tensor, free: Tensor) -> Tensor:
+    """The `free` entries of `origin` [N, D] moved to `target` by rising `order`, as far as `left` [N, 1] pays."""
+    order = order.argsort(dim=1, stable=True)
+    cost = (free * (target - origin).double().abs()).gather(1, order)
+    paid = ((left - (cost.cumsum(dim=1) - cost)) / cost.clamp_min(1e-12)).clamp(0, 1) * (cost > 0)
+    part = torch.empty_like(paid).scatter_(1, order, paid)
+    moved = origin + (part * (target - origin).double()).to(origin)
+    return torch.where(part == 1, target, moved)

@@ -46,8 +46,10 @@ def linear(domain: Domain, shape: tuple[int, ...] = (3, 4)) -> tuple[sr.SpikingM
     return model, Dataset.of(x, model.logits(x).argmax(dim=1).detach()), weight[0] - weight[1]
 
 
-def run(model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatModel, pool: int = 64) -> dict[str, Tensor]:
-    rng = Draws(0, "flips")
+def run(
+    model: sr.SpikingModel, data: Dataset, plugin: Flips, threat: ThreatModel, pool: int = 64, seed: int = 0
+) -> dict[str, Tensor]:
+    rng = Draws(seed, "flips")
     context = AttackContext(
         Scorer(model, 0, 1),
         ModelQueries(model, Margin(), Own(), first_draw=rng.number()),
@@ -77,6 +79,15 @@ def test_linear_model_closed_form(domain: Domain, budget: int) -> None:
     gain = torch.maximum(against * (x - low), against * (x - high))
     best = (against * x).sum(dim=1) - gain.topk(budget, dim=1).values.sum(dim=1)
     assert torch.allclose(found["margin"], best, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_harmful_change_is_kept_where_the_budget_is_not_spent(seed: int) -> None:
+    """With a budget of all entries the best set is that of the legal flips, about half of them."""
+    model, data, weight = linear("binary")
+    found = run(model, data, Flips(steps=60), ThreatModel("l0", 12, (0.0, 1.0), "binary"), seed=seed)
+    against = torch.where(data.y == 0, 1.0, -1.0)[:, None] * weight  # margin = against x
+    assert torch.equal(found["x"].flatten(1), (against < 0).float())
 
 
 def test_the_first_greedy_set_is_the_best_one() -> None:
