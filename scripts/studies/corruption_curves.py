@@ -181,6 +181,8 @@ def draw(case: Case, report: sr.Report, units: Mapping[str, str]) -> None:
         panel.set_ylim(0, 1)
         panel.set_title(label, fontsize=8)
         panel.set_xlabel(unit, fontsize=7)
+        if k % COLUMNS == 0:
+            panel.set_ylabel("accuracy", fontsize=7)
         panel.tick_params(labelsize=6)
     FIGURES.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURES / f"corruptions-{case.data}.png")

@@ -75,7 +75,7 @@ class Draws:
         `draw` tells apart repeated draws for a sample: one number for all, or one per sample [N].
         """
         unit = self._collect(index, shape, draw, lambda g, out: g.random(out=out, dtype=np.float32))
-        return unit * (high - low) + low
+        return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
 
     def normal(self, index: Tensor, shape: Sequence[int], draw: int | Tensor = 0) -> Tensor:
         """Standard normal numbers of shape [N, *shape] for the sample ids `index` [N]; `draw` as in `uniform`."""
