@@ -130,6 +130,7 @@ def test_a_task_is_interrupted_once_and_none_starts_after_it() -> None:
                 done.append("saved")
 
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         busy, idle = WorkerInterruption(), WorkerInterruption()
         busy.handle_signals()
         for _ in range(2):

@@ -95,6 +95,7 @@ def test_a_measurement_takes_as_long_as_on_another_model() -> None:
     assert made.expected(second) == 12.0
 
 
+@pytest.mark.slow
 def test_parts_are_the_cells_that_are_not_stored() -> None:
     settings = EvaluationSettings(evidence="full")
     plan = make_plan(

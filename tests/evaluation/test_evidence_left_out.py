@@ -17,6 +17,9 @@ from snnrobust.results.records import Finding
 from snnrobust.results.store import EVIDENCE
 from snnrobust.testing.tiny import tiny_data, tiny_model
 
+#: Each test runs full evidence twice.
+pytestmark = pytest.mark.slow
+
 RADII = [0.05, 0.15]
 MEMBERS: list[dict[str, Any]] = [
     {"name": "pgd", "label": "own", "steps": 100},

@@ -98,7 +98,7 @@ def tasks() -> list[Any]:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "python", "cpu"])
-@pytest.mark.parametrize("mode", ["nested", "exhaustive"])
+@pytest.mark.parametrize("mode", ["nested", pytest.param("exhaustive", marks=pytest.mark.slow)])
 def test_outcomes_are_those_of_a_run_with_room(mode: Any, error: Callable[[], Exception]) -> None:
     net = Cramped(3, error)
     settings: dict[str, Any] = {"mode": mode, "evidence": "none", "batch_size": 32}

@@ -37,6 +37,8 @@ FINISHED = (
     *("clean/0.npz", "pgd/0.npz", "pgd/1.npz", "gaussian/0.npz", "clean/0.examples.npz", "pgd/1.examples.npz"),
     *("activity/measure.json", "activity/measure.npz", "line/measure.json", "line/measure.npz"),
 )
+#: Resumed with damage in the fast tests, too.
+RESUMED = ("pgd/1.npz", "activity/measure.json", "memory.json")
 INTERRUPTED = ("pgd/1.partial.npz", "line/measure.partial.npz")
 
 
@@ -257,8 +259,14 @@ def check(sound: Path, name: str, damage: Callable[[Path], None], tmp_path: Path
     return refused
 
 
-@pytest.mark.parametrize("how", ["load", "resume"])
-@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(name, how, marks=() if how == "load" or name in RESUMED else pytest.mark.slow)
+        for name in FINISHED
+        for how in ("load", "resume")
+    ],
+)
 def test_a_damaged_file_of_a_finished_run(name: str, how: str, whole: Path, tmp_path: Path) -> None:
     wanted = numbers(sr.Report.load(whole))
     listed = [*PLAIN, *TYPES] if name == "memory.json" else damages(named(whole, name), few=True)

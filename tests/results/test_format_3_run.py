@@ -43,9 +43,12 @@ def as_format_3(folder: Path) -> None:
         path.write_text(json.dumps(content))
 
 
-@pytest.fixture(params=[{"evidence": "basic"}, {"evidence": "basic", "mode": "bisect"}], ids=["nested", "bisect"])
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[sr.Report, Path]:
-    """A report, and its folder in format 3."""
+@pytest.fixture(
+    params=[{"evidence": "basic"}, {"evidence": "basic", "mode": "bisect"}], ids=["nested", "bisect"], scope="module"
+)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[sr.Report, Path]:
+    """A report, and its folder in format 3, which no test changes."""
+    folder = tmp_path_factory.mktemp("run")
     tasks: list[Any] = [
         sr.load("pgd", epsilon=[0.02, 0.05, 0.1], steps=4, restarts=2),
         sr.load("fast", epsilon=[0.02, 0.05, 0.1]),
@@ -54,9 +57,9 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[sr.Report, Pat
         sr.load("eigenvalues", k=2, samples=8),
     ]
     splits = {"test": tiny_data(count=16), "train": tiny_data(count=16)}
-    report = sr.evaluate(tiny_model(), splits, tasks, out=tmp_path, **request.param)
-    as_format_3(tmp_path)
-    return report, tmp_path
+    report = sr.evaluate(tiny_model(), splits, tasks, out=folder, **request.param)
+    as_format_3(folder)
+    return report, folder
 
 
 def test_curves_findings_records_and_members_are_equal(both: tuple[sr.Report, Path]) -> None:

@@ -29,6 +29,7 @@ def script(path: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_events_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module = script("bench/bench_events.py")
     assert module.events(3, 250).flatten(1).sum(dim=1).tolist() == [250.0] * 3

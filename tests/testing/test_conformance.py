@@ -43,7 +43,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "activity": {"samples": 8},
     "pyhessian": {"samples": 8, "probes": 3, "iterations": 5, "directions": 8, "draws": 2},
     "eigenvalues": {"samples": 8, "directions": 8, "draws": 2},
-    "trace": {"samples": 8, "directions": 8, "draws": 2},
+    "sharpness": {"samples": 8, "directions": 4, "steps": 4},
+    "trace": {"samples": 8, "directions": 8, "draws": 2, "products": 16},
     "density": {"samples": 8, "directions": 8, "draws": 2, "probes": 2, "steps": 5},
 }
 NEEDS = {

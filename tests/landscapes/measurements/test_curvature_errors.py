@@ -224,7 +224,7 @@ class Stopping(MeasurementCheckpoint):
             raise Stopped
 
 
-@pytest.mark.parametrize("at", [1, 9, 14])
+@pytest.mark.parametrize("at", [9, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 14))])
 def test_an_interrupted_measurement_goes_on_to_the_same_numbers(measured: Measure, model: Model, at: int) -> None:
     plugin, wrapped = Eigenvalues(per_layer=True, **FEW), model()
     whole = measured(plugin, wrapped)
