@@ -20,7 +20,7 @@ from snnrobust.errors import SnnRobustError
 
 SOURCE = Path(__file__).with_name("native.cpp")
 #: Headers that it includes.
-HEADERS = (SOURCE.with_name("convolved.hpp"),)
+HEADERS = (SOURCE.with_name("convolved.hpp"), SOURCE.with_name("event_driven.hpp"))
 #: Exact arithmetic: no fast-math, and no contraction to fused multiply-adds.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-std=c++17")
 #: Seconds that one call of a compiler may take.

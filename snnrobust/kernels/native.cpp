@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <new>
 
@@ -521,3 +522,4 @@ extern "C" int backward(const Neuron* neuron, const Shape* shape, const float* c
 }
 
 #include "convolved.hpp"
+#include "event_driven.hpp"

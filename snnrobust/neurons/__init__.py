@@ -14,12 +14,32 @@ from __future__ import annotations
 
 from snnrobust.common.deprecation import former_names
 from snnrobust.kernels.dynamics import Reset
+from snnrobust.neurons.event_driven import EventBackend, EventDriven, EventDrivenConv2d
 from snnrobust.neurons.node import Leak, LoopNode
 from snnrobust.neurons.overview import VariantRow, table
 from snnrobust.neurons.presets import PRESETS
+from snnrobust.neurons.spike_trains import EventPool2d, latency, merge, spike_counts
 from snnrobust.neurons.swap import replace
 from snnrobust.neurons.variants import NodeOptions, Variant, lif
 
-__all__ = ["PRESETS", "Leak", "LoopNode", "NodeOptions", "Reset", "Variant", "VariantRow", "lif", "replace", "table"]
+__all__ = [
+    "PRESETS",
+    "EventBackend",
+    "EventDriven",
+    "EventDrivenConv2d",
+    "EventPool2d",
+    "Leak",
+    "LoopNode",
+    "NodeOptions",
+    "Reset",
+    "Variant",
+    "VariantRow",
+    "latency",
+    "lif",
+    "merge",
+    "replace",
+    "spike_counts",
+    "table",
+]
 
 __getattr__ = former_names("snnrobust.neurons", {"Row": ("VariantRow", VariantRow)})
