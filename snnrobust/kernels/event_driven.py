@@ -107,8 +107,9 @@ def spike_times(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> Tenso
     inputs = sort_inputs(times, dynamics.duration)
     p, q = _sums(inputs, weight, dynamics)  # (N, L, M)
     fired: list[Tensor] = []
-    silent = p.new_full((len(times), len(weight)), math.inf)
-    last, taken = torch.full_like(silent, -math.inf), torch.zeros_like(silent)
+    # Connected to weights and inputs, so that a silent layer has a gradient of 0.
+    silent = math.inf + 0 * (weight.sum() + inputs.times.sum()) + p.new_zeros(len(times), len(weight))
+    last, taken = p.new_full(silent.shape, -math.inf), p.new_zeros(silent.shape)
     for _ in range(dynamics.max_spikes if inputs.times.shape[1] else 0):
         with torch.no_grad():
             place, first = _next_crossing(p, q + taken[:, None], inputs, last, dynamics)
@@ -119,7 +120,7 @@ def spike_times(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> Tenso
         time = _polished(p.gather(1, at)[:, 0], q.gather(1, at)[:, 0] + taken, first, spiking, dynamics)
         fired.append(torch.where(spiking, time, silent))
         taken = taken + torch.where(spiking, _taken_by_reset(time, dynamics), 0.0)
-        last = torch.where(spiking, time.detach(), silent)
+        last = torch.where(spiking, time, silent).detach()
     fired += [silent] * (dynamics.max_spikes - len(fired))
     return torch.stack(fired, dim=2)
 

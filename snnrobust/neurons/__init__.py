@@ -15,6 +15,7 @@ from __future__ import annotations
 from snnrobust.common.deprecation import former_names
 from snnrobust.kernels.dynamics import Reset
 from snnrobust.neurons.event_driven import EventBackend, EventDriven, EventDrivenConv2d
+from snnrobust.neurons.event_readouts import FirstSpike, Latency, SpikeCount
 from snnrobust.neurons.node import Leak, LoopNode
 from snnrobust.neurons.overview import VariantRow, table
 from snnrobust.neurons.presets import PRESETS
@@ -28,10 +29,13 @@ __all__ = [
     "EventDriven",
     "EventDrivenConv2d",
     "EventPool2d",
+    "FirstSpike",
+    "Latency",
     "Leak",
     "LoopNode",
     "NodeOptions",
     "Reset",
+    "SpikeCount",
     "Variant",
     "VariantRow",
     "latency",

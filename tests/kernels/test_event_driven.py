@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -164,6 +164,19 @@ def test_silence_and_windows() -> None:
         short = EventDynamics(TAU_S, 0.7, 2, 2, 0.2)
         found, whole = function(times, weight, short), function(times, weight, dynamics)
         assert torch.equal(found, torch.where(whole <= 0.2, whole, math.inf))
+
+
+@pytest.mark.parametrize("function", [spike_times, native_spike_times])
+def test_a_silent_layer_has_a_gradient_of_zero(function: Any) -> None:
+    times, weight, dynamics = layer(3, 2)
+    for silent in (torch.full_like(times, math.inf), times):
+        inputs = silent.clone().requires_grad_(), (-weight.abs()).requires_grad_()
+        found = function(*inputs, dynamics)
+        assert found.isinf().all()
+        torch.where(found.isfinite(), found, 0.0).sum().backward()
+        for each in inputs:
+            assert each.grad is not None
+            assert not each.grad.any()
 
 
 def test_the_order_and_the_batch_of_inputs_do_not_matter() -> None:
