@@ -105,33 +105,36 @@ def spike_times(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> Tenso
         dynamics: Constants.
     """
     inputs = sort_inputs(times, dynamics.duration)
-    p, q = _sums(inputs, weight, dynamics)  # (N, L, M)
-    fired: list[Tensor] = []
+    shape, count = (len(times), len(weight)), inputs.times.shape[1]
+    p, q = (each.flatten(0, 1) for each in _sums(inputs, weight, dynamics))  # (N M, L)
     # Connected to weights and inputs, so that a silent layer has a gradient of 0.
-    silent = math.inf + 0 * (weight.sum() + inputs.times.sum()) + p.new_zeros(len(times), len(weight))
-    last, taken = p.new_full(silent.shape, -math.inf), p.new_zeros(silent.shape)
-    for _ in range(dynamics.max_spikes if inputs.times.shape[1] else 0):
-        with torch.no_grad():
-            place, first = _next_crossing(p, q + taken[:, None], inputs, last, dynamics)
-        spiking = first.isfinite()
-        if not spiking.any():
+    silent = math.inf + 0 * (weight.sum() + inputs.times.sum()) + p.new_zeros(len(p))
+    last, taken = p.new_full(silent.shape, -math.inf), torch.zeros_like(silent)
+    active = torch.arange(len(p) if count else 0, device=p.device)  # neurons that may spike once more
+    fired: list[Tensor] = []
+    for _ in range(dynamics.max_spikes):
+        if not len(active):
             break
-        at = place[:, None]
-        time = _polished(p.gather(1, at)[:, 0], q.gather(1, at)[:, 0] + taken, first, spiking, dynamics)
-        fired.append(torch.where(spiking, time, silent))
-        taken = taken + torch.where(spiking, _taken_by_reset(time, dynamics), 0.0)
-        last = torch.where(spiking, time, silent).detach()
+        with torch.no_grad():
+            sums = p[active], q[active] + taken[active][:, None]
+            place, first = _next_crossing(*sums, inputs, active // shape[1], last[active], dynamics)
+            spiking = first.isfinite()
+            active, place, first = active[spiking], place[spiking], first[spiking]
+        time = _polished(p[active, place], q[active, place] + taken[active], first, dynamics)
+        fired.append(silent.index_put((active,), time))
+        taken = taken.index_add(0, active, _taken_by_reset(time, dynamics))
+        last = last.index_put((active,), time.detach())
     fired += [silent] * (dynamics.max_spikes - len(fired))
-    return torch.stack(fired, dim=2)
+    return torch.stack(fired, dim=1).reshape(*shape, dynamics.max_spikes)
 
 
 def _sums(inputs: SortedInputs, weight: Tensor, dynamics: EventDynamics) -> tuple[Tensor, Tensor]:
-    """a and b after each input spike, [N, L, M] each."""
-    each = weight.T[inputs.source]  # (N, L, M)
+    """a and b after each input spike, [N, M, L] each."""
+    each = weight[:, inputs.source].transpose(0, 1)  # (N, M, L)
     phase = inputs.times / dynamics.tau_s
     fast = phase.exp() * inputs.present
     slow = (phase / 2).exp() * inputs.present if dynamics.ratio == 2 else phase * fast
-    return (each * fast[..., None]).cumsum(dim=1), (each * slow[..., None]).cumsum(dim=1)
+    return (each * fast[:, None]).cumsum(dim=2), (each * slow[:, None]).cumsum(dim=2)
 
 
 def _taken_by_reset(time: Tensor, dynamics: EventDynamics) -> Tensor:
@@ -142,14 +145,23 @@ def _taken_by_reset(time: Tensor, dynamics: EventDynamics) -> Tensor:
 
 
 def _next_crossing(
-    p: Tensor, q: Tensor, inputs: SortedInputs, last: Tensor, dynamics: EventDynamics
+    p: Tensor, q: Tensor, inputs: SortedInputs, sample: Tensor, last: Tensor, dynamics: EventDynamics
 ) -> tuple[Tensor, Tensor]:
-    """The first interval in which each neuron spikes after `last` [N, M], and when: [N, M] each, infinite if never."""
-    time = _crossing(p, q, dynamics)  # (N, L, M)
-    begin, end = inputs.times[..., None], inputs.following[..., None]
+    """The interval in which each of n neurons spikes next, and when, [n] each; infinite if never.
+
+    Args:
+        p: a after each input spike, [n, L].
+        q: b, own spikes included, [n, L].
+        inputs: The input spikes of all samples.
+        sample: The sample of each neuron, [n].
+        last: Its last spike, [n].
+        dynamics: Constants.
+    """
+    time = _crossing(p, q, dynamics)
     # Rounding may put a spike at the very end of an interval into the next one.
-    early = 4 * torch.finfo(time.dtype).eps * (begin.abs() + dynamics.tau)
-    valid = (time > begin - early) & (time <= end) & (time > last[:, None]) & inputs.present[..., None]
+    early = 4 * torch.finfo(time.dtype).eps * (inputs.times.abs() + dynamics.tau)
+    begin = torch.where(inputs.present, inputs.times - early, math.inf)
+    valid = (time > begin[sample]) & (time <= inputs.following[sample]) & (time > last[:, None])
     place = valid.to(torch.uint8).argmax(dim=1)
     found = torch.where(valid.any(dim=1), time.gather(1, place[:, None])[:, 0], math.inf)
     return place, found
@@ -164,10 +176,8 @@ def _crossing(p: Tensor, q: Tensor, dynamics: EventDynamics) -> Tensor:
     return dynamics.tau_s * torch.where(p > 0, level - _lambert(-(dynamics.reset / p) * level.exp()), math.nan)
 
 
-def _polished(p: Tensor, q: Tensor, time: Tensor, spiking: Tensor, dynamics: EventDynamics) -> Tensor:
-    """Differentiable times [N, M] from the closed form, by Newton's method on u(t) = theta."""
-    p, q = torch.where(spiking, p, 1.0), torch.where(spiking, q, 1.0)
-    time = torch.where(spiking, time, 0.0)
+def _polished(p: Tensor, q: Tensor, time: Tensor, dynamics: EventDynamics) -> Tensor:
+    """Differentiable times [n] from those of the closed form, by Newton's method on u(t) = theta."""
     least = GRAZING * dynamics.reset
     for step in range(NEWTON):
         u, slope = _potential_and_slope(p, q, time, dynamics)
