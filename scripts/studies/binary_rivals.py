@@ -190,6 +190,7 @@ def main(name: str, out: Path) -> None:
         "sda, ten times the candidates": load("sda", "sda", every[-1:], steps=5000, candidates=100),
         "spike-flip, 250 steps": load("spike-flip", "spike-flip", budgets, steps=250),
         "greedy-flips, 2560 candidates": load("greedy-flips", "greedy", every[-1:], candidates=2560),
+        "fewest-flips, 2000 steps": load("fewest-flips", "fewest", every, steps=2000),
         "random-flips": load("random-flips", "random", budgets, steps=100),
     }
     joined = np.full(len(data), np.inf)

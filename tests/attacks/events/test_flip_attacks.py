@@ -28,6 +28,7 @@ from snnrobust.testing.tiny import tiny_data, tiny_model
 from snnrobust.threat_models.threat_model import Domain, Norm, ThreatModel
 from snnrobust.threat_models.verify import verify
 from snnrobust_attacks.estimators.raised_threshold import RaisedThreshold
+from snnrobust_attacks.events.fewest_flips import FewestFlips
 from snnrobust_attacks.events.greedy_flips import GreedyFlips
 from snnrobust_attacks.events.random_flips import RandomFlips
 from snnrobust_attacks.events.sda import SDA
@@ -41,6 +42,7 @@ SHORT: list[Any] = [
     SDA(steps=3),
     SDA(steps=3, candidates=2, remeasure=False),
     SpikeFool(steps=3, inner=4),
+    FewestFlips(steps=12, refresh=5),
     RandomFlips(steps=4),
     GreedyFlips(exhaustive=20, candidates=5),
 ]
@@ -262,7 +264,9 @@ def by_chance(trained: tuple[sr.SpikingModel, Dataset]) -> int:
 
 
 @pytest.mark.parametrize(
-    "plugin", [SpikeFlip(), SDA(), SpikeFool(inner=10), GreedyFlips(exhaustive=0, candidates=32)], ids=repr
+    "plugin",
+    [SpikeFlip(), SDA(), SpikeFool(inner=10), FewestFlips(steps=200), GreedyFlips(exhaustive=0, candidates=32)],
+    ids=repr,
 )
 def test_random_flips_of_the_same_budget_are_beaten(
     trained: tuple[sr.SpikingModel, Dataset], by_chance: int, plugin: Any
