@@ -7,7 +7,7 @@ black), K = 1 and K = 30 as in Bacho & Chu 2023. Whole calls of the layer, check
 medians. If `exact-event-adjoint` is installed (pip install exact-event-adjoint) it is timed on a smaller layer and its
 spike times are compared: with tau_m = 2 tau_s its equations are ours. `exact-snn-nn` adds a bias input to every neuron
 and is left out. The last table is the time against K, inputs and width. Peak memory is that above the process's before
-the call (Linux alone).
+the call (Linux alone); memory that earlier calls left to the process and that is used again is not seen.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 
 extern "C" struct EventLayer {
     int64_t samples, inputs, outputs, sources, spikes;  // inputs: the most of a sample; sources: input neurons
-    double reset, tau, threshold, grazing;
+    double reset, tau, grazing;
     int32_t threads;
 };
 

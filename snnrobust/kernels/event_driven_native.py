@@ -20,7 +20,7 @@ _NAMES = {torch.float32: "float", torch.float64: "double"}
 class _EventLayer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("samples", "inputs", "outputs", "sources", "spikes")),
-        *((name, ctypes.c_double) for name in ("reset", "tau", "threshold", "grazing")),
+        *((name, ctypes.c_double) for name in ("reset", "tau", "grazing")),
         ("threads", ctypes.c_int32),
     )
 
@@ -95,7 +95,6 @@ def _layer(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> _EventLaye
         spikes=dynamics.max_spikes,
         reset=dynamics.reset,
         tau=dynamics.tau,
-        threshold=dynamics.threshold,
         grazing=GRAZING,
         threads=torch.get_num_threads(),
     )

@@ -25,8 +25,8 @@ from snnrobust_attacks.optimisers.shared import per_sample
 class FewestFlips:
     """Sets of changes that shrink while the net stays wrong, by simulated annealing; led by the gradient.
 
-    First 1, 2, 4, .. legal changes of largest gradient are added until the net is wrong, whatever the budget. Then each
-    step proposes, for each sample, to take changes back (half of the proposals; one of them, or a random part), to
+    First 1, 2, 4, .. changes of largest gradient are added until the net is wrong, whatever the budget. Then each step
+    proposes, for each sample, to take changes back (half of the proposals; one of them, or a random part), to
     exchange one, or to add one. A proposal at which the net is right is refused. One that leaves more changes is taken
     with a probability that falls from `heat` to 0; an exchange that gives the true class a smaller margin or the same,
     always, else with the probability `heat` + .2.
@@ -89,11 +89,11 @@ class FewestFlips:
         margins = lead(logits, y)
         for step in range(self.steps):
             if step and step % self.refresh == 0:
-                gradient = oracle.gradient(at, y, index, query + step)[0]
+                gradient = oracle.gradient(at, y, index, query + 2 * step)[0]
             heat = self.heat * (1 - step / self.steps)
             unit = rng.uniform(index, (x0[0].numel() + 4,), step)
             proposal = self._proposed(at, x0, gradient, threat, unit)
-            logits = oracle.logits(proposal, index, query + step)
+            logits = oracle.logits(proposal, index, query + 2 * step + 1)
             now = lead(logits, y)
             change = _size(proposal, x0) - _size(at, x0)
             luck = unit[:, -1]

@@ -247,7 +247,7 @@ def trained() -> tuple[sr.SpikingModel, Dataset]:
             functional.reset_net(net)
             loss = nn.functional.cross_entropy(5 * net(data.x[at].transpose(0, 1)).mean(dim=0), data.y[at])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
     functional.reset_net(net)
     model, test = sr.wrap(net.eval(), encoder=None, domain="binary", name="trained"), noisy_patterns(80, seed=2)
