@@ -53,6 +53,16 @@ def _without_gradients(norm: Norm, steps: int) -> list[MemberArguments]:
     return [{"name": name, "label": f"{name} margin", "objective": "margin", "steps": steps}]
 
 
+def _fewest_changes(norm: Norm, steps: int) -> list[MemberArguments]:
+    """Under L0, the search that starts outside of the budget, led by two gradients."""
+    if norm != "l0":
+        return []
+    return [
+        _member("fewest-flips", "fast-sigmoid", "margin", alpha=8.0, steps=max(1, steps), within_budget=True),
+        _member("fewest-flips", "own", "margin", steps=max(1, steps), within_budget=True),
+    ]
+
+
 def _optimisers(norm: Norm) -> tuple[str, str]:
     """The two optimisers of a norm: APGD, and SA-PGD where it is defined, else PGD; where spikes are counted or moved,
     the one that is defined there."""
@@ -89,7 +99,7 @@ class Standard:
 
     Attributes:
         steps: Steps of each gradient-based search.
-        queries: Steps of the black-box search.
+        queries: Steps of the black-box search, and of the two searches for the fewest changes under L0 together.
     """
 
     steps: int = 100
@@ -101,6 +111,7 @@ class Standard:
         if first != "apgd":
             return [
                 _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
+                *_fewest_changes(norm, self.queries // 2),
                 _member(first, "own", "cross_entropy", steps=self.steps),
                 _member(first, "assg", "margin", steps=self.steps),
                 *_without_gradients(norm, self.queries),

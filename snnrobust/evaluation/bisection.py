@@ -50,7 +50,9 @@ def why_not_bisected(task: Task, model: SpikingModel, skipped: frozenset[str] = 
     if getattr(task.plugin, "minimum_norm", False):
         return "one search serves all its radii"
     attacks = [(each, attack) for each, attack in task.attacks if not task.members or each.label not in skipped]
-    if any(not isinstance(each.plugin, Optimiser) for each, _ in attacks):
+    if any(
+        not isinstance(each.plugin, Optimiser) and not getattr(each.plugin, "bisectable", False) for each, _ in attacks
+    ):
         return "it owns its loop, so nothing is known about how radii differ"
     if not any(_is_multi_step(each, attack) for each, attack in attacks):
         return "it has no search of several steps on the model itself: single steps may do worse at larger radii"
@@ -148,7 +150,8 @@ def _drawn(assumed: np.ndarray, cells: CellRunner) -> np.ndarray:
 
 def _is_multi_step(task: Task, attack: AttackSettings) -> bool:
     """Whether an attack takes several steps on the evaluated model itself."""
-    return isinstance(task.plugin, Optimiser) and task.plugin.steps > 1 and attack.source is None
+    several = task.plugin.steps > 1 if isinstance(task.plugin, Optimiser) else getattr(task.plugin, "bisectable", False)
+    return several and attack.source is None
 
 
 def _at(task: Task, position: int) -> str:

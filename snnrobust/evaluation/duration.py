@@ -83,9 +83,10 @@ class Part:
     seconds: float | None = None
 
     @property
-    def searches(self) -> list[tuple[Task, AttackSettings, Optimiser]]:
-        """Its searches whose number of steps is known."""
-        return [(t, attack, t.plugin) for t, attack in self.task.attacks if isinstance(t.plugin, Optimiser)]
+    def searches(self) -> list[tuple[Task, AttackSettings, int]]:
+        """Its searches whose number of steps is known, with that number."""
+        known = [(t, attack) for t, attack in self.task.attacks if _counts_steps(t)]
+        return [(t, attack, t.plugin.steps) for t, attack in known]
 
     @property
     def strength(self) -> float:
@@ -95,7 +96,7 @@ class Part:
     @property
     def passes(self) -> int:
         """The most steps that all its samples can take together."""
-        return self.samples * sum(each.steps * attack.restarts for _, attack, each in self.searches)
+        return self.samples * sum(steps * attack.restarts for _, attack, steps in self.searches)
 
 
 def parts_of(plan: Plan, store: Store, only: str | None = None) -> list[Part]:
@@ -156,7 +157,7 @@ class DurationEstimate:
         mine = [each for each in self._parts if each.model == context.model.name and each.seconds is None]
         searches = [(part, each, attack) for part in mine for each, attack, _ in part.searches]
         kinds = {
-            _kind(each, attack): replace(each, strengths=each.strengths[-1:], attack=replace(attack, restarts=1))
+            _kind(each, attack): replace(each, strengths=_timed_at(each), attack=replace(attack, restarts=1))
             for _, each, attack in searches
             if each.label not in context.skip
         }
@@ -227,12 +228,12 @@ class DurationEstimate:
             before = self._share(replace(part, position=part.position - 1)) if part.position else 1.0
             attacked, robust = attacked * (1 - before), 0.0
         total, first = 0.0, True
-        for each, attack, optimiser in part.searches:
+        for each, attack, steps in part.searches:
             if (step := self._times.get(_kind(each, attack))) is None:
                 continue
-            total += optimiser.steps * attack.restarts * step.of(robust * attacked, self._batch)
+            total += steps * attack.restarts * step.of(robust * attacked, self._batch)
             if first or not part.effort.cascade:
-                length = min(TO_SUCCESS, optimiser.steps) if part.effort.stop else optimiser.steps
+                length = min(TO_SUCCESS, steps) if part.effort.stop else steps
                 total += length * step.of((1 - robust) * attacked, self._batch)
             first = False
         return total
@@ -245,6 +246,18 @@ class DurationEstimate:
             return 0.5
         radii, shares = zip(*known, strict=True)
         return float(np.interp(part.strength, radii, shares))
+
+
+def _counts_steps(task: Task) -> bool:
+    """Whether a search takes as long as its number of steps says."""
+    return isinstance(task.plugin, Optimiser) or getattr(task.plugin, "bisectable", False)
+
+
+def _timed_at(task: Task) -> tuple[float, ...]:
+    """The radius that a step is timed at: the largest; the smallest where samples that are broken leave a search."""
+    if isinstance(task.plugin, Optimiser):
+        return task.strengths[-1:]
+    return tuple(radius for radius in task.strengths if radius > 0)[:1] or task.strengths[:1]
 
 
 def _kind(task: Task, attack: AttackSettings) -> str:

@@ -108,7 +108,13 @@ class Queries(Protocol):
 
 @runtime_checkable
 class Perturbation(Protocol):
-    """An attack with its own loop. Padded sequences come without their padding, those of one length in one call."""
+    """An attack with its own loop. Padded sequences come without their padding, those of one length in one call.
+
+    Two attributes say how its searches at different radii relate; both are False where they are missing.
+    `minimum_norm`: it looks for the closest example, so one search at the largest radius serves all. `bisectable`: it
+    takes `steps` steps at each radius and is as thorough at all of them, so a sample that withstands it at one is taken
+    to withstand it at smaller ones (`mode="bisect"`).
+    """
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """Adversarial examples [N, *] for inputs x [N, *] with labels y [N]."""

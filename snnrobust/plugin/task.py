@@ -213,13 +213,14 @@ def uses_gradients(task: Task) -> bool | None:
 def with_steps(task: Task, steps: int, queries: int | None = None) -> Task:
     """The same attack with another number of steps, also for all members of an ensemble; unchanged if it has none.
 
-    Single-step attacks keep their step. Black-box attacks take `queries` steps, or keep theirs.
+    Single-step attacks keep their step. Black-box attacks, and those with their own loop, take `queries` steps, or keep
+    theirs.
     """
     if task.members:
         return replace(task, members=tuple(with_steps(member, steps, queries) for member in task.members))
-    if not isinstance(task.plugin, Optimiser) or task.plugin.steps == 1:
+    if getattr(task.plugin, "steps", 1) == 1:
         return task
-    wanted = steps if task.plugin.needs == "gradient" else queries
+    wanted = steps if uses_gradients(task) else queries
     plugin: Any = task.plugin  # a frozen dataclass, which the protocol can't express
     return task if wanted is None else replace(task, plugin=replace(plugin, steps=wanted))
 

@@ -264,7 +264,7 @@ def test_standard_finds_the_retimings_that_enumeration_finds() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "nets"), [("shift-linf", 20), ("shift-l1", 8), ("shift-l0", 8)])
 def test_standard_finds_the_retimings_of_many_nets(norm: str, nets: int) -> None:
-    check_retimings(range(nets), norm, queries=500)
+    check_retimings(range(nets), norm, queries=500 if norm != "shift-l1" else 2000)
 
 
 class LinearReadOut(nn.Module):

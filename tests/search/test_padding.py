@@ -49,10 +49,8 @@ REFUSED = {
     "flips": {"linf-real", "l2-real", "l2-binary", "l1-real"},
     "square": {*_GRADIENT, "l1-real", "l1-binary"},
     "retiming": {*_REAL, *_BINARY},
-    **{
-        key: {*_REAL, "l2-binary"}
-        for key in ("spike-flip", "random-flips", "sda", "spikefool", "fewest-flips", "greedy-flips")
-    },
+    **{key: {*_REAL, "l2-binary"} for key in ("spike-flip", "random-flips", "sda", "spikefool", "greedy-flips")},
+    "fewest-flips": {"linf-real", "l2-real", "l2-binary", "l1-real"},
     # What has no sequences [N, T, F]: they have tests of their own.
     **{key: {*_REAL, *_BINARY} for key in ("spike-flip-pixels", "gumbel-events", "event-pattern")},
     **{key: {"l2-binary"} for key in ("universal", "patch")},

@@ -55,10 +55,14 @@ def target(x: Tensor, gradient: Tensor, threat: ThreatModel) -> Tensor:
     bound, one more.
     """
     low, high = threat.bounds
-    top = torch.full_like(x, high) if high < float("inf") else x + 1
-    up = torch.where(gradient == 0, top - x >= x - low, gradient > 0)
-    up = torch.where(x <= low, True, torch.where(x >= high, False, up))
-    return torch.where(up, top, low)
+    top = high if high < float("inf") else x + 1
+    up = gradient > 0
+    zero = gradient == 0
+    if bool(zero.any()):
+        up |= zero & (top - x >= x - low)
+    up |= x <= low
+    up &= x < high
+    return torch.where(up, top, low).to(x.dtype)
 
 
 def lead(logits: Tensor, y: Tensor) -> Tensor:

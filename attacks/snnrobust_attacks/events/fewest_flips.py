@@ -1,134 +1,192 @@
-"""The fewest changes by taking back and exchanging those of an adversarial example."""
+"""The fewest changes: parts of an adversarial example's changes are taken back, and others made along the gradient."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.common.validate import check_count, check_share
+from snnrobust.common.validate import check_count
 from snnrobust.data.evaluation_data import EvaluationData
+from snnrobust.errors import InputError
 from snnrobust.plugin.protocols import Queries
 from snnrobust.plugin.task import Task
-from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.selection import largest_mask, places_of
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
-from snnrobust_attacks.events.changed_entries import allowed, check_whole_numbers, lead, most_changes, target
+from snnrobust_attacks.events.changed_entries import allowed, check_whole_numbers, most_changes, target
 from snnrobust_attacks.minimum_norm.shared import wrong
 from snnrobust_attacks.optimisers.shared import per_sample
+
+#: Draws of noise in a step; the changes of a larger set share them.
+DRAWS = 256
 
 
 @dataclass(frozen=True)
 class FewestFlips:
-    """Sets of changes that shrink while the net stays wrong, by simulated annealing; led by the gradient.
+    """Sets of changes that shrink while the net stays wrong: a part is taken back, and others are made by the gradient.
 
-    First 1, 2, 4, .. changes of largest gradient are added until the net is wrong, whatever the budget. Then each step
-    proposes, for each sample, to take changes back (half of the proposals; one of them, or a random part), to
-    exchange one, or to add one. A proposal at which the net is right is refused. One that leaves more changes is taken
-    with a probability that falls from `heat` to 0; an exchange that gives the true class a smaller margin or the same,
-    always, else with the probability `heat` + .2.
+    First 1, 2, 4, .. changes of largest gradient are added until the net is wrong, whatever the budget. Each round
+    then starts from the smallest set S found last, and
 
-    Changes are taken back by small (x_i - x0_i) g_i and made by large (t_i - x_i) g_i, plus Gumbel noise, where g is
-    the gradient of the objective at a recent accepted set. The smallest set counts at every budget from its size on, so
-    that one search serves all of them.
+    - takes back 1 + u^2 |S| of its changes, rounded down, with u uniform in [0, 1): those of small
+      (x_i - x0_i) g_i / max_j |(x_j - x0_j) g_j| plus Gumbel noise of a strength uniform in [0, noise);
+    - makes one change at a time, with the gradient at the inputs reached so far: that of the r-th largest
+      (t_i - x_i) g_i, where log r is uniform in [0, log `candidates`), the same for a whole step;
+    - ends when the net is wrong, and then keeps the set, which has no more changes than S; or when it has as many as S.
 
     A search at a fixed budget has to raise a margin that hardly any single change moves, since the outputs of a
-    spiking net take few values; here the size of the set tells better proposals from worse. Taking single changes
-    back is the pointwise attack (Schott et al. 2019, arXiv 1805.09190).
+    spiking net take few values; here the size of the set tells better ones from worse. The smallest set counts at every
+    budget from its size on, so one search serves all of them. The scheme is ruin and recreate (Schrimpf et al. 2000,
+    doi:10.1006/jcph.1999.6413).
+
+    Inputs may be spikes, event counts or real numbers; a change goes to a bound.
 
     Attributes:
-        steps: Proposals after the net is wrong, each a forward pass.
-        refresh: Proposals after which the gradient is taken again.
-        heat: First probability of taking a larger set.
+        steps: Forward and backward passes after the net is wrong.
+        candidates: Changes of largest gradient that one is drawn from.
+        noise: Greatest strength of the noise on what is taken back.
+        within_budget: Whether the search of a sample ends as soon as its set is within the budget. One search then
+            serves one budget alone.
     """
 
     steps: int = 2000
-    refresh: int = 20
-    heat: float = 0.1
+    candidates: int = 8
+    noise: float = 1.0
+    within_budget: bool = False
 
-    minimum_norm: ClassVar[bool] = True
+    #: The search is as thorough at each budget, so that radii can be bisected.
+    bisectable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
-        check_count("refresh", self.refresh)
-        check_share("heat", self.heat, "give a probability", zero=True)
+        check_count("candidates", self.candidates)
+        if not 0 <= self.noise < float("inf"):
+            raise InputError(f"expected noise >= 0, got {self.noise!r}; 0 takes back by the gradient alone")
+
+    @property
+    def minimum_norm(self) -> bool:
+        """Whether one search serves all budgets."""
+        return not self.within_budget
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless inputs are whole numbers and the norm counts changed entries."""
-        check_whole_numbers(model, task)
+        """Raises an `InputError` unless the norm counts changed entries."""
+        if model.domain != "real":
+            check_whole_numbers(model, task)
+        elif task.attack is not None and task.attack.norm != "l0":
+            raise InputError(
+                f"expected norm 'l0' for '{task.label}', got '{task.attack.norm}'; it searches sets of changed entries"
+            )
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The examples of fewest changes found [N, *] for inputs x [N, *] with labels y [N]."""
-        if not most_changes(threat, x[0].numel()):
+        most = most_changes(threat, x[0].numel())
+        if not most:
             return x.clone()
+        enough = most if self.within_budget else 1
         at, fooled, query = _grown(oracle, x, y, threat, index)
-        rows = fooled.nonzero()[:, 0]
-        best = at.clone()
-        if len(rows):
-            ids = index[rows.to(index.device)]
-            best[rows] = self._shrunk(oracle, at[rows], x[rows], y[rows], threat, rng.on(x), ids, query)
-        return torch.where(per_sample(allowed(best, x, threat), x), best, threat.project(best, x))
-
-    def _shrunk(
-        self,
-        oracle: Queries,
-        at: Tensor,
-        x0: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        rng: Draws,
-        index: Tensor,
-        query: int,
-    ) -> Tensor:
-        """The smallest sets of changes found [N, *] from sets `at` [N, *] at which the net is wrong."""
-        best, size = at.clone(), _size(at, x0)
-        gradient, _, logits = oracle.gradient(at, y, index, query)
-        margins = lead(logits, y)
+        rows = (fooled & ((at != x).flatten(1).sum(dim=1) > enough)).nonzero()[:, 0]
+        sets = _Sets.of(at[rows], x[rows], rows)
         for step in range(self.steps):
-            if step and step % self.refresh == 0:
-                gradient = oracle.gradient(at, y, index, query + 2 * step)[0]
-            heat = self.heat * (1 - step / self.steps)
-            unit = rng.uniform(index, (x0[0].numel() + 4,), step)
-            proposal = self._proposed(at, x0, gradient, threat, unit)
-            logits = oracle.logits(proposal, index, query + 2 * step + 1)
-            now = lead(logits, y)
-            change = _size(proposal, x0) - _size(at, x0)
-            luck = unit[:, -1]
-            taken = (change < 0) | ((change == 0) & ((now <= margins) | (luck < heat + 0.2))) | (luck < heat)
-            taken &= wrong(logits, y)
-            at = torch.where(per_sample(taken, at), proposal, at)
-            margins = torch.where(taken, now, margins)
-            smaller = _size(at, x0) < size
-            best = torch.where(per_sample(smaller, at), at, best)
-            size = torch.minimum(size, _size(at, x0))
-        return best
-
-    def _proposed(self, at: Tensor, x0: Tensor, gradient: Tensor, threat: ThreatModel, unit: Tensor) -> Tensor:
-        """Sets with some changes taken back, one exchanged, or one added, [N, *]."""
-        x, origin, g = at.flatten(1), x0.flatten(1), gradient.flatten(1)
-        noise = -torch.log(-torch.log(unit[:, :-4].clamp(1e-7, 1 - 1e-7)))
-        kind, part, heat, _ = unit[:, -4:].unbind(dim=1)
-        changed = x != origin
-        held = changed.sum(dim=1)
-        # Half of those that take back do it for one change, others for up to a quarter.
-        several = ((part - 0.5).clamp_min(0) * 0.5 * held).long().clamp_min(1)
-        back = torch.where(kind < 0.5, several, (kind < 0.8).long())
-        made = (kind >= 0.5).long()
-        scale = g.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
-        spread = heat[:, None] * noise
-        leave = (spread - (x - origin) * g / scale).masked_fill(~changed, -torch.inf)
-        gone = changed & largest_mask(leave, back)
-        new = target(at, gradient, threat).flatten(1)
-        enter = (spread + (new - x) * g / scale).masked_fill(changed, -torch.inf)
-        added = ~changed & largest_mask(enter, made)
-        return torch.where(gone, origin, torch.where(added, new, x)).reshape(at.shape)
+            if not len(sets.rows):
+                break
+            ids = index[sets.rows.to(index.device)]
+            inputs = sets.x.reshape(-1, *x.shape[1:])
+            gradient, _, logits = oracle.gradient(inputs, y[sets.rows], ids, query + step)
+            sets.keep(gradient.flatten(1), wrong(logits, y[sets.rows]))
+            done = sets.size <= enough
+            if bool(done.any()):
+                at[sets.rows[done]] = sets.smallest[done].reshape(-1, *x.shape[1:])
+                sets, gradient, ids = sets.select(~done), gradient[~done], ids[(~done).to(ids.device)]
+            if len(sets.rows):
+                sets.propose(gradient.flatten(1), rng.on(x).uniform(ids, (DRAWS + 4,), step), threat, self)
+        at[sets.rows] = sets.smallest.reshape(-1, *x.shape[1:])
+        return torch.where(per_sample(allowed(at, x, threat), x), at, threat.project(at, x))
 
 
-def _size(x: Tensor, x0: Tensor) -> Tensor:
-    return (x != x0).flatten(1).sum(dim=1)
+@dataclass
+class _Sets:
+    """The sets of changes of N samples: the smallest so far, which a round starts from, and what the round has reached.
+
+    Attributes:
+        rows: Positions of the samples in the batch, [N].
+        origin: Originals, [N, D].
+        x: What the round has reached, [N, D].
+        count: Its number of changes, [N].
+        smallest: Inputs of the fewest changes so far at which the net is wrong, of equally many the last, [N, D].
+        gradient: The gradient there, [N, D].
+        size: Their number of changes, [N].
+        ended: Whether the round is over, [N].
+        spread: How far from the largest the round draws its changes, 0 to 1, [N].
+    """
+
+    rows: Tensor
+    origin: Tensor
+    x: Tensor
+    count: Tensor
+    smallest: Tensor
+    gradient: Tensor
+    size: Tensor
+    ended: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, origin: Tensor, rows: Tensor) -> _Sets:
+        """The sets of inputs x [N, *] at which the net is wrong."""
+        x, origin = x.flatten(1), origin.flatten(1)
+        count = (x != origin).sum(dim=1)
+        ended = torch.zeros_like(count, dtype=torch.bool)
+        spread = x.new_zeros(len(x))
+        return cls(rows, origin, x.clone(), count, x.clone(), torch.zeros_like(x), count.clone(), ended, spread)
+
+    def select(self, mask: Tensor) -> _Sets:
+        """Those of the samples in `mask` [N]."""
+        return _Sets(**{each.name: getattr(self, each.name)[mask] for each in fields(self)})
+
+    def keep(self, gradient: Tensor, fooled: Tensor) -> None:
+        """Keeps what the rounds have reached where the net is wrong, `fooled` [N]; it has at most `size` changes."""
+        rows = fooled.nonzero()[:, 0]
+        self.smallest[rows], self.gradient[rows], self.size[rows] = self.x[rows], gradient[rows], self.count[rows]
+        self.ended = fooled | (self.count >= self.size)
+
+    def propose(self, gradient: Tensor, unit: Tensor, threat: ThreatModel, plugin: FewestFlips) -> None:
+        """Starts the next round of the samples whose round is over, and makes one more change at the others.
+
+        Args:
+            gradient: The gradient at `x`, [N, D].
+            unit: Uniform draws, [N, DRAWS + 4].
+            threat: The threat model.
+            plugin: The attack.
+        """
+        share, strength, spread, rank = unit[:, -4:].unbind(dim=1)
+        rows = self.ended.nonzero()[:, 0]
+        if len(rows):
+            x, origin, size = self.smallest[rows], self.origin[rows], self.size[rows]
+            places, counted = places_of(x != origin)  # (n, K)
+            harm = ((x - origin) * self.gradient[rows]).gather(1, places)
+            harm /= harm.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(harm.dtype).tiny)
+            uniform = unit[rows][:, torch.arange(places.shape[1], device=unit.device) % DRAWS].clamp(1e-7, 1 - 1e-7)
+            noise = plugin.noise * strength[rows, None] * -torch.log(-torch.log(uniform))
+            back = (1 + share[rows].square() * size).long().minimum(size)
+            gone = largest_mask((noise - harm).masked_fill(~counted, -torch.inf), back) & counted
+            x.scatter_(1, places, torch.where(gone, origin.gather(1, places), x.gather(1, places)))
+            self.x[rows], self.count[rows], self.spread[rows] = x, size - gone.sum(dim=1), spread[rows]
+        rows = (~self.ended).nonzero()[:, 0]
+        if len(rows):
+            x = self.x[rows]
+            new = target(x, gradient[rows], threat)
+            gain = ((new - x) * gradient[rows]).masked_fill_(x != self.origin[rows], -torch.inf)
+            among = gain.topk(min(plugin.candidates, x.shape[1]), dim=1).indices
+            # A round that is not over has fewer changes than entries.
+            chosen = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(
+                x.shape[1] - self.count[rows]
+            ) - 1
+            entry = among.gather(1, chosen[:, None])
+            self.x[rows] = x.scatter(1, entry, new.gather(1, entry))
+            self.count[rows] += 1
 
 
 def _grown(oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, index: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -73,9 +73,40 @@ def test_sets_over_the_budget_are_no_success() -> None:
     assert ((found.x != x).flatten(1).sum(dim=1) <= budget).all()
 
 
+def test_a_search_within_the_budget_ends_as_soon_as_it_is_there() -> None:
+    model, x, truth = linear_case()
+    y, budget = torch.zeros(40, dtype=torch.long), int(truth.max()) + 1
+    whole, part = (
+        sr.attack(model, (x, y), sr.load("fewest-flips", norm="l0", epsilon=budget, steps=300, within_budget=within))
+        for within in (False, True)
+    )
+    assert whole.success.all()
+    assert part.success.all()
+    assert ((part.x != x).flatten(1).sum(dim=1) <= budget).all()
+    assert part.queries.sum() < 0.5 * whole.queries.sum()
+
+
+def test_it_changes_few_real_inputs_and_standard_leaves_no_member_out() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(10, 12, generator=generator), torch.rand(20, 10, 12, generator=generator)
+    bias = 9.0 - float((x * weight).sum(dim=(1, 2)).min())
+    model = sr.wrap(Linear(weight, bias), encoder=None, domain="real", out_layout="N")
+    y, task = torch.zeros(20, dtype=torch.long), sr.load("standard", norm="l0", epsilon=[3, 8, 20])
+    # An entry goes to the bound that lowers the score.
+    gain = torch.maximum(x * weight, (x - 1) * weight).flatten(1).sort(dim=1, descending=True).values.cumsum(dim=1)
+    truth = (gain <= ((x * weight).sum(dim=(1, 2)) + bias)[:, None]).sum(dim=1) + 1
+    found = sr.attack(model, (x, y), sr.load("fewest-flips", norm="l0", epsilon=120, steps=300))
+    flips = (found.x != x).flatten(1).sum(dim=1)
+    assert (flips >= truth).all()
+    assert flips.sum() <= 1.05 * truth.sum()
+    report = sr.evaluate(model, (x, y), [task], evidence="none", mode="bisect", progress=False)
+    assert report.bisected("standard")
+    assert sum(each.attempted for each in report.members("standard") if each.label.startswith("fewest-flips")) > 0
+
+
 def test_it_conforms_and_refuses_other_norms() -> None:
     check_plugin("fewest-flips", steps=5)
     with pytest.raises(InputError, match="'l0'"):
         sr.evaluate(tiny_model(True), tiny_data(True), [sr.load("fewest-flips", norm="l2", epsilon=1)])
-    with pytest.raises(InputError, match="heat"):
-        FewestFlips(heat=2.0)
+    with pytest.raises(InputError, match="noise"):
+        FewestFlips(noise=-1.0)
