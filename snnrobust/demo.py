@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from snnrobust import networks, neurons
+from snnrobust import networks, neurons, training
 from snnrobust.api import evaluate
 from snnrobust.common import files
 from snnrobust.data import Splits, load
@@ -18,7 +18,6 @@ from snnrobust.errors import StoreError
 from snnrobust.plugin.task import Task
 from snnrobust.plugin.task import load as task
 from snnrobust.report import Report
-from snnrobust.training import trainer as training
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 

@@ -1,4 +1,4 @@
-"""A short trainer for small nets on static data, for demos and tests."""
+"""A short trainer for small nets on static data, for demos, tests and studies."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from typing import TypeVar
 import torch
 from spikingjelly.activation_based import functional as spiking
 from torch import Tensor, nn
-from torch.nn import functional
 
 from snnrobust.common.random import global_rng
 from snnrobust.data.dataset import Dataset
 from snnrobust.errors import InputError, InputTypeError
+from snnrobust.training.losses import LOGIT_LOSSES, RATE_LOSSES, Loss
+from snnrobust.training.silence import SilentNeurons
 from snnrobust.wrapping.decision import Correctness
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Net = TypeVar("Net", bound=nn.Module)
-
-RATE_SCALE = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,52 +38,38 @@ class History:
     seconds: float
 
 
-def rate_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of the mean output over time, times 5: rates are at most 1, too small for a plain softmax.
-
-    Args:
-        outputs: [T, N, K].
-        y: Labels [N].
-    """
-    return functional.cross_entropy(RATE_SCALE * outputs.mean(0), y)
-
-
-def rate_mse(outputs: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error between the mean output over time and one-hot labels; for outputs [T, N, K], labels [N]."""
-    rates = outputs.mean(0)  # [N, K]
-    return functional.mse_loss(rates, functional.one_hot(y, rates.shape[1]).to(rates))
-
-
-LOSSES: dict[str, Loss] = {"rate_cross_entropy": rate_cross_entropy, "rate_mse": rate_mse}
-
-
 def train(
     net: nn.Module,
     data: Dataset,
     *,
-    steps: int,
+    steps: int | None,
     epochs: int,
     lr: float = 4e-3,
     batch_size: int = 50,
     seed: int = 0,
-    loss: str | Loss = "rate_cross_entropy",
+    loss: str | Loss | None = None,
+    raise_silent: float = 0.0,
     progress: Callable[[int, int, float, float], None] | None = None,
 ) -> History:
     """Trains `net` in place with Adam, its step size falling to 0 along a half cosine.
 
-    Each batch is shown `steps` times, to a net whose SpikingJelly state has just been reset. Afterwards, also after an
-    error, the net is in eval mode, reset, and without gradients. The order of the samples and anything random in the
+    Each batch is shown `steps` times, to a net whose SpikingJelly state has just been reset. A net without time steps
+    (event-driven, or no SNN) gets it once. Afterwards, also after an error, the net is in eval mode, reset, and without
+    gradients. The order of the samples and anything random in the
     net, such as dropout, depend on `seed`; the global generators are restored.
 
     Args:
-        net: Maps [T, N, *] to [T, N, K]; runs on the device of its parameters.
+        net: Maps [T, N, *] to [T, N, K], or without `steps` [N, *] to [N, K]; runs on the device of its parameters.
         data: Static samples [N, *].
-        steps: T.
+        steps: T; None for a net without time steps.
         epochs: Passes over the data.
         lr: Adam's first step size.
         batch_size: Samples a batch; the last batch of an epoch may be smaller.
         seed: Of everything random.
-        loss: A name in `LOSSES`, or a function of outputs [T, N, K] and labels [N].
+        loss: A name in `RATE_LOSSES`, without `steps` in `LOGIT_LOSSES`, or a function of outputs and labels [N]; by
+            default the cross entropy.
+        raise_silent: What is added, after each batch, to the weights of event-driven neurons that spiked for none of
+            its samples (`SilentNeurons`).
         progress: Called after each epoch with its number from 1, `epochs`, the loss and the training accuracy.
 
     Returns:
@@ -111,7 +95,9 @@ def train(
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"expected lr above 0, got {lr}; pass something like 0.004")
     _check_seed(seed)
-    objective = _objective(loss)
+    if not 0 <= raise_silent < math.inf:
+        raise InputError(f"expected raise_silent >= 0, got {raise_silent!r}; 0 leaves silent neurons alone")
+    objective = _objective(loss, steps)
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("expected a net with parameters to train, got none that requires a gradient; unfreeze some")
@@ -123,14 +109,14 @@ def train(
     shuffle = torch.Generator().manual_seed(seed)
     losses, accuracies = [], []
     classes = data.classes
-    with global_rng(seed, device):
+    with global_rng(seed, device), SilentNeurons(net) as silent:
         net.train()
         try:
             for epoch in range(1, epochs + 1):
                 total, right = 0.0, 0
                 for at in torch.split(torch.randperm(len(data), generator=shuffle), batch_size):
                     y = data.y[at].to(device)  # [N]
-                    outputs = _outputs(net, data.x[at].to(device), steps, classes)  # [T, N, K]
+                    outputs = _outputs(net, data.x[at].to(device), steps, classes)
                     value = objective(outputs, y)
                     if not math.isfinite(batch_loss := value.item()):
                         raise InputError(f"expected a finite loss, got {batch_loss} in epoch {epoch}; lower lr={lr}")
@@ -138,6 +124,7 @@ def train(
                     torch.autograd.backward(value)
                     optimiser.step()
                     schedule.step()
+                    silent.raise_weights(raise_silent)
                     total += batch_loss * len(at)
                     right += _right(outputs, y)
                 losses.append(total / len(data))
@@ -152,15 +139,15 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, data: Dataset, steps: int, batch_size: int = 500) -> float:
-    """Share of the samples whose true class has the largest mean output over time; an all-silent output is wrong.
+def accuracy(net: nn.Module, data: Dataset, steps: int | None, batch_size: int = 500) -> float:
+    """Share of the samples whose true class has the largest output, a mean over time; an all-silent output is wrong.
 
     The net runs in eval mode. Its modes are restored afterwards, and its state is reset.
 
     Args:
-        net: Maps [T, N, *] to [T, N, K].
+        net: Maps [T, N, *] to [T, N, K], or without `steps` [N, *] to [N, K].
         data: Static samples [N, *].
-        steps: T.
+        steps: T; None for a net without time steps.
         batch_size: Samples a batch.
 
     Raises:
@@ -204,43 +191,49 @@ def _reset(net: nn.Module) -> None:
     spiking.reset_collected_modules(spiking.collect_reset_modules(net))
 
 
-def _outputs(net: nn.Module, x: Tensor, steps: int, classes: int) -> Tensor:
-    """Outputs [T, N, K] of the freshly reset net for static samples x [N, *], with room for all classes."""
+def _outputs(net: nn.Module, x: Tensor, steps: int | None, classes: int) -> Tensor:
+    """Outputs of the freshly reset net for samples x [N, *], [T, N, K] or [N, K], with room for all classes."""
     _reset(net)
-    outputs = net(x.expand(steps, *x.shape))  # [T, N, *] -> [T, N, K]
+    outputs = net(x if steps is None else x.expand(steps, *x.shape))
+    expected = (len(x),) if steps is None else (steps, len(x))
     if not isinstance(outputs, Tensor):
-        raise InputTypeError(f"expected a net that returns a tensor, got {type(outputs).__name__}; return [T, N, K]")
-    if outputs.ndim != 3 or outputs.shape[:2] != (steps, len(x)) or outputs.shape[2] < classes:
+        raise InputTypeError(f"expected a net that returns a tensor, got {type(outputs).__name__}; return its outputs")
+    if outputs.ndim != len(expected) + 1 or outputs.shape[:-1] != expected or outputs.shape[-1] < classes:
+        advice = "set steps for a net over time" if steps is None else 'return every step (step_mode="m")'
         raise InputError(
-            f"expected outputs [{steps}, {len(x)}, K] with K of at least {classes} classes, got {list(outputs.shape)}; "
-            'return every step (step_mode="m") and widen the last layer if it is too small'
+            f"expected outputs [{', '.join(map(str, expected))}, K] with K of at least {classes} classes, got "
+            f"{list(outputs.shape)}; {advice} and widen the last layer if it is too small"
         )
     return outputs
 
 
 def _right(outputs: Tensor, y: Tensor) -> int:
-    """How many samples are right by the mean over time: outputs [T, N, K], labels [N]."""
-    return int(Correctness(outputs.mean(0), y).correct.sum())
+    """How many samples are right by outputs [N, K], or by the mean over time of [T, N, K]; labels [N]."""
+    return int(Correctness(outputs if outputs.ndim == 2 else outputs.mean(0), y).correct.sum())
 
 
-def _objective(loss: str | Loss) -> Loss:
+def _objective(loss: str | Loss | None, steps: int | None) -> Loss:
+    known = LOGIT_LOSSES if steps is None else RATE_LOSSES
+    if loss is None:
+        return next(iter(known.values()))
     if callable(loss):
         return loss
-    if loss in LOSSES:
-        return LOSSES[loss]
-    close = difflib.get_close_matches(str(loss), LOSSES, n=1)
+    if loss in known:
+        return known[loss]
+    close = difflib.get_close_matches(str(loss), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else "pass a known name or a function of outputs and labels"
-    raise InputError(f"expected a loss among {', '.join(LOSSES)}, got {loss!r}; {hint}")
+    kind = "without steps" if steps is None else "over time"
+    raise InputError(f"expected a loss of a net {kind} among {', '.join(known)}, got {loss!r}; {hint}")
 
 
-def _check_arguments(net: nn.Module, data: Dataset, **counts: int) -> None:
+def _check_arguments(net: nn.Module, data: Dataset, steps: int | None, **counts: int) -> None:
     if not isinstance(net, nn.Module):
         raise InputTypeError(f"expected net as an nn.Module, got {type(net).__name__}; pass the net itself")
     if not isinstance(data, Dataset):
         raise InputTypeError(f"expected a snnrobust.data.Dataset, got {type(data).__name__}; pass Dataset.of(x, y)")
     if data.lengths is not None:
         raise InputError(f"expected static samples, got the sequences of '{data.name}'; train on them yourself")
-    for name, count in counts.items():
+    for name, count in (counts if steps is None else {"steps": steps, **counts}).items():
         _check_integer(name, count)
         if count < 1:
             raise InputError(f"expected {name} of at least 1, got {count}; pass a positive number")

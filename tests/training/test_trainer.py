@@ -7,7 +7,7 @@ from torch import nn
 from snnrobust import networks
 from snnrobust.data import Dataset, load
 from snnrobust.errors import InputError, InputTypeError
-from snnrobust.training import LOSSES, accuracy, initialised, rate_cross_entropy, rate_mse, train
+from snnrobust.training import RATE_LOSSES, accuracy, initialised, rate_cross_entropy, rate_mse, train
 
 
 def lif(features):
@@ -44,7 +44,7 @@ class Constant(nn.Module):
         return self.answer.expand(*x.shape[:2], -1)
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, rate_mse])
+@pytest.mark.parametrize("loss", [*RATE_LOSSES, rate_mse])
 def test_it_learns(loss):
     net = toy_net()
     history = fit(net, epochs=25, loss=loss)
