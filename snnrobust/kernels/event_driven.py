@@ -106,7 +106,7 @@ def spike_times(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> Tenso
     """
     inputs = sort_inputs(times, dynamics.duration)
     shape, count = (len(times), len(weight)), inputs.times.shape[1]
-    p, q = (each.flatten(0, 1) for each in _sums(inputs, weight, dynamics))  # (N M, L)
+    p, q = (each.flatten(0, 1) for each in sums_of_inputs(inputs, weight, dynamics))  # (N M, L)
     # Connected to weights and inputs, so that a silent layer has a gradient of 0.
     silent = math.inf + 0 * (weight.sum() + inputs.times.sum()) + p.new_zeros(len(p))
     last, taken = p.new_full(silent.shape, -math.inf), torch.zeros_like(silent)
@@ -122,13 +122,13 @@ def spike_times(times: Tensor, weight: Tensor, dynamics: EventDynamics) -> Tenso
             active, place, first = active[spiking], place[spiking], first[spiking]
         time = _polished(p[active, place], q[active, place] + taken[active], first, dynamics)
         fired.append(silent.index_put((active,), time))
-        taken = taken.index_add(0, active, _taken_by_reset(time, dynamics))
+        taken = taken.index_add(0, active, taken_by_reset(time, dynamics))
         last = last.index_put((active,), time.detach())
     fired += [silent] * (dynamics.max_spikes - len(fired))
     return torch.stack(fired, dim=1).reshape(*shape, dynamics.max_spikes)
 
 
-def _sums(inputs: SortedInputs, weight: Tensor, dynamics: EventDynamics) -> tuple[Tensor, Tensor]:
+def sums_of_inputs(inputs: SortedInputs, weight: Tensor, dynamics: EventDynamics) -> tuple[Tensor, Tensor]:
     """a and b after each input spike, [N, M, L] each."""
     each = weight[:, inputs.source].transpose(0, 1)  # (N, M, L)
     phase = inputs.times / dynamics.tau_s
@@ -137,7 +137,7 @@ def _sums(inputs: SortedInputs, weight: Tensor, dynamics: EventDynamics) -> tupl
     return (each * fast[:, None]).cumsum(dim=2), (each * slow[:, None]).cumsum(dim=2)
 
 
-def _taken_by_reset(time: Tensor, dynamics: EventDynamics) -> Tensor:
+def taken_by_reset(time: Tensor, dynamics: EventDynamics) -> Tensor:
     """What a spike adds to b."""
     if dynamics.ratio == 2:
         return -dynamics.reset * (time / dynamics.tau).exp()
@@ -180,7 +180,7 @@ def _polished(p: Tensor, q: Tensor, time: Tensor, dynamics: EventDynamics) -> Te
     """Differentiable times [n] from those of the closed form, by Newton's method on u(t) = theta."""
     least = GRAZING * dynamics.reset
     for step in range(NEWTON):
-        u, slope = _potential_and_slope(p, q, time, dynamics)
+        u, slope = potential_and_slope(p, q, time, dynamics)
         grazing = slope < least
         change = (u - dynamics.threshold) / torch.where(grazing, least, slope)
         # A further step with a limited slope would count the gradient once more.
@@ -188,7 +188,7 @@ def _polished(p: Tensor, q: Tensor, time: Tensor, dynamics: EventDynamics) -> Te
     return time
 
 
-def _potential_and_slope(p: Tensor, q: Tensor, time: Tensor, dynamics: EventDynamics) -> tuple[Tensor, Tensor]:
+def potential_and_slope(p: Tensor, q: Tensor, time: Tensor, dynamics: EventDynamics) -> tuple[Tensor, Tensor]:
     phase = time / dynamics.tau_s
     fast = (-phase).exp()
     if dynamics.ratio == 2:
