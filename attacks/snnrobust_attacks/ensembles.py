@@ -58,8 +58,8 @@ def _fewest_changes(norm: Norm, steps: int) -> list[MemberArguments]:
     if norm != "l0":
         return []
     return [
-        _member("fewest-flips", "fast-sigmoid", "margin", alpha=8.0, steps=max(1, steps), within_budget=True),
-        _member("fewest-flips", "own", "margin", steps=max(1, steps), within_budget=True),
+        _member("fewest-flips", "fast-sigmoid", "margin", alpha=8.0, steps=steps),
+        _member("fewest-flips", "own", "margin", steps=steps),
     ]
 
 
@@ -99,7 +99,7 @@ class Standard:
 
     Attributes:
         steps: Steps of each gradient-based search.
-        queries: Steps of the black-box search, and of the two searches for the fewest changes under L0 together.
+        queries: Steps of the black-box search, and of each search for the fewest changes under L0.
     """
 
     steps: int = 100
@@ -111,7 +111,7 @@ class Standard:
         if first != "apgd":
             return [
                 _member(first, "fast-sigmoid", "margin", alpha=8.0, steps=self.steps),
-                *_fewest_changes(norm, self.queries // 2),
+                *_fewest_changes(norm, self.queries),
                 _member(first, "own", "cross_entropy", steps=self.steps),
                 _member(first, "assg", "margin", steps=self.steps),
                 *_without_gradients(norm, self.queries),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from snnrobust.data.batch import Batch
 from snnrobust.errors import InputError
 from snnrobust.evaluation.attack_outcomes import AttackOutcomes, KeptExamples
 from snnrobust.evaluation.cell_context import CellContext
-from snnrobust.plugin.protocols import Fitted, Optimiser
+from snnrobust.plugin.protocols import Fitted, Optimiser, Queries
 from snnrobust.plugin.task import AttackSettings, Task, uses_gradients
 from snnrobust.results.fitting import Fitting
 from snnrobust.search.active_batch import SELECTION
@@ -22,6 +24,7 @@ from snnrobust.search.attack_context import AttackContext, SearchResult
 from snnrobust.search.fitting import fit
 from snnrobust.search.loop import perturb, search
 from snnrobust.search.queries import ModelQueries
+from snnrobust.threat_models.threat_model import ThreatModel
 
 #: Seconds between two saves of a cell that is still running.
 SAVE_EVERY = 20.0
@@ -48,6 +51,15 @@ def searches_of(task: Task) -> list[MemberRestart]:
         for restart in range(attack.restarts)
     ]
     return [MemberRestart(number, *each) for number, each in enumerate(listed)]
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """No perturbation: what a search for the closest example has found beyond the radius is none."""
+
+    def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
+        """The inputs x [N, *]."""
+        return x
 
 
 @dataclass(frozen=True)
@@ -119,21 +131,16 @@ class AttackCell:
         def done(found: SearchResult) -> None:
             nonlocal saved, merging
             merging = True  # should this be interrupted, the outcomes are in between: the last save stands
-            outcomes.merge(
-                found,
-                context.data.x[found.rows].to(context.model.input_dtype),  # as the model sees them
-                search_context.threat,
-                member=restart.member,
-                search_number=restart.number,
-                stochastic=context.model.stochastic,
-            )
+            self._merge(outcomes, found, search_context.threat, restart)
             merging = False
             if time.monotonic() - saved > SAVE_EVERY:
                 self.save(outcomes)
                 saved = time.monotonic()
 
         try:
-            if isinstance(restart.task.plugin, Optimiser):
+            if self._serves_all_radii(restart.task):
+                self._search_closest(search_context, restart, rows, done)
+            elif isinstance(restart.task.plugin, Optimiser):
                 search(search_context, restart.task.plugin, rows, done)
             elif isinstance(restart.task.plugin, Fitted):
                 perturb(self._fitted(search_context, restart), restart.task.plugin, rows, done)
@@ -145,6 +152,69 @@ class AttackCell:
             raise
         path = search_context.queries.execution.path
         context.store.save_execution_path(context.model.name, restart.task.label, path)
+
+    def _merge(
+        self, outcomes: AttackOutcomes, found: SearchResult, threat: ThreatModel, restart: MemberRestart
+    ) -> None:
+        """Merges what a search has found."""
+        outcomes.merge(
+            found,
+            self._originals(found.rows),
+            threat,
+            member=restart.member,
+            search_number=restart.number,
+            stochastic=self.context.model.stochastic,
+        )
+
+    def _originals(self, rows: Tensor) -> Tensor:
+        """The inputs at the positions `rows` [n] as the model sees them, [n, *]."""
+        return self.context.data.x[rows].to(self.context.model.input_dtype)
+
+    def _serves_all_radii(self, task: Task) -> bool:
+        """Whether a member's one search at the largest radius serves all of the ensemble's radii."""
+        return bool(self.task.members) and hasattr(task.plugin, "enough") and not self.context.model.stochastic
+
+    def _search_closest(
+        self, here: AttackContext, restart: MemberRestart, rows: Tensor, done: Callable[[SearchResult], None]
+    ) -> None:
+        """Searches the closest examples of the samples at `rows` at the largest radius, where that was not done yet.
+
+        What lies beyond the radius of `here` counts as if nothing had been found: the example is the original.
+        """
+        context, strengths = self.context, self.task.strengths
+        plugin: Any = restart.task.plugin  # a frozen dataclass, which the protocol can't express
+        plugin = replace(plugin, enough=min((radius for radius in strengths if radius > 0), default=1.0))
+        widest = replace(self, position=len(strengths) - 1)._attack_context(restart, rows)
+        widest = replace(widest, queries=here.queries)
+        key = repr((self._key[:2], restart.task.label, restart.restart, plugin, restart.attack, strengths[-1]))
+
+        def kept(part: Tensor) -> SearchResult:
+            return context.closest.get(key, context.data.index[part], part, self._originals(part))
+
+        def within(found: SearchResult) -> None:
+            # The distance is a whole number, which rounding may have moved.
+            far = (here.threat.distance(found.x, self._originals(found.rows)) > here.threat.epsilon + 1e-6).cpu()
+            if not far.all():
+                done(found.select(~far))
+            spent = {row: at for at, row in enumerate(found.rows.tolist())}
+
+            def nothing(original: SearchResult) -> None:
+                at = torch.tensor([spent[row] for row in original.rows.tolist()])
+                forwards, backwards = original.forwards + found.forwards[at], original.backwards + found.backwards[at]
+                done(replace(original, forwards=forwards, backwards=backwards, undefined=found.undefined[at]))
+
+            if far.any():
+                perturb(here, _Nothing(), found.rows[far], nothing)
+
+        def keep(found: SearchResult) -> None:
+            context.closest.put(key, context.data.index[found.rows], found, self._originals(found.rows))
+            within(found)
+
+        known = context.closest.known(key, context.data.index[rows])
+        for _, found in context.sizer.over(rows[known], kept):
+            within(found)
+        if not known.all():
+            perturb(widest, plugin, rows[~known], keep)
 
     def _compare_black_box(self, outcomes: AttackOutcomes) -> None:
         """Runs black-box members on as many samples as it takes to compare them with gradient attacks.

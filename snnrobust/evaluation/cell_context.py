@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from snnrobust.common.batching import BatchSizer
 from snnrobust.common.files import Arrays
 from snnrobust.common.progress import Progress
 from snnrobust.data.dataset import Dataset
+from snnrobust.evaluation.closest_examples import ClosestExamples
 from snnrobust.evaluation.earlier_outcomes import EarlierOutcomes
 from snnrobust.evaluation.settings import Effort, EvaluationSettings
 from snnrobust.results.store import Store
@@ -37,6 +38,7 @@ class CellContext:
         clean: Clean outcomes of the samples, if `data` is a subset; None: read from the store.
         earlier: What the evaluation itself found with equal attacks; None: nothing is taken over.
         held_out: The samples that perturbations are fitted on; None where no attack is fitted.
+        closest: What minimum-norm members have found so far.
     """
 
     model: SpikingModel
@@ -54,6 +56,7 @@ class CellContext:
     clean: Arrays | None = None
     earlier: EarlierOutcomes | None = None
     held_out: Dataset | None = None
+    closest: ClosestExamples = field(default_factory=ClosestExamples)
 
     @property
     def examples(self) -> int:

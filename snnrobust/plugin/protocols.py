@@ -113,7 +113,8 @@ class Perturbation(Protocol):
     Two attributes say how its searches at different radii relate; both are False where they are missing.
     `minimum_norm`: it looks for the closest example, so one search at the largest radius serves all. `bisectable`: it
     takes `steps` steps at each radius and is as thorough at all of them, so a sample that withstands it at one is taken
-    to withstand it at smaller ones (`mode="bisect"`).
+    to withstand it at smaller ones (`mode="bisect"`). A minimum-norm attack with a field `enough`, the distance at
+    which the search of a sample ends, is run once for all radii of an ensemble, too; there it ends at the smallest.
     """
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
@@ -51,6 +51,10 @@ class SearchResult:
     unchanged: Tensor
     disagreements: Tensor
     undefined: Tensor
+
+    def select(self, mask: Tensor) -> SearchResult:
+        """The part of the samples in `mask` [n]."""
+        return SearchResult(**{each.name: getattr(self, each.name)[mask] for each in fields(self)})
 
 
 @dataclass(frozen=True)

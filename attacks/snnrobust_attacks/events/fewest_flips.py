@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.common.validate import check_count
+from snnrobust.common.validate import check_count, check_positive
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.protocols import Queries
@@ -49,28 +49,24 @@ class FewestFlips:
         steps: Forward and backward passes after the net is wrong.
         candidates: Changes of largest gradient that one is drawn from.
         noise: Greatest strength of the noise on what is taken back.
-        within_budget: Whether the search of a sample ends as soon as its set is within the budget. One search then
-            serves one budget alone.
+        enough: Number of changes at which the search of a sample ends. As a member of an ensemble it is the smallest
+            radius.
     """
 
     steps: int = 2000
     candidates: int = 8
     noise: float = 1.0
-    within_budget: bool = False
+    enough: float = 1.0
 
-    #: The search is as thorough at each budget, so that radii can be bisected.
+    minimum_norm: ClassVar[bool] = True
     bisectable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_count("candidates", self.candidates)
+        check_positive("enough", self.enough)
         if not 0 <= self.noise < float("inf"):
             raise InputError(f"expected noise >= 0, got {self.noise!r}; 0 takes back by the gradient alone")
-
-    @property
-    def minimum_norm(self) -> bool:
-        """Whether one search serves all budgets."""
-        return not self.within_budget
 
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless the norm counts changed entries."""
@@ -83,12 +79,10 @@ class FewestFlips:
 
     def perturb(self, oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, rng: Draws, index: Tensor) -> Tensor:
         """The examples of fewest changes found [N, *] for inputs x [N, *] with labels y [N]."""
-        most = most_changes(threat, x[0].numel())
-        if not most:
+        if not most_changes(threat, x[0].numel()):
             return x.clone()
-        enough = most if self.within_budget else 1
         at, fooled, query = _grown(oracle, x, y, threat, index)
-        rows = (fooled & ((at != x).flatten(1).sum(dim=1) > enough)).nonzero()[:, 0]
+        rows = (fooled & ((at != x).flatten(1).sum(dim=1) > self.enough)).nonzero()[:, 0]
         sets = _Sets.of(at[rows], x[rows], rows)
         for step in range(self.steps):
             if not len(sets.rows):
@@ -97,7 +91,7 @@ class FewestFlips:
             inputs = sets.x.reshape(-1, *x.shape[1:])
             gradient, _, logits = oracle.gradient(inputs, y[sets.rows], ids, query + step)
             sets.keep(gradient.flatten(1), wrong(logits, y[sets.rows]))
-            done = sets.size <= enough
+            done = sets.size <= self.enough
             if bool(done.any()):
                 at[sets.rows[done]] = sets.smallest[done].reshape(-1, *x.shape[1:])
                 sets, gradient, ids = sets.select(~done), gradient[~done], ids[(~done).to(ids.device)]

@@ -73,16 +73,14 @@ def test_sets_over_the_budget_are_no_success() -> None:
     assert ((found.x != x).flatten(1).sum(dim=1) <= budget).all()
 
 
-def test_a_search_within_the_budget_ends_as_soon_as_it_is_there() -> None:
+def test_a_search_ends_at_enough_changes() -> None:
     model, x, truth = linear_case()
-    y, budget = torch.zeros(40, dtype=torch.long), int(truth.max()) + 1
+    y, enough = torch.zeros(40, dtype=torch.long), int(truth.max()) + 1
     whole, part = (
-        sr.attack(model, (x, y), sr.load("fewest-flips", norm="l0", epsilon=budget, steps=300, within_budget=within))
-        for within in (False, True)
+        sr.attack(model, (x, y), sr.load("fewest-flips", norm="l0", epsilon=120, steps=300, enough=least))
+        for least in (1, enough)
     )
-    assert whole.success.all()
-    assert part.success.all()
-    assert ((part.x != x).flatten(1).sum(dim=1) <= budget).all()
+    assert ((part.x != x).flatten(1).sum(dim=1) <= enough).all()
     assert part.queries.sum() < 0.5 * whole.queries.sum()
 
 
