@@ -35,10 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snnrobust as sr
-from snnrobust import networks
+from snnrobust import networks, training
 from snnrobust.common.random import Draws, global_rng
 from snnrobust.data import Dataset
-from snnrobust.training import trainer as training
 from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.hessian import Formal
 from snnrobust_landscapes.operators.operator import Operator

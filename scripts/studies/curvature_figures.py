@@ -17,9 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import snnrobust as sr
+from snnrobust import training
 from snnrobust.common.random import Draws
 from snnrobust.report.plots import COLOURS, DASHES, MARKERS
-from snnrobust.training import trainer as training
 from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.names import operator_spec
 from snnrobust_landscapes.validity.plateau import hidden_parameters

@@ -27,10 +27,9 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 import snnrobust as sr
-from snnrobust import networks
+from snnrobust import networks, training
 from snnrobust.common.files import from_json, to_json, write
 from snnrobust.common.random import Draws
-from snnrobust.training import trainer as training
 from snnrobust_landscapes.loss.weights import WeightLandscape
 from snnrobust_landscapes.operators.asymmetry import asymmetry
 from snnrobust_landscapes.operators.names import operator_spec
