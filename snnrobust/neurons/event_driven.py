@@ -13,6 +13,7 @@ from snnrobust.errors import InputError
 from snnrobust.kernels.build import BuildError
 from snnrobust.kernels.event_driven import EventDynamics, spike_times
 from snnrobust.kernels.event_driven_native import native_spike_times, supports
+from snnrobust.kernels.event_driven_peaks import peak_potentials
 from snnrobust.neurons.spike_trains import check_spike_times, windows
 
 #: "native" is the C++ kernel (first derivatives), "eager" is torch (any derivative, any device); "auto" takes the
@@ -66,6 +67,11 @@ class _EventLayer(nn.Module):
                 if self.backend == "native":
                     raise
         return spike_times(times, self.weight, self.dynamics)
+
+    def _margins(self, times: Tensor, fired: Tensor) -> Tensor:
+        """Margins [N, M] for inputs [N, I, K_in] and spike times [N, M, K]."""
+        margins = peak_potentials(times, self.weight, fired, self.dynamics) / self.dynamics.threshold - 1
+        return torch.where(fired.isfinite().all(dim=2), math.nan, margins)
 
     def extra_repr(self) -> str:
         """The constants."""
@@ -138,6 +144,17 @@ class EventDriven(_EventLayer):
             )
         return self._fire(times)
 
+    def margins(self, times: Tensor, fired: Tensor) -> Tensor:
+        """How far each neuron is from one more spike, max u / threshold - 1 after its last one, [N, out].
+
+        NaN where it has all its spikes, -inf where no input spike arrives. Differentiable.
+
+        Args:
+            times: Input spike times [N, in, K_in].
+            fired: What the layer returned for them, [N, out, max_spikes].
+        """
+        return self._margins(times, fired)
+
 
 class EventDrivenConv2d(_EventLayer):
     """A convolution of `EventDriven` neurons: [N, C, H, W, K_in] -> [N, M, H', W', max_spikes].
@@ -200,3 +217,10 @@ class EventDrivenConv2d(_EventLayer):
         cut = windows(times, self.kernel_size, self.stride, self.padding)  # (N, H', W', C, k k, K)
         fired = self._fire(cut.flatten(3, 4).flatten(0, 2))  # (N H' W', M, K)
         return fired.reshape(*cut.shape[:3], *fired.shape[1:]).permute(0, 3, 1, 2, 4)
+
+    def margins(self, times: Tensor, fired: Tensor) -> Tensor:
+        """As `EventDriven.margins`, [N, M, H', W'], for inputs [N, C, H, W, K_in] and spikes [N, M, H', W', K]."""
+        cut = windows(times, self.kernel_size, self.stride, self.padding)  # (N, H', W', C, k k, K)
+        own = fired.permute(0, 2, 3, 1, 4).flatten(0, 2)  # (N H' W', M, K)
+        margins = self._margins(cut.flatten(3, 4).flatten(0, 2), own)
+        return margins.reshape(*cut.shape[:3], -1).permute(0, 3, 1, 2)

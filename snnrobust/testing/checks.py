@@ -14,7 +14,7 @@ from snnrobust.objectives.logits import CrossEntropy
 from snnrobust.plugin.protocols import Corruption, Measurement
 from snnrobust.plugin.task import AttackSettings, Task
 from snnrobust.spike_gradients.swap import Own
-from snnrobust.testing.tiny import tiny_data, tiny_model
+from snnrobust.testing.tiny import tiny_data, tiny_event_model, tiny_model
 from snnrobust.wrapping.model import SpikingModel
 
 
@@ -46,12 +46,16 @@ def _accepts(name: str, plugin: Any, model: SpikingModel, data: Dataset) -> bool
 
 
 def accepted_model_and_data(name: str, plugin: Any) -> tuple[SpikingModel, Dataset]:
-    """The tiny model and data that the plugin accepts: static if possible, else temporal."""
-    for temporal in (False, True):
-        model, data = tiny_model(temporal), tiny_data(temporal)
+    """The tiny model and data that the plugin accepts: static, else temporal, else of an event-driven net."""
+    models = (tiny_model(), False), (tiny_model(temporal=True), True), (tiny_event_model(), False)
+    for model, temporal in models:
+        data = tiny_data(temporal)
         if _accepts(name, plugin, model, data):
             return model, data
-    raise PluginError(f"expected '{name}' to accept static or binary temporal data, got neither; see its check method")
+    raise PluginError(
+        f"expected '{name}' to accept static or binary temporal data, or an event-driven net, got neither; see its "
+        f"check method"
+    )
 
 
 def model_state(model: SpikingModel) -> list[Any]:

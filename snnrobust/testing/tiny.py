@@ -7,6 +7,7 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 from snnrobust.data.dataset import Dataset
+from snnrobust.neurons import EventDriven, FirstSpike, Latency
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 
@@ -36,6 +37,18 @@ def tiny_model(temporal: bool = False, surrogate_function: nn.Module | None = No
     if temporal:
         return wrap(net, name="tiny", encoder=None, domain="binary")
     return wrap(net, name="tiny", steps=4)
+
+
+def tiny_event_model() -> SpikingModel:
+    """A small fixed event-driven net of first spikes on inputs [N, 1, 4, 4] with 3 classes, for `tiny_data`."""
+    with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
+        layers = EventDriven(16, 12, 2, threshold=0.2, duration=1.0), EventDriven(12, 3, threshold=0.2, duration=1.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) * 2 - 0.5)
+    net = nn.Sequential(nn.Flatten(), Latency(), *layers, FirstSpike(1.0))
+    return wrap(net, name="tiny-events", layout="N")
 
 
 def tiny_data(temporal: bool = False, count: int = 12) -> Dataset:

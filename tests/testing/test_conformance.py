@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "minimum-norm": {"steps": 8},
     "hop-skip-jump": {"steps": 2, "queries": 8, "starts": 2},
     "threshold-margins": {"samples": 8},
+    "event-margins": {"samples": 8},
     "plane": {"points": 3, "samples": 8},
     "line": {"points": 3, "samples": 8},
     "activity": {"samples": 8},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.common.validate import check_count, check_positive
+from snnrobust.common.validate import check_count, check_positive, check_share
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.protocols import Queries
@@ -35,7 +35,8 @@ class FewestFlips:
     - takes back 1 + u^2 |S| of its changes, rounded down, with u uniform in [0, 1): those of small
       (x_i - x0_i) g_i / max_j |(x_j - x0_j) g_j| plus Gumbel noise of a strength uniform in [0, noise);
     - makes one change at a time, with the gradient at the inputs reached so far: that of the r-th largest
-      (t_i - x_i) g_i, where log r is uniform in [0, log `candidates`), the same for a whole step;
+      (t_i - x_i) g_i, where log r is uniform in [0, s log `candidates`) and s, uniform in [0, 1), is drawn for the
+      round; or, in a share `uniform` of the rounds, one drawn uniformly from all entries;
     - ends when the net is wrong, and then keeps the set, which has no more changes than S; or when it has as many as S.
 
     A search at a fixed budget has to raise a margin that hardly any single change moves, since the outputs of a
@@ -49,6 +50,8 @@ class FewestFlips:
         steps: Forward and backward passes after the net is wrong.
         candidates: Changes of largest gradient that one is drawn from.
         noise: Greatest strength of the noise on what is taken back.
+        uniform: Share of the rounds that draw their changes from all entries alike. The gradient of a surrogate can be
+            small, or zero, where a change would help.
         enough: Number of changes at which the search of a sample ends. As a member of an ensemble it is the smallest
             radius.
     """
@@ -56,6 +59,7 @@ class FewestFlips:
     steps: int = 2000
     candidates: int = 8
     noise: float = 1.0
+    uniform: float = 0.5
     enough: float = 1.0
 
     minimum_norm: ClassVar[bool] = True
@@ -64,6 +68,7 @@ class FewestFlips:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_count("candidates", self.candidates)
+        check_share("uniform", self.uniform, zero=True, one=True)
         check_positive("enough", self.enough)
         if not 0 <= self.noise < float("inf"):
             raise InputError(f"expected noise >= 0, got {self.noise!r}; 0 takes back by the gradient alone")
@@ -96,7 +101,7 @@ class FewestFlips:
                 at[sets.rows[done]] = sets.smallest[done].reshape(-1, *x.shape[1:])
                 sets, gradient, ids = sets.select(~done), gradient[~done], ids[(~done).to(ids.device)]
             if len(sets.rows):
-                sets.propose(gradient.flatten(1), rng.on(x).uniform(ids, (DRAWS + 4,), step), threat, self)
+                sets.propose(gradient.flatten(1), rng.on(x).uniform(ids, (DRAWS + 5,), step), threat, self)
         at[sets.rows] = sets.smallest.reshape(-1, *x.shape[1:])
         return torch.where(per_sample(allowed(at, x, threat), x), at, threat.project(at, x))
 
@@ -115,6 +120,7 @@ class _Sets:
         size: Their number of changes, [N].
         ended: Whether the round is over, [N].
         spread: How far from the largest the round draws its changes, 0 to 1, [N].
+        uniform: Whether the round draws them from all entries alike, [N].
     """
 
     rows: Tensor
@@ -126,6 +132,7 @@ class _Sets:
     size: Tensor
     ended: Tensor
     spread: Tensor
+    uniform: Tensor
 
     @classmethod
     def of(cls, x: Tensor, origin: Tensor, rows: Tensor) -> _Sets:
@@ -133,8 +140,9 @@ class _Sets:
         x, origin = x.flatten(1), origin.flatten(1)
         count = (x != origin).sum(dim=1)
         ended = torch.zeros_like(count, dtype=torch.bool)
-        spread = x.new_zeros(len(x))
-        return cls(rows, origin, x.clone(), count, x.clone(), torch.zeros_like(x), count.clone(), ended, spread)
+        spread, uniform = x.new_zeros(len(x)), ended.clone()
+        gradient = torch.zeros_like(x)
+        return cls(rows, origin, x.clone(), count, x.clone(), gradient, count.clone(), ended, spread, uniform)
 
     def select(self, mask: Tensor) -> _Sets:
         """Those of the samples in `mask` [N]."""
@@ -151,11 +159,11 @@ class _Sets:
 
         Args:
             gradient: The gradient at `x`, [N, D].
-            unit: Uniform draws, [N, DRAWS + 4].
+            unit: Uniform draws, [N, DRAWS + 5].
             threat: The threat model.
             plugin: The attack.
         """
-        share, strength, spread, rank = unit[:, -4:].unbind(dim=1)
+        share, strength, spread, kind, rank = unit[:, -5:].unbind(dim=1)
         rows = self.ended.nonzero()[:, 0]
         if len(rows):
             x, origin, size = self.smallest[rows], self.origin[rows], self.size[rows]
@@ -168,6 +176,7 @@ class _Sets:
             gone = largest_mask((noise - harm).masked_fill(~counted, -torch.inf), back) & counted
             x.scatter_(1, places, torch.where(gone, origin.gather(1, places), x.gather(1, places)))
             self.x[rows], self.count[rows], self.spread[rows] = x, size - gone.sum(dim=1), spread[rows]
+            self.uniform[rows] = kind[rows] < plugin.uniform
         rows = (~self.ended).nonzero()[:, 0]
         if len(rows):
             x = self.x[rows]
@@ -175,10 +184,14 @@ class _Sets:
             gain = ((new - x) * gradient[rows]).masked_fill_(x != self.origin[rows], -torch.inf)
             among = gain.topk(min(plugin.candidates, x.shape[1]), dim=1).indices
             # A round that is not over has fewer changes than entries.
-            chosen = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(
-                x.shape[1] - self.count[rows]
-            ) - 1
-            entry = among.gather(1, chosen[:, None])
+            most = x.shape[1] - self.count[rows]
+            ranked = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(most) - 1
+            entry = among.gather(1, ranked[:, None])
+            anywhere = self.uniform[rows]
+            if bool(anywhere.any()):
+                unchanged = (x == self.origin[rows])[anywhere]
+                which = (rank[rows] * most).long().minimum(most - 1)[anywhere, None]
+                entry[anywhere] = (unchanged.cumsum(dim=1) > which).int().argmax(dim=1, keepdim=True)
             self.x[rows] = x.scatter(1, entry, new.gather(1, entry))
             self.count[rows] += 1
 
