@@ -54,9 +54,10 @@ def _without_gradients(norm: Norm, steps: int) -> list[MemberArguments]:
 
 
 def _fewest_changes(norm: Norm, steps: int) -> list[MemberArguments]:
-    """Under L0, the search that starts outside of the budget, led by two gradients."""
+    """Under L0, the search that starts outside of the budget, led by two gradients; its steps have two passes."""
     if norm != "l0":
         return []
+    steps = max(1, steps // 2)
     return [
         _member("fewest-flips", "fast-sigmoid", "margin", alpha=8.0, steps=steps),
         _member("fewest-flips", "own", "margin", steps=steps),
@@ -99,7 +100,7 @@ class Standard:
 
     Attributes:
         steps: Steps of each gradient-based search.
-        queries: Steps of the black-box search, and of each search for the fewest changes under L0.
+        queries: Steps of the black-box search; each search for the fewest changes under L0 takes half as many steps.
     """
 
     steps: int = 100

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrobust.common.random import Draws
-from snnrobust.common.validate import check_count, check_positive, check_share
+from snnrobust.common.validate import check_count, check_positive
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.protocols import Queries
@@ -18,11 +18,14 @@ from snnrobust.threat_models.selection import largest_mask, places_of
 from snnrobust.threat_models.threat_model import ThreatModel
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.events.changed_entries import allowed, check_whole_numbers, most_changes, target
+from snnrobust_attacks.events.exchanges import annealed
 from snnrobust_attacks.minimum_norm.shared import wrong
 from snnrobust_attacks.optimisers.shared import per_sample
 
 #: Draws of noise in a step; the changes of a larger set share them.
 DRAWS = 256
+#: Steps of annealing for each step along the gradient.
+EXCHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class FewestFlips:
       (x_i - x0_i) g_i / max_j |(x_j - x0_j) g_j| plus Gumbel noise of a strength uniform in [0, noise);
     - makes one change at a time, with the gradient at the inputs reached so far: that of the r-th largest
       (t_i - x_i) g_i, where log r is uniform in [0, s log `candidates`) and s, uniform in [0, 1), is drawn for the
-      round; or, in a share `uniform` of the rounds, one drawn uniformly from all entries;
+      round;
     - ends when the net is wrong, and then keeps the set, which has no more changes than S; or when it has as many as S.
+
+    Three times as many steps of simulated annealing without gradients follow: they take changes back, make some, and
+    exchange one for another, mostly one next to it, as long as the net stays wrong.
 
     A search at a fixed budget has to raise a margin that hardly any single change moves, since the outputs of a
     spiking net take few values; here the size of the set tells better ones from worse. The smallest set counts at every
@@ -47,19 +53,16 @@ class FewestFlips:
     Inputs may be spikes, event counts or real numbers; a change goes to a bound.
 
     Attributes:
-        steps: Forward and backward passes after the net is wrong.
+        steps: Forward and backward passes after the net is wrong; three times as many forward passes follow.
         candidates: Changes of largest gradient that one is drawn from.
         noise: Greatest strength of the noise on what is taken back.
-        uniform: Share of the rounds that draw their changes from all entries alike. The gradient of a surrogate can be
-            small, or zero, where a change would help.
         enough: Number of changes at which the search of a sample ends. As a member of an ensemble it is the smallest
             radius.
     """
 
-    steps: int = 2000
+    steps: int = 1000
     candidates: int = 8
     noise: float = 1.0
-    uniform: float = 0.5
     enough: float = 1.0
 
     minimum_norm: ClassVar[bool] = True
@@ -68,7 +71,6 @@ class FewestFlips:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_count("candidates", self.candidates)
-        check_share("uniform", self.uniform, zero=True, one=True)
         check_positive("enough", self.enough)
         if not 0 <= self.noise < float("inf"):
             raise InputError(f"expected noise >= 0, got {self.noise!r}; 0 takes back by the gradient alone")
@@ -101,8 +103,22 @@ class FewestFlips:
                 at[sets.rows[done]] = sets.smallest[done].reshape(-1, *x.shape[1:])
                 sets, gradient, ids = sets.select(~done), gradient[~done], ids[(~done).to(ids.device)]
             if len(sets.rows):
-                sets.propose(gradient.flatten(1), rng.on(x).uniform(ids, (DRAWS + 5,), step), threat, self)
+                sets.propose(gradient.flatten(1), rng.on(x).uniform(ids, (DRAWS + 4,), step), threat, self)
         at[sets.rows] = sets.smallest.reshape(-1, *x.shape[1:])
+        left = fooled & ((at != x).flatten(1).sum(dim=1) > self.enough)
+        at[left] = annealed(
+            oracle,
+            at[left],
+            x[left],
+            y[left],
+            threat,
+            rng,
+            index[left.to(index.device)],
+            steps=EXCHANGES * self.steps,
+            first=self.steps,
+            query=query + self.steps,
+            enough=self.enough,
+        )
         return torch.where(per_sample(allowed(at, x, threat), x), at, threat.project(at, x))
 
 
@@ -120,7 +136,6 @@ class _Sets:
         size: Their number of changes, [N].
         ended: Whether the round is over, [N].
         spread: How far from the largest the round draws its changes, 0 to 1, [N].
-        uniform: Whether the round draws them from all entries alike, [N].
     """
 
     rows: Tensor
@@ -132,7 +147,6 @@ class _Sets:
     size: Tensor
     ended: Tensor
     spread: Tensor
-    uniform: Tensor
 
     @classmethod
     def of(cls, x: Tensor, origin: Tensor, rows: Tensor) -> _Sets:
@@ -140,9 +154,8 @@ class _Sets:
         x, origin = x.flatten(1), origin.flatten(1)
         count = (x != origin).sum(dim=1)
         ended = torch.zeros_like(count, dtype=torch.bool)
-        spread, uniform = x.new_zeros(len(x)), ended.clone()
-        gradient = torch.zeros_like(x)
-        return cls(rows, origin, x.clone(), count, x.clone(), gradient, count.clone(), ended, spread, uniform)
+        spread = x.new_zeros(len(x))
+        return cls(rows, origin, x.clone(), count, x.clone(), torch.zeros_like(x), count.clone(), ended, spread)
 
     def select(self, mask: Tensor) -> _Sets:
         """Those of the samples in `mask` [N]."""
@@ -159,11 +172,11 @@ class _Sets:
 
         Args:
             gradient: The gradient at `x`, [N, D].
-            unit: Uniform draws, [N, DRAWS + 5].
+            unit: Uniform draws, [N, DRAWS + 4].
             threat: The threat model.
             plugin: The attack.
         """
-        share, strength, spread, kind, rank = unit[:, -5:].unbind(dim=1)
+        share, strength, spread, rank = unit[:, -4:].unbind(dim=1)
         rows = self.ended.nonzero()[:, 0]
         if len(rows):
             x, origin, size = self.smallest[rows], self.origin[rows], self.size[rows]
@@ -176,7 +189,6 @@ class _Sets:
             gone = largest_mask((noise - harm).masked_fill(~counted, -torch.inf), back) & counted
             x.scatter_(1, places, torch.where(gone, origin.gather(1, places), x.gather(1, places)))
             self.x[rows], self.count[rows], self.spread[rows] = x, size - gone.sum(dim=1), spread[rows]
-            self.uniform[rows] = kind[rows] < plugin.uniform
         rows = (~self.ended).nonzero()[:, 0]
         if len(rows):
             x = self.x[rows]
@@ -184,14 +196,10 @@ class _Sets:
             gain = ((new - x) * gradient[rows]).masked_fill_(x != self.origin[rows], -torch.inf)
             among = gain.topk(min(plugin.candidates, x.shape[1]), dim=1).indices
             # A round that is not over has fewer changes than entries.
-            most = x.shape[1] - self.count[rows]
-            ranked = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(most) - 1
-            entry = among.gather(1, ranked[:, None])
-            anywhere = self.uniform[rows]
-            if bool(anywhere.any()):
-                unchanged = (x == self.origin[rows])[anywhere]
-                which = (rank[rows] * most).long().minimum(most - 1)[anywhere, None]
-                entry[anywhere] = (unchanged.cumsum(dim=1) > which).int().argmax(dim=1, keepdim=True)
+            chosen = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(
+                x.shape[1] - self.count[rows]
+            ) - 1
+            entry = among.gather(1, chosen[:, None])
             self.x[rows] = x.scatter(1, entry, new.gather(1, entry))
             self.count[rows] += 1
 
