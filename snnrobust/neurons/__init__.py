@@ -17,6 +17,7 @@ from snnrobust.kernels.dynamics import Reset
 from snnrobust.neurons.event_driven import EventBackend, EventDriven, EventDrivenConv2d
 from snnrobust.neurons.event_readouts import FirstSpike, Latency, SpikeCount
 from snnrobust.neurons.node import Leak, LoopNode
+from snnrobust.neurons.one_spike import first_spike_only
 from snnrobust.neurons.overview import VariantRow, table
 from snnrobust.neurons.presets import PRESETS
 from snnrobust.neurons.spike_trains import EventPool2d, latency, merge, spike_counts
@@ -38,6 +39,7 @@ __all__ = [
     "SpikeCount",
     "Variant",
     "VariantRow",
+    "first_spike_only",
     "latency",
     "lif",
     "merge",
