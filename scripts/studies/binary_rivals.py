@@ -9,13 +9,16 @@ budgets from one flip to the largest. Rivals: the published attacks (SDA, spike-
 effort, `standard` with another seed, and simulated annealing that starts from what `standard` found. An attack that
 does not break a sample within the largest budget is counted with that budget, so its mean is a lower bound: its success
 rate stands beside it. Strict success counts ties as no success.
+
+Each attack's result is kept in the folder OUT.rows; a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
 import snnrobust as sr
+from snnrobust.common.files import slug
 from snnrobust.data import Dataset
 from snnrobust.plugin.task import Task
 
@@ -126,7 +130,9 @@ def strict(model: sr.SpikingModel, x: Tensor, y: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def anneal(model: sr.SpikingModel, data: Dataset, start: Tensor, broken: np.ndarray, steps: int) -> Result:
+def anneal(
+    model: sr.SpikingModel, data: Dataset, start: Tensor, broken: np.ndarray, steps: int
+) -> tuple[Result, Tensor]:
     """Simulated annealing on the number of flips: takes flips back, or exchanges one, and stays where the net is wrong.
 
     A proposal that loses a flip is taken if the net is still wrong; one that exchanges a flip, too, and one that adds
@@ -154,7 +160,20 @@ def anneal(model: sr.SpikingModel, data: Dataset, start: Tensor, broken: np.ndar
         best = torch.minimum(best, (x != x0).sum(dim=1))
     flips = np.full(len(data), np.inf)
     flips[rows.numpy()] = best.numpy()
-    return Result(flips, np.zeros(len(data), bool), (steps, 0.0), time.perf_counter() - began)
+    return Result(flips, np.zeros(len(data), bool), (steps, 0.0), time.perf_counter() - began), x
+
+
+def kept(folder: Path, label: str, search: Callable[[], tuple[Result, Tensor]]) -> tuple[Result, Tensor]:
+    """What a search returns, from the file of an earlier run if there is one."""
+    path = folder / f"{slug(label)}.npz"
+    if not path.exists():
+        result, examples = search()
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, examples=examples.numpy(), **asdict(result))
+    with np.load(path, allow_pickle=False) as held:
+        forwards, backwards = held["passes"].tolist()
+        result = Result(held["flips"], held["strict"], (forwards, backwards), float(held["seconds"]))
+        return result, torch.from_numpy(held["examples"])
 
 
 def row(name: str, result: Result, budgets: tuple[int, ...]) -> str:
@@ -174,38 +193,36 @@ def main(name: str, out: Path) -> None:
     budgets = list(study.budgets)
     every = list(range(1, budgets[-1] + 1))
 
-    def load(attack: str, label: str, epsilon: list[int], **more: object) -> Task:
-        return sr.load(attack, label, norm="l0", epsilon=epsilon, objective="margin", gradient=ESTIMATOR, **more)
+    folder, lines = out.with_suffix(".rows"), list[str]()
 
-    standard = sr.load("standard", norm="l0", epsilon=every)
-    found, examples = closest(model, data, standard)
-    lines = [row("`standard`", found, study.budgets)]
-    print(lines[-1], flush=True)
-    other = closest(model, data, standard, seed=1)[0]
-    lines.append(row("`standard`, another seed", other, study.budgets))
-    annealed = anneal(model, data, examples, np.isfinite(found.flips), ANNEALING)
-    lines.append(row("annealing from `standard`", annealed, study.budgets))
-    print("\n".join(lines[-2:]), flush=True)
-    for position, (member, _) in enumerate(standard.attacks):
-        alone = sr.load("union", f"member {position}", norm="l0", epsilon=every, adaptive=[member])
-        lines.append(row(f"member alone: {member.label}", closest(model, data, alone)[0], study.budgets))
-        print(lines[-1], flush=True)
-    # SDA and greedy flips add flips until the net is wrong: one search serves all budgets.
-    rivals = {
-        "sda, ten times the candidates": load("sda", "sda", every[-1:], steps=5000, candidates=100),
-        "spike-flip, 250 steps": load("spike-flip", "spike-flip", budgets, steps=250),
-        "greedy-flips, 2560 candidates": load("greedy-flips", "greedy", every[-1:], candidates=2560),
-        "random-flips": load("random-flips", "random", budgets, steps=100),
-    }
-    joined = np.full(len(data), np.inf)
-    for label, task in rivals.items():
-        result = closest(model, data, task)[0]
+    def rival(attack: str, epsilon: list[int], **more: object) -> Callable[[], tuple[Result, Tensor]]:
+        settings = {"norm": "l0", "epsilon": epsilon, "objective": "margin", "gradient": ESTIMATOR, **more}
+        return lambda: closest(model, data, sr.load(attack, **settings))
+
+    def note(label: str, search: Callable[[], tuple[Result, Tensor]]) -> tuple[Result, Tensor]:
+        result, x = kept(folder, label, search)
         lines.append(row(label, result, study.budgets))
         print(lines[-1], f"{result.seconds:.0f} s", flush=True)
-        joined = np.minimum(joined, result.flips)
-    joined = np.minimum(joined, np.minimum(other.flips, annealed.flips))
+        return result, x
+
+    standard = sr.load("standard", norm="l0", epsilon=every)
+    found, examples = note("`standard`", lambda: closest(model, data, standard))
+    # SDA and greedy flips add flips until the net is wrong: one search serves all budgets.
+    rivals = {
+        "annealing from `standard`": lambda: anneal(model, data, examples, np.isfinite(found.flips), ANNEALING),
+        "sda, ten times the candidates": rival("sda", every[-1:], steps=5000, candidates=100),
+        "spike-flip, 250 steps": rival("spike-flip", budgets, steps=250),
+        "random-flips": rival("random-flips", budgets, steps=100),
+        "`standard`, another seed": lambda: closest(model, data, standard, seed=1),
+        "greedy-flips, 2560 candidates": rival("greedy-flips", every[-1:], candidates=2560),
+    }
+    joined = np.full(len(data), np.inf)
+    for label, search in rivals.items():
+        joined = np.minimum(joined, note(label, search)[0].flips)
     lines.append(row("all rivals joined", Result(joined, found.strict, (0, 0), 0.0), study.budgets))
-    print(lines[-1], flush=True)
+    for position, (member, _) in enumerate(standard.attacks):
+        alone = sr.load("union", f"member {position}", norm="l0", epsilon=every, adaptive=[member])
+        note(f"member alone: {member.label}", lambda alone=alone: closest(model, data, alone))
     both = np.minimum(joined, found.flips)
     top = study.budgets[-1]
     lower = 1 - np.minimum(both, top).mean() / np.minimum(found.flips, top).mean()

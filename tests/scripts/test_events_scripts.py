@@ -63,7 +63,7 @@ def test_annealing_ends_at_the_fewest_flips() -> None:
     data = Dataset.of(torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.long))
     start = torch.ones(2, 3, 4)
     start[:, 0, :2] = 0
-    result = module.anneal(model, data, start, np.array([True, True]), 400)
+    result, _ = module.anneal(model, data, start, np.array([True, True]), 400)
     assert result.flips.tolist() == [4.0, 4.0]
     assert module.strict(model, start, data.y).all()
 
@@ -72,3 +72,16 @@ def test_a_mean_with_samples_that_were_not_broken_is_a_lower_bound() -> None:
     module = script("studies/binary_rivals.py")
     result = module.Result(np.array([2.0, 8.0, np.inf, 4.0]), np.array([True, True, True, False]), (10.0, 5.0), 1.0)
     assert module.row("x", result, (2, 4, 8)) == "| x | 0.25 | 0.50 | 0.75 | 0.50 | >= 5.50 | 10 / 5 |"
+
+
+def test_a_row_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    module = script("studies/binary_rivals.py")
+    result = module.Result(np.array([2.0, np.inf]), np.array([True, False]), (10.0, 5.0), 1.5)
+
+    def again() -> None:
+        raise AssertionError("searched twice")
+
+    module.kept(tmp_path / "rows", "`standard`, another seed", lambda: (result, torch.eye(2)))
+    held, examples = module.kept(tmp_path / "rows", "`standard`, another seed", again)
+    assert (held.flips.tolist(), held.strict.tolist(), held.passes) == ([2.0, np.inf], [True, False], (10.0, 5.0))
+    assert examples.equal(torch.eye(2))
