@@ -115,7 +115,7 @@ class Torchattacks:
     def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
         """Raises an `InputError` unless the attack takes the norm, the options and inputs of this shape."""
         norm: Norm = "linf" if task.attack is None else task.attack.norm
-        threat = ThreatModel(norm, task.strengths[-1], model.bounds, model.domain)
+        threat = model.threat_model(norm, task.strengths[-1])
         self._norm(threat)
         try:
             self._build(nn.PReLU(), threat)  # a module with a parameter, or torchattacks prints a warning

@@ -124,7 +124,8 @@ class Outcomes:
         """The threat model of an attack, without its radius."""
         settings = self.run["models"][model]
         (low, high), domain = settings["bounds"], settings["domain"]
-        return f"{budget_of(self.task(label)['attack'])} in [{low:g}, {high:g}], {domain}"
+        fixed = f", {settings['silent']:g} fixed" if "silent" in settings else ""
+        return f"{budget_of(self.task(label)['attack'])} in [{low:g}, {high:g}], {domain}{fixed}"
 
     def threats(self) -> list[str]:
         """The threat models of all attacks, without their radii."""

@@ -65,7 +65,10 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         least, most = self.x.aminmax()  # NaN if any entry is; makes no copy of the data
         if not (bool(least.isfinite()) and bool(most.isfinite())):
             count = int((~self.x.isfinite()).flatten(1).any(1).sum())
-            raise InputError(f"expected finite x, got NaN or infinity in {count} samples; clean or leave them out")
+            raise InputError(
+                f"expected finite x, got NaN or infinity in {count} samples; clean or leave them out, and put absent "
+                "spike times at the end of the window (wrap with silent=)"
+            )
         if int(self.y.min()) < 0:
             raise InputError(f"expected labels from 0 up, got {int(self.y.min())}; number the classes from 0")
         if torch.unique(self.index).numel() != len(self.index):

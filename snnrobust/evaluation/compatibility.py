@@ -112,10 +112,11 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
                     f"name one of the evaluated models, or pass it in sources="
                 )
             attacked = sources[task.attack.source]
-            if (attacked.bounds, attacked.domain) != (model.bounds, model.domain):
+            theirs, ours = ((each.bounds, each.domain, each.silent) for each in (attacked, model))
+            if theirs != ours:
                 raise InputError(
-                    f"expected source '{attacked.name}' to have the bounds and domain of '{model.name}', "
-                    f"got {attacked.bounds}, {attacked.domain}; wrap both alike"
+                    f"expected source '{attacked.name}' to have the bounds, domain and silent value of "
+                    f"'{model.name}', {ours}, got {theirs}; wrap both alike"
                 )
         _try_attack(task, task.attack, attacked, data)
         _check_threat_model(task, task.attack, model, data)
@@ -161,7 +162,8 @@ def _check_threat_model(task: Task, attack: AttackSettings, model: SpikingModel,
     if model.domain == "real" and names - {*BALLS, "l0-step"}:
         raise InputError(
             f"expected one of {list(BALLS)} for '{task.label}' on the real inputs of model '{model.name}', got "
-            f"'{attack.budget}'; wrap spikes or event counts with domain='binary' or 'integer'"
+            f"'{attack.budget}'; wrap spikes or event counts with domain='binary' or 'integer', and for spike times "
+            f"take 'linf' (the largest shift), 'l1' or 'l0'"
         )
     if model.static and model.domain != "events" and names & {"l0-step", *SHIFTS}:
         raise InputError(

@@ -96,7 +96,7 @@ class NoiseCell:
             part = samples if steps is None else samples.select(at)
             part = part.with_inputs(without_padding(part.x, steps))
             noisy: Tensor = self._task.plugin.apply(part.x, self._severity, rng, part.index)
-            inside = self._in_domain(noisy)
+            inside = self._in_domain(noisy, part.x)
             self._check(inside, part)
             outside[at] = (inside != noisy).flatten(1).float().mean(dim=1).cpu()
             parts.append((at, inside))
@@ -104,9 +104,11 @@ class NoiseCell:
             return samples.with_inputs(parts[0][1]), outside
         return _padded(samples, parts), outside
 
-    def _in_domain(self, noisy: Tensor) -> Tensor:
+    def _in_domain(self, noisy: Tensor, x: Tensor) -> Tensor:
         model = self._context.model
         clipped = noisy.clamp(*model.bounds)
+        if model.silent is not None and noisy.shape == x.shape and not getattr(self._task.plugin, "adds_spikes", False):
+            clipped = torch.where(x == model.silent, x, clipped)
         return clipped if model.domain == "real" else clipped.round()
 
     def _check(self, noisy: Tensor, samples: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Small nets with data of every kind: images, sequences of spikes and counts, frames, event lists."""
+"""Small nets with data of every kind: images, sequences of spikes and counts, frames, event lists, spike times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snnrobust.data.dataset import Dataset
 from snnrobust.events import Events, Sensor, by_time
 from snnrobust.events import dataset as event_dataset
-from snnrobust.testing.tiny import tiny_data, tiny_model
+from snnrobust.testing.tiny import tiny_data, tiny_model, tiny_time_model, tiny_times
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust.wrapping.wrap import wrap
 
@@ -24,7 +24,7 @@ SENSOR = Sensor(height=4, width=4, duration=40)
 
 
 def cases() -> list[tuple[SpikingModel, Dataset]]:
-    """The tiny models and data; integer sequences; binary and integer frames; event lists."""
+    """The tiny models and data; integer sequences; binary and integer frames; event lists; spike times."""
     binary: dict[str, Any] = {"domain": "binary", "encoder": None}
     integer: dict[str, Any] = {"domain": "integer", "bounds": (0, MOST), "encoder": None}
     tiny = [(tiny_model(temporal), tiny_data(temporal)) for temporal in (False, True)]
@@ -38,6 +38,7 @@ def cases() -> list[tuple[SpikingModel, Dataset]]:
         *tiny,
         *((_net(math.prod(shape[1:]), settings), _grids(shape, settings)) for shape, settings in sequences),
         (_net(32, listed), _event_lists()),
+        (tiny_time_model(), tiny_times(COUNT)),
     ]
 
 

@@ -51,6 +51,27 @@ def tiny_event_model() -> SpikingModel:
     return wrap(net, name="tiny-events", layout="N")
 
 
+def tiny_time_model() -> SpikingModel:
+    """A small fixed event-driven net of first spikes on spike times [N, 12, 1] with 3 classes, for `tiny_times`."""
+    with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
+        layers = EventDriven(12, 12, 2, threshold=0.2, duration=1.0), EventDriven(12, 3, threshold=0.2, duration=1.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) * 2 - 0.3)
+    return wrap(nn.Sequential(*layers, FirstSpike(1.0)), name="tiny-times", layout="N", silent=1.0)
+
+
+def tiny_times(count: int = 12) -> Dataset:
+    """Fixed random spike times for `tiny_time_model`, of which some are absent, labelled by it."""
+    x = 1.4 * torch.rand((4 * count, 12, 1), generator=torch.Generator().manual_seed(1))
+    x = x.clamp_max(1.0)
+    model = tiny_time_model()
+    y = model.predict(model.logits(x)).detach()
+    decided = (y >= 0).nonzero()[:count, 0]
+    return Dataset.of(x[decided], y[decided], name="tiny times")
+
+
 def tiny_data(temporal: bool = False, count: int = 12) -> Dataset:
     """Fixed random samples that fit `tiny_model`, labelled by it so that each is right."""
     generator = torch.Generator().manual_seed(1)

@@ -61,6 +61,9 @@ class ThreatModel:
         limits: Further norms of the same kind (balls and counts of whole numbers, or shifts), with the most that is
             allowed in each. Shifts have to keep to all of them in one matching of the events.
         sensor: Which events exist, in the domain "events".
+        silent: Value of the entries that may not change, of real inputs; None where all may. Where inputs are spike
+            times, it marks the spikes that are absent: the others move in time, by epsilon at most ("linf"), in total
+            ("l1"), or in number ("l0").
 
     Raises:
         InputError: For an unknown norm or domain, a negative or non-finite radius, a fraction of what is counted,
@@ -84,6 +87,7 @@ class ThreatModel:
     domain: Domain = "real"
     limits: tuple[Limit, ...] = ()
     sensor: Sensor | None = None
+    silent: float | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
@@ -110,6 +114,11 @@ class ThreatModel:
         if self.norm == "l0" and not math.isfinite(high - low) and self.domain == "real":
             raise InputError(f"expected finite bounds for norm 'l0', got {self.bounds}; nothing else limits a change")
         check_limits(self.norm, self.limits)
+        if self.silent is not None and self.domain != "real":
+            raise InputError(
+                f"expected no silent value in domain '{self.domain}', got {self.silent:g}; leave it out, since whole "
+                f"numbers count spikes"
+            )
         if self.domain == "events":
             check_event_norms([self.norm, *(norm for norm, _ in self.limits)])
         if self.domain == "real" and (self.limits or self.norm not in (*BALLS, "l0-step")):
@@ -119,7 +128,8 @@ class ThreatModel:
     @property
     def ball(self) -> str:
         """The threat model without its radius, as text: attacks that share it can be compared and combined."""
-        return f"{budget_name(self.norm, self.limits)} in [{self.bounds[0]:g}, {self.bounds[1]:g}], {self.domain}"
+        (low, high), fixed = self.bounds, "" if self.silent is None else f", {self.silent:g} fixed"
+        return f"{budget_name(self.norm, self.limits)} in [{low:g}, {high:g}], {self.domain}{fixed}"
 
     @property
     def whole(self) -> int:
@@ -134,6 +144,10 @@ class ThreatModel:
             if self.norm == one:
                 found.setdefault(other, 0)
         return found
+
+    def may_change(self, x0: Tensor) -> Tensor:
+        """Which entries of the originals x0 [N, *] may change, [N, *]."""
+        return torch.ones_like(x0, dtype=torch.bool) if self.silent is None else x0 != self.silent
 
     def within(self, norm: Norm) -> float:
         """The most that is allowed in one norm; infinite where there is no limit."""
@@ -160,6 +174,13 @@ class ThreatModel:
         `counts.project_counts`, for events that move in time `shifts.project_shifts`, for event lists
         `event_lists.project_events`: always allowed, and nearest where they say so.
         """
+        if self.silent is not None:
+            fixed = x0 == self.silent
+            return torch.where(fixed, x0, self._projected(torch.where(fixed, x0, x), x0))
+        return self._projected(x, x0)
+
+    def _projected(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The same where every entry may change."""
         if self.domain == "events" and self.sensor is not None:
             return project_events(x, x0, self.budgets, self.sensor)
         if self.norm in SHIFTS:
@@ -199,8 +220,14 @@ class ThreatModel:
         L1: a flat Dirichlet vector with random signs, radius epsilon u^(1/d). Then projected into box and domain.
         L0: floor(epsilon) random entries, each at a random other value (uniform in the bounds). L1 of whole numbers:
         floor(epsilon) random entries, each moved by one. Several limits, and counts of additions and deletions: the
-        random changes of L0 that come first in a random order and fit. Shifts: random moves.
+        random changes of L0 that come first in a random order and fit. Shifts: random moves. Entries that may not
+        change stay.
         """
+        start = self._random(x0, rng, index, draw)
+        return start if self.silent is None else torch.where(x0 == self.silent, x0, start)
+
+    def _random(self, x0: Tensor, rng: Draws, index: Tensor, draw: int | Tensor) -> Tensor:
+        """The same where every entry may change."""
         shape = x0.shape[1:]
         rng = rng.on(x0)
         if self.domain == "events" and self.sensor is not None:

@@ -31,7 +31,8 @@ def verify(
 ) -> None:
     """Raises if any of the examples `x` [N, *] is not allowed by `threat` around the originals `x0` [N, *].
 
-    Checked in this order: shape, finite values, padding, bounds, whole numbers (integer and binary domains), distance.
+    Checked in this order: shape, finite values, padding, bounds, entries that may not change, whole numbers (integer
+    and binary domains), distance.
 
     Args:
         x: Adversarial examples.
@@ -87,6 +88,16 @@ def verify(
         f"values within [{low:g}, {high:g}]",
         lambda i: f"values from {below[i]:.6g} to {above[i]:.6g}",
     )
+    if threat.silent is not None:
+        fixed = (x0 == threat.silent).cpu().numpy().reshape(len(x), -1)  # in the inputs' own precision
+        revived = np.where(fixed, np.abs(found - original), 0).max(axis=1)
+        _reject(
+            revived > 0,
+            sample_ids,
+            plugin,
+            f"entries of {threat.silent:g} as they were",
+            lambda i: f"one that moved by {revived[i]:.6g}",
+        )
     if threat.domain != "real":
         fraction = np.abs(found - np.rint(found)).max(axis=1)
         _reject(

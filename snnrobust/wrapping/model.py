@@ -55,6 +55,7 @@ class SpikingModel:
         encoder: str | EncoderFunction | None,
         bounds: tuple[float, float],
         domain: Domain,
+        silent: float | None,
         readout: str | ReadoutFunction,
         decide: Decide,
         output: OutputChoice | None,
@@ -72,6 +73,7 @@ class SpikingModel:
         self.encoder = encoder
         self.bounds = bounds
         self.domain: Domain = domain
+        self.silent = silent
         self.readout = readout
         self.decide = decide
         self.output = output
@@ -121,8 +123,8 @@ class SpikingModel:
         return getattr(self.encoder, "sensor", None) if self.domain == "events" else None
 
     def threat_model(self, norm: Norm, epsilon: float, limits: tuple[Limit, ...] = ()) -> ThreatModel:
-        """The threat model on this model's inputs, with its bounds, domain and sensor."""
-        return ThreatModel(norm, epsilon, self.bounds, self.domain, limits, self.sensor)
+        """The threat model on this model's inputs, with its bounds, domain, sensor and silent value."""
+        return ThreatModel(norm, epsilon, self.bounds, self.domain, limits, self.sensor, self.silent)
 
     def renamed(self, name: str) -> SpikingModel:
         """The same model under another name in reports; the net is shared."""
@@ -152,6 +154,7 @@ class SpikingModel:
             "encoder": named(self.encoder),
             "bounds": list(self.bounds),
             "domain": self.domain,
+            **({} if self.silent is None else {"silent": self.silent}),
             "readout": named(self.readout),
             "decide": self.decide,
             "output": named(self.output),

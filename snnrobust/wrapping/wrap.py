@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from snnrobust.common.validate import check_count, check_flag
+from snnrobust.common.validate import check_count, check_flag, check_real
 from snnrobust.errors import InputError, InputTypeError
 from snnrobust.frameworks.functions.calls import FunctionClass
 from snnrobust.threat_models.sensor import Sensor
@@ -29,6 +29,7 @@ def wrap(
     encoder: str | EncoderFunction | None = "repeat",
     bounds: tuple[float, float] = (0.0, 1.0),
     domain: Domain = "real",
+    silent: float | None = None,
     readout: str | ReadoutFunction = "mean",
     decide: Decide = "argmax",
     output: OutputChoice | None = None,
@@ -57,6 +58,9 @@ def wrap(
         domain: "real", "integer" (event counts), "binary", or "events": event lists [N, E, 5] with rows
             (t, x, y, p, present), which an encoder with a `sensor` bins (`snnrobust.events.Binning`); leave `bounds`
             out.
+        silent: Value of the input entries that hold no spike, where inputs are spike times: it should be late enough to
+            have no effect, e.g. the end of the window, `bounds[1]`. Attacks move the other spikes alone, by epsilon at
+            most ("linf"), in total ("l1"), or in number ("l0"); corruptions, too.
         readout: Logits from outputs over time: "mean", "sum", "last", "max", "first_spike" or a callable
             (outputs [N, T, K], lengths) -> [N, K].
         decide: "argmax", or "argmin" for read-outs where less is better (spike times).
@@ -127,6 +131,13 @@ def wrap(
         raise InputError(f"expected whole bounds for domain '{domain}', got {bounds}; give whole numbers")
     if domain == "binary" and (low, high) != (0.0, 1.0):
         raise InputError(f"expected bounds (0, 1) for domain 'binary', got {bounds}; use domain='integer' for counts")
+    if silent is not None:
+        if domain != "real":
+            raise InputError(f"expected no silent= in domain '{domain}', got {silent!r}; leave it out")
+        if not low <= check_real("silent", silent) <= high:
+            raise InputError(
+                f"expected silent within bounds [{low:g}, {high:g}], got {silent!r}; give the end of the window"
+            )
     spikes = () if spike is None else tuple(spike) if isinstance(spike, list | tuple | set) else (spike,)
     for each in spikes:
         if not (isinstance(each, type) and issubclass(each, torch.autograd.Function)):
@@ -148,6 +159,7 @@ def wrap(
         encoder=encoder,
         bounds=(low, high),
         domain=domain,
+        silent=None if silent is None else float(silent),
         readout=readout,
         decide=decide,
         output=output,

@@ -89,7 +89,8 @@ def _proposed(x: Tensor, origin: Tensor, size: Tensor, unit: Tensor, shape: torc
     enter = torch.where(inside, out + shift * strides[along], enter)
     old = x.gather(1, enter)
     new = target(old, sign[:, None] - 0.5, threat)
-    made = (kind >= BACK)[:, None] & (old == origin.gather(1, enter))
+    before = origin.gather(1, enter)
+    made = (kind >= BACK)[:, None] & (old == before) & threat.may_change(before)
     back = (kind < BACK + EXCHANGE)[:, None]
     proposal = x.scatter(1, out, torch.where(back, origin.gather(1, out), x.gather(1, out)))
     return proposal.scatter(1, enter, torch.where(made, new, proposal.gather(1, enter)))

@@ -193,12 +193,11 @@ class _Sets:
         if len(rows):
             x = self.x[rows]
             new = target(x, gradient[rows], threat)
-            gain = ((new - x) * gradient[rows]).masked_fill_(x != self.origin[rows], -torch.inf)
+            unchanged = threat.may_change(self.origin[rows]) & (x == self.origin[rows])
+            gain = ((new - x) * gradient[rows]).masked_fill_(~unchanged, -torch.inf)
             among = gain.topk(min(plugin.candidates, x.shape[1]), dim=1).indices
             # A round that is not over has fewer changes than entries.
-            chosen = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(
-                x.shape[1] - self.count[rows]
-            ) - 1
+            chosen = (plugin.candidates ** (self.spread[rows] * rank[rows])).long().minimum(unchanged.sum(dim=1)) - 1
             entry = among.gather(1, chosen[:, None])
             self.x[rows] = x.scatter(1, entry, new.gather(1, entry))
             self.count[rows] += 1
@@ -219,8 +218,9 @@ def _grown(oracle: Queries, x: Tensor, y: Tensor, threat: ThreatModel, index: Te
             break
         here = (~fooled[rows]).nonzero()[:, 0]
         new = target(at[rows], gradient, threat)
-        gain = ((new - at[rows]) * gradient).flatten(1).masked_fill((at != x)[rows].flatten(1), -torch.inf)
-        made = largest_mask(gain, count).reshape(new.shape) & (at == x)[rows]
+        gain = ((new - at[rows]) * gradient).flatten(1)
+        unchanged = (at == x)[rows] & threat.may_change(x[rows])
+        made = largest_mask(gain.masked_fill(~unchanged.flatten(1), -torch.inf), count).reshape(new.shape) & unchanged
         at[rows[here]] = torch.where(made, new, at[rows])[here]
         count *= 2
     return at, fooled, query

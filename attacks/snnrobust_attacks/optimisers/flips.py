@@ -147,7 +147,7 @@ class Flips:
         target = self._target(origin, g, side, threat)
         # Not the changes that were just taken back, which would undo the step. In one proposal of two, no changes
         # against the gradient, unless there are no others, and it did not help to take changes back alone.
-        others = ~kept & ~(removed & (target == x))
+        others = ~kept & ~(removed & (target == x)) & threat.may_change(origin)
         along = others & ((target - origin) * g > 0)
         only_along = (coin < 0.5) & (along.any(dim=1) | (taken & (value < 0)).any(dim=1))
         eligible = torch.where(only_along[:, None], along, others)

@@ -156,10 +156,10 @@ class RandomSearch:
             target = low + high - origin
         else:
             target = torch.where(((side < 0.5) & (origin < high)) | (origin <= low), high, low).to(origin)
-        free = x == origin
+        free = (x == origin) & threat.may_change(origin)
         order = torch.where(free, order, -1.0)
         if threat.norm == "l0":
-            left = budget[:, 0].long() - (~free).sum(dim=1)
+            left = budget[:, 0].long() - (x != origin).sum(dim=1)
             return torch.where(free & largest_mask(order, left), target, x).reshape(x0.shape)
         left = budget - (x - origin).double().abs().sum(dim=1, keepdim=True)
         moved = _spent(left, origin, target, -order, free)
