@@ -115,8 +115,8 @@ def check_task(task: Task, model: SpikingModel, data: EvaluationData, sources: M
             theirs, ours = ((each.bounds, each.domain, each.silent) for each in (attacked, model))
             if theirs != ours:
                 raise InputError(
-                    f"expected source '{attacked.name}' to have the bounds, domain and silent value of "
-                    f"'{model.name}', {ours}, got {theirs}; wrap both alike"
+                    f"expected source '{attacked.name}' to have the bounds and domain of '{model.name}' and its silent "
+                    f"value, {ours}, got {theirs}; wrap both alike"
                 )
         _try_attack(task, task.attack, attacked, data)
         _check_threat_model(task, task.attack, model, data)

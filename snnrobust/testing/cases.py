@@ -1,4 +1,4 @@
-"""Small nets with data of every kind: images, sequences of spikes and counts, frames, event lists, spike times."""
+"""Small nets with data of every kind: images, sequences of spikes and counts, frames, spike times, event lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SENSOR = Sensor(height=4, width=4, duration=40)
 
 
 def cases() -> list[tuple[SpikingModel, Dataset]]:
-    """The tiny models and data; integer sequences; binary and integer frames; event lists; spike times."""
+    """The tiny models and data; integer sequences; binary and integer frames; spike times; event lists."""
     binary: dict[str, Any] = {"domain": "binary", "encoder": None}
     integer: dict[str, Any] = {"domain": "integer", "bounds": (0, MOST), "encoder": None}
     tiny = [(tiny_model(temporal), tiny_data(temporal)) for temporal in (False, True)]
@@ -37,8 +37,8 @@ def cases() -> list[tuple[SpikingModel, Dataset]]:
     return [
         *tiny,
         *((_net(math.prod(shape[1:]), settings), _grids(shape, settings)) for shape, settings in sequences),
-        (_net(32, listed), _event_lists()),
         (tiny_time_model(), tiny_times(COUNT)),
+        (_net(32, listed), _event_lists()),
     ]
 
 

@@ -93,6 +93,6 @@ def test_small_sets_are_found_without_a_gradient() -> None:
 
 
 def test_a_search_ends_at_enough_changes() -> None:
-    flips, _, queries = searched(3000, enough=30)
+    flips, _, queries = searched(1500, enough=30)
     assert (flips <= 30).all()
-    assert queries < 0.5 * searched(3000)[2]
+    assert queries < 0.5 * searched(1500)[2]

@@ -45,7 +45,9 @@ def test_the_smallest_sets_of_linear_nets_are_found() -> None:
     model, x, truth = linear_case()
     assert truth.max() >= 5
     most = int(truth.max()) + 1
-    found = sr.attack(model, (x, torch.zeros(40, dtype=torch.long)), sr.load("fewest-flips", norm="l0", epsilon=most))
+    found = sr.attack(
+        model, (x, torch.zeros(40, dtype=torch.long)), sr.load("fewest-flips", norm="l0", epsilon=most, steps=400)
+    )
     assert found.success.all()
     flips = (found.x != x).flatten(1).sum(dim=1)
     assert (flips >= truth).all()
@@ -68,7 +70,9 @@ def test_proposals_after_the_first_success_make_the_sets_smaller() -> None:
 def test_sets_over_the_budget_are_no_success() -> None:
     model, x, truth = linear_case()
     budget = int(truth.min())
-    found = sr.attack(model, (x, torch.zeros(40, dtype=torch.long)), sr.load("fewest-flips", norm="l0", epsilon=budget))
+    found = sr.attack(
+        model, (x, torch.zeros(40, dtype=torch.long)), sr.load("fewest-flips", norm="l0", epsilon=budget, steps=100)
+    )
     assert not found.success[truth > budget].any()
     assert ((found.x != x).flatten(1).sum(dim=1) <= budget).all()
 
@@ -89,7 +93,10 @@ def test_it_changes_few_real_inputs_and_standard_leaves_no_member_out() -> None:
     weight, x = torch.randn(10, 12, generator=generator), torch.rand(20, 10, 12, generator=generator)
     bias = 9.0 - float((x * weight).sum(dim=(1, 2)).min())
     model = sr.wrap(Linear(weight, bias), encoder=None, domain="real", out_layout="N")
-    y, task = torch.zeros(20, dtype=torch.long), sr.load("standard", norm="l0", epsilon=[3, 8, 20])
+    y, task = (
+        torch.zeros(20, dtype=torch.long),
+        sr.load("standard", norm="l0", epsilon=[3, 8, 20], steps=30, queries=200),
+    )
     # An entry goes to the bound that lowers the score.
     gain = torch.maximum(x * weight, (x - 1) * weight).flatten(1).sort(dim=1, descending=True).values.cumsum(dim=1)
     truth = (gain <= ((x * weight).sum(dim=(1, 2)) + bias)[:, None]).sum(dim=1) + 1
