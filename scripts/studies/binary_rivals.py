@@ -1,7 +1,7 @@
 """The ensemble `standard` on spikes against attacks that are no members of it, on two trained event nets.
 
     python -m snnrobust.data.fetch braille                       # once
-    python scripts/studies/binary_rivals.py braille OUT.md       # half an hour on one core each
+    python scripts/studies/binary_rivals.py braille OUT.md       # an hour or two on one core each
     python scripts/studies/binary_rivals.py saccades OUT.md
 
 100 test samples that the net gets right are attacked under norm "l0". `standard` and its members are bisected over all
@@ -10,7 +10,8 @@ effort, `standard` with another seed, and simulated annealing that starts from w
 does not break a sample within the largest budget is counted with that budget, so its mean is a lower bound: its success
 rate stands beside it. Strict success counts ties as no success.
 
-Each attack's result is kept in the folder OUT.rows; a run that was stopped goes on from there.
+Each attack's result is kept in the folder OUT.rows; a run that was stopped goes on from there. Delete the folder after
+a change of an attack.
 """
 
 from __future__ import annotations

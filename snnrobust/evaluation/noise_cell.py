@@ -16,6 +16,7 @@ from snnrobust.data.padding import by_length, without_padding
 from snnrobust.errors import ViolationError
 from snnrobust.evaluation.cell_context import CellContext
 from snnrobust.plugin.task import Task
+from snnrobust.threat_models.selection import absent
 from snnrobust.wrapping.decision import Correctness
 
 
@@ -108,7 +109,7 @@ class NoiseCell:
         model = self._context.model
         clipped = noisy.clamp(*model.bounds)
         if model.silent is not None and noisy.shape == x.shape and not getattr(self._task.plugin, "adds_spikes", False):
-            clipped = torch.where(x == model.silent, x, clipped)
+            clipped = torch.where(absent(x, model.silent), x, clipped)
         return clipped if model.domain == "real" else clipped.round()
 
     def _check(self, noisy: Tensor, samples: Batch) -> None:

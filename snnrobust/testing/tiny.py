@@ -41,25 +41,28 @@ def tiny_model(temporal: bool = False, surrogate_function: nn.Module | None = No
 
 def tiny_event_model() -> SpikingModel:
     """A small fixed event-driven net of first spikes on inputs [N, 1, 4, 4] with 3 classes, for `tiny_data`."""
-    with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
-        layers = EventDriven(16, 12, 2, threshold=0.2, duration=1.0), EventDriven(12, 3, threshold=0.2, duration=1.0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for layer in layers:
-            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) * 2 - 0.5)
-    net = nn.Sequential(nn.Flatten(), Latency(), *layers, FirstSpike(1.0))
+    net = nn.Sequential(nn.Flatten(), Latency(), *_event_layers(16, -0.5), FirstSpike(1.0))
     return wrap(net, name="tiny-events", layout="N")
 
 
 def tiny_time_model() -> SpikingModel:
     """A small fixed event-driven net of first spikes on spike times [N, 12, 1] with 3 classes, for `tiny_times`."""
+    net = nn.Sequential(*_event_layers(12, -0.3), FirstSpike(1.0))
+    return wrap(net, name="tiny-times", layout="N", silent=1.0)
+
+
+def _event_layers(features: int, low: float) -> tuple[EventDriven, EventDriven]:
+    """Layers of 12 and 3 neurons with fixed weights, uniform from `low` up to `low` + 2."""
     with torch.random.fork_rng(devices=[]):  # torch initialises from the global generator
-        layers = EventDriven(12, 12, 2, threshold=0.2, duration=1.0), EventDriven(12, 3, threshold=0.2, duration=1.0)
+        layers = (
+            EventDriven(features, 12, 2, threshold=0.2, duration=1.0),
+            EventDriven(12, 3, threshold=0.2, duration=1.0),
+        )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in layers:
-            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) * 2 - 0.3)
-    return wrap(nn.Sequential(*layers, FirstSpike(1.0)), name="tiny-times", layout="N", silent=1.0)
+            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) * 2 + low)
+    return layers
 
 
 def tiny_times(count: int = 12) -> Dataset:

@@ -30,6 +30,14 @@ def largest_mask(score: Tensor, count: int | Tensor) -> Tensor:
     return chosen
 
 
+def absent(x: Tensor, silent: float) -> Tensor:
+    """Which spike times of x [N, *] mark a spike that is absent, [N, *].
+
+    They are compared in float32, the type of data: 0.52 there is another number than in float64, where a net may be.
+    """
+    return x.float() == silent
+
+
 def places_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     """The places [N, K] of the true entries of each row of `mask` [N, D], ascending, and which of them count [N, K].
 

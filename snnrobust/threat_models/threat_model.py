@@ -15,7 +15,7 @@ from snnrobust.errors import InputError
 from snnrobust.threat_models.balls import project_ball_and_box, project_whole_l1
 from snnrobust.threat_models.counts import count_distance, project_counts
 from snnrobust.threat_models.event_lists import check_event_norms, event_distance, project_events, random_events
-from snnrobust.threat_models.selection import largest_mask
+from snnrobust.threat_models.selection import absent, largest_mask
 from snnrobust.threat_models.sensor import Sensor
 from snnrobust.threat_models.shifts import project_shifts, random_shifts, shift_distance
 
@@ -147,7 +147,7 @@ class ThreatModel:
 
     def may_change(self, x0: Tensor) -> Tensor:
         """Which entries of the originals x0 [N, *] may change, [N, *]."""
-        return torch.ones_like(x0, dtype=torch.bool) if self.silent is None else x0 != self.silent
+        return torch.ones_like(x0, dtype=torch.bool) if self.silent is None else ~absent(x0, self.silent)
 
     def within(self, norm: Norm) -> float:
         """The most that is allowed in one norm; infinite where there is no limit."""
@@ -175,8 +175,8 @@ class ThreatModel:
         `event_lists.project_events`: always allowed, and nearest where they say so.
         """
         if self.silent is not None:
-            fixed = x0 == self.silent
-            return torch.where(fixed, x0, self._projected(torch.where(fixed, x0, x), x0))
+            free = self.may_change(x0)
+            return torch.where(free, self._projected(torch.where(free, x, x0), x0), x0)
         return self._projected(x, x0)
 
     def _projected(self, x: Tensor, x0: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class ThreatModel:
         change stay.
         """
         start = self._random(x0, rng, index, draw)
-        return start if self.silent is None else torch.where(x0 == self.silent, x0, start)
+        return start if self.silent is None else torch.where(self.may_change(x0), start, x0)
 
     def _random(self, x0: Tensor, rng: Draws, index: Tensor, draw: int | Tensor) -> Tensor:
         """The same where every entry may change."""

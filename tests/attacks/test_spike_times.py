@@ -38,6 +38,17 @@ def test_projections_and_starts_leave_absent_spikes(seed: int, norm: Norm, silen
     torch.testing.assert_close(threat.project(moved, x0), free.project(torch.where(absent, x0, moved), x0))
 
 
+def test_absent_spikes_of_a_net_in_float64_stay() -> None:
+    """0.52 as float32 data is another number in float64."""
+    x0 = times(0, 0.52).double()
+    threat = ThreatModel("linf", 0.2, (0.0, 0.52), silent=0.52)
+    absent = times(0, 0.52) == 0.52
+    assert not (x0[absent] == 0.52).any()
+    assert threat.project(x0 - 0.1, x0)[absent].equal(x0[absent])
+    with pytest.raises(ViolationError, match="as they were"):
+        verify(torch.where(absent, x0 - 0.1, x0), x0, threat, list(range(6)), "test")
+
+
 def test_the_verifier_rejects_a_spike_that_was_absent() -> None:
     x0 = times(0, 0.52)
     threat = ThreatModel("linf", 0.2, (0.0, 0.52), silent=0.52)

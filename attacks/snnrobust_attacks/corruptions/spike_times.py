@@ -13,24 +13,38 @@ from snnrobust.common.validate import check_real
 from snnrobust.data.evaluation_data import EvaluationData
 from snnrobust.errors import InputError
 from snnrobust.plugin.task import Task
+from snnrobust.threat_models.selection import absent
 from snnrobust.wrapping.model import SpikingModel
 from snnrobust_attacks.corruptions.probability import check_probability
 
 
-def _check(model: SpikingModel, task: Task, silent: float) -> None:
-    if model.silent is None:
-        raise InputError(
-            f"expected spike times for '{task.label}', got model '{model.name}' without silent=; wrap spike times with "
-            f"silent= the end of the window, or use 'spike-deletion' for sequences"
-        )
-    if silent != model.silent:
-        raise InputError(f"expected silent={model.silent:g}, that of model '{model.name}', got {silent:g}; pass it")
-    for severity in task.strengths:
-        check_probability(severity, task.name)
+@dataclass(frozen=True)
+class _SpikeTimes:
+    """What both have: the time of spikes that are absent, and severities that are probabilities."""
+
+    silent: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_real("silent", self.silent)
+
+    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
+        """Raises an `InputError` unless inputs are spike times and severities in [0, 1]."""
+        if model.silent is None:
+            raise InputError(
+                f"expected spike times for '{task.label}', got model '{model.name}' without silent=; wrap spike times "
+                f"with silent= the end of the window, or use 'spike-deletion' for sequences"
+            )
+        if self.silent != model.silent:
+            raise InputError(
+                f"expected silent={model.silent:g} for '{task.label}', that of model '{model.name}', got "
+                f"{self.silent:g}; pass silent={model.silent:g}"
+            )
+        for severity in task.strengths:
+            check_probability(severity, task.name)
 
 
 @dataclass(frozen=True)
-class SpikeTimeDeletion:
+class SpikeTimeDeletion(_SpikeTimes):
     """Each input spike is removed independently: its time becomes `silent`.
 
     Severity is the probability in [0, 1] that a spike is removed.
@@ -42,15 +56,6 @@ class SpikeTimeDeletion:
         InputError: For a severity outside [0, 1].
     """
 
-    silent: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_real("silent", self.silent)
-
-    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless inputs are spike times and severities in [0, 1]."""
-        _check(model, task, self.silent)
-
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Spike times [N, *] for spike times x [N, *] of the samples `index` [N]."""
         check_probability(severity, "spike-time-deletion")
@@ -59,7 +64,7 @@ class SpikeTimeDeletion:
 
 
 @dataclass(frozen=True)
-class SpikeTimeInsertion:
+class SpikeTimeInsertion(_SpikeTimes):
     """Each absent input spike appears independently, at a time uniform in [0, silent).
 
     Severity is the probability in [0, 1] that an absent spike appears.
@@ -71,21 +76,12 @@ class SpikeTimeInsertion:
         InputError: For a severity outside [0, 1].
     """
 
-    silent: float = 1.0
-
     #: Entries that hold no spike may change, which the core undoes otherwise.
     adds_spikes: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_real("silent", self.silent)
-
-    def check(self, model: SpikingModel, data: EvaluationData, task: Task) -> None:
-        """Raises an `InputError` unless inputs are spike times and severities in [0, 1]."""
-        _check(model, task, self.silent)
 
     def apply(self, x: Tensor, severity: float, rng: Draws, index: Tensor) -> Tensor:
         """Spike times [N, *] for spike times x [N, *] of the samples `index` [N]."""
         check_probability(severity, "spike-time-insertion")
         rng = rng.on(x)
-        appears = (x == self.silent) & (rng.sub("which").uniform(index, x.shape[1:]) < severity)
+        appears = absent(x, self.silent) & (rng.sub("which").uniform(index, x.shape[1:]) < severity)
         return torch.where(appears, self.silent * rng.sub("time").uniform(index, x.shape[1:]), x)

@@ -6,6 +6,7 @@ explicit state, for nets with loops.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -17,9 +18,10 @@ State = tuple[Tensor, ...]
 SpikeFunction = Callable[[Tensor], Tensor]
 
 
-class Stateful(nn.Module):
+class Stateful(nn.Module, ABC):
     """A module with a memory."""
 
+    @abstractmethod
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One step.
 
@@ -30,7 +32,6 @@ class Stateful(nn.Module):
         Returns:
             Output [N, *] and the new state.
         """
-        raise NotImplementedError  # each kind of neuron below has its own
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps [T, N, *], from the initial state."""
