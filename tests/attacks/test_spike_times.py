@@ -126,19 +126,6 @@ def test_noise_keeps_absent_spikes_but_for_insertion() -> None:
     assert 0.3 < right[2] < 0.7
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"silent": 2.0}, "silent within bounds"),
-        ({"silent": float("nan")}, "silent within bounds"),
-        ({"silent": 1.0, "domain": "integer"}, "no silent="),
-    ],
-)
-def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        sr.wrap(torch.nn.Linear(2, 2), layout="N", **settings)
-
-
 def test_misfits_are_refused() -> None:
     model, data = tiny_time_model(), tiny_times()
     for task, message in (
